@@ -1,0 +1,90 @@
+"""Frames in bursts: what crosses between a device and the stack, once per burst."""
+
+import cython
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cython.cimports.libc.stdint import uint8_t
+from cython.cimports.libc.string import memcpy
+
+
+@cython.final
+@cython.cclass
+class RxBurst:
+    """Up to `BURST` received frames. The memory they point to is the driver's."""
+
+    def __cinit__(self):
+        self.count = 0
+        self._keep = []
+
+    @cython.ccall
+    def append(self, frame: bytes, segment_size: cython.int = 0, flags: cython.int = 0) -> cython.bint:
+        """Add a frame held by a bytes object; False when the burst is full.
+
+        For tests, fuzzing and replay: drivers fill the C array themselves.
+        """
+        if self.count == BURST:
+            return False
+        f: cython.pointer[RxFrame] = cython.address(self.frames[self.count])
+        self._keep.append(frame)
+        f.data = cython.cast(cython.pointer[uint8_t], PyBytes_AS_STRING(frame))
+        f.length = len(frame)
+        f.segment_size = segment_size
+        f.flags = flags
+        self.count += 1
+        return True
+
+    @cython.ccall
+    def clear(self) -> cython.void:
+        """Empty the burst and let go of the bytes objects behind it."""
+        self.count = 0
+        if self._keep:
+            self._keep.clear()
+
+    def __len__(self):
+        return self.count
+
+
+@cython.final
+@cython.cclass
+class TxBurst:
+    """Up to `capacity` frames to send, filled by the stack and emptied by a driver."""
+
+    def __cinit__(self, capacity: cython.int = BURST):
+        self.count = 0
+        self.capacity = min(capacity, BURST)
+
+    def limit(self, capacity: cython.int) -> None:
+        """Set how many frames the device has room for, 0 to `BURST`."""
+        self.capacity = max(0, min(capacity, BURST))
+
+    def clear(self) -> None:
+        """Forget the frames, as a driver does once it has taken them."""
+        self.count = 0
+
+    def __len__(self):
+        return self.count
+
+    def frames_bytes(self) -> list:
+        """A copy of each frame as bytes, super-segments whole."""
+        out: list = []
+        i: cython.int
+        for i in range(self.count):
+            out.append(_flatten(cython.address(self.frames[i])))
+        return out
+
+    def segment_sizes(self) -> list:
+        """The segment size of each frame; 0 for an ordinary one."""
+        i: cython.int
+        return [self.frames[i].segment_size for i in range(self.count)]
+
+
+@cython.cfunc
+def _flatten(f: cython.pointer[TxFrame]) -> bytes:
+    out: bytes = PyBytes_FromStringAndSize(cython.NULL, f.length)
+    to: cython.pointer[cython.char] = PyBytes_AS_STRING(out)
+    memcpy(to, f.head, f.head_length)
+    to += f.head_length
+    if f.part_length[0]:
+        memcpy(to, f.part[0], f.part_length[0])
+    if f.part_length[1]:
+        memcpy(to + f.part_length[0], f.part[1], f.part_length[1])
+    return out

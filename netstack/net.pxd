@@ -1,0 +1,98 @@
+# The state all protocols share: one flat C struct per stack. Higher modules hold a pointer to it.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from mm.frame cimport RxFrame, TxFrame
+from netstack.counters cimport COUNTERS
+from netstack.verdict cimport VERDICTS
+from netstack.wire.address cimport Addr
+
+cpdef enum:
+    MAX_INTERFACES = 32
+    MAX_ADDRESSES = 32          # of one interface
+    LOOPBACK = 0                # the index of the interface every stack has
+
+cpdef enum AddressState:
+    ADDRESS_FREE = 0
+    ADDRESS_TENTATIVE           # RFC 4862 5.4: duplicate address detection runs
+    ADDRESS_PREFERRED
+    ADDRESS_DUPLICATE           # detection found another owner: never used
+
+cdef struct InterfaceAddress:
+    Addr address
+    uint8_t prefix_length       # of the text form: 0-32 or 0-128
+    uint8_t state               # AddressState
+    uint8_t probes_left         # DAD: neighbor solicitations still to send
+    int64_t probe_at            # DAD: when the next step is due
+
+# One datagram or frame that waits: for a neighbor, for the device, or for its socket. Heap memory, one owner.
+cdef struct Packet:
+    Packet *next
+    uint32_t start              # of the first octet, an offset into `octets`
+    uint32_t length
+    uint16_t l3_offset          # of the IP header within the frame
+    uint16_t checksum_start     # as in TxFrame; 0: nothing to complete
+    uint16_t checksum_offset
+    uint16_t segment_size       # as in TxFrame
+    uint8_t family              # 4, 6 or 0
+    uint16_t port               # received datagrams: the sender's port
+    Addr source                 # received datagrams: the sender's address
+    Addr destination            # received datagrams: the address it was sent to
+    uint8_t octets[0]
+
+cdef struct PacketQueue:
+    Packet *head
+    Packet *tail
+    uint32_t count
+    uint32_t limit
+
+cdef struct Interface:
+    uint8_t mac[6]
+    uint8_t up                  # administratively up and the link is there
+    uint16_t features           # mm.frame.Feature bits
+    uint32_t mtu                # largest IP packet, octets
+    uint32_t index
+    char name[16]
+    InterfaceAddress addresses[MAX_ADDRESSES]
+    PacketQueue output          # control and datagram traffic; TCP data never waits here
+    uint64_t rx_frames, rx_octets, tx_frames, tx_octets
+    uint64_t ended[VERDICTS]    # received frames by verdict
+
+cdef struct Key:
+    uint64_t k0, k1             # SipHash-2-4 key
+
+cdef struct Net:
+    int64_t now                 # ns; set by each verb, read by all
+    Key key                     # the secret behind ISNs, ports and hashes
+    uint64_t random_count
+    Interface *interfaces[MAX_INTERFACES]
+    uint32_t generation         # changes whenever a cached Path may be wrong: routes, addresses, links, neighbors gone
+    void *routes                # netstack.route.RouteTable
+    void *neighbors             # netstack.neighbor.NeighborTable
+    uint16_t ip_id
+    uint64_t counters[COUNTERS]
+    uint64_t unsent[VERDICTS]   # frames of ours that could not be sent, by verdict
+    # token bucket for ICMP errors and another for challenge ACKs (RFC 1812 4.3.2.8, RFC 5961 7)
+    int64_t icmp_tokens_at
+    uint32_t icmp_tokens
+    int64_t challenge_tokens_at
+    uint32_t challenge_tokens
+    uint32_t icmp_errors_per_second     # limits, set once
+    uint32_t challenge_acks_per_second
+
+cdef class NetState:
+    # Owns a Net; Stack, Tcp and Udp share it.
+    cdef Net *net
+
+cdef uint64_t siphash(const Key *key, uint64_t m0, uint64_t m1, uint64_t m2, uint64_t m3, uint64_t m4) noexcept nogil
+cdef uint64_t random64(Net *net) noexcept nogil                 # unpredictable: SipHash of a counter under the key
+cdef uint32_t random_below(Net *net, uint32_t bound) noexcept nogil
+
+cdef Packet *packet_new(uint32_t capacity, uint32_t start) noexcept nogil   # NULL: out of memory; only the fields above `octets` are cleared
+cdef void packet_free(Packet *p) noexcept nogil
+cdef bint queue_push(PacketQueue *q, Packet *p) noexcept nogil  # False: full, p still the caller's
+cdef Packet *queue_pop(PacketQueue *q) noexcept nogil           # NULL: empty
+cdef void queue_clear(PacketQueue *q) noexcept nogil
+
+# Any interface's address that equals `a`, whatever its state; NULL: not ours.
+cdef InterfaceAddress *own_address(Net *net, const Addr *a) noexcept nogil
+# Ours and usable (preferred), or loopback.
+cdef bint is_local(Net *net, const Addr *a) noexcept nogil

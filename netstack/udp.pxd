@@ -1,0 +1,39 @@
+# UDP (RFC 768, RFC 8200 8.1): endpoints, their bounded queues, and ICMP echo replies for `ping`.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from netstack.icmp cimport IcmpError
+from netstack.ip cimport IpView, Path
+from netstack.net cimport Net, NetState, Packet, PacketQueue
+from netstack.wire.address cimport Addr
+
+cdef struct UdpEndpoint:
+    Addr local                  # unspecified: any address (both families when word[0] and word[1] are 0: ::, only IPv4 when 0.0.0.0)
+    Addr remote                 # connected endpoints only
+    uint16_t local_port
+    uint16_t remote_port        # 0: not connected
+    uint8_t in_use
+    uint8_t ready_queued        # already on the ready list
+    uint8_t error               # an IcmpKind + 1 to report, else 0
+    uint32_t queued_octets
+    uint32_t octet_limit
+    PacketQueue received
+    Path path                   # to the last destination
+    int32_t next                # hash chain by local port
+    uint64_t rx_datagrams, rx_octets, tx_datagrams, tx_octets, dropped
+
+cdef struct UdpTable:
+    Net *net
+    UdpEndpoint *endpoints
+    int32_t *buckets
+    uint32_t limit
+    uint32_t count
+    uint32_t *ready             # ids with something to deliver; ready_count of them
+    uint32_t ready_count
+
+cdef int udp_input(UdpTable *t, const IpView *view) noexcept nogil          # a Verdict; UDP_PORT_CLOSED: the caller answers with ICMP
+cdef void udp_error(UdpTable *t, const IcmpError *error) noexcept nogil     # tell the endpoint
+
+cdef class Udp:
+    cdef NetState state
+    cdef UdpTable table
+    # Python face in udp.py: bind(host, port, reuse=False) -> id, connect(id, host, port), send(id, data, host=None, port=0),
+    # receive(id, most) -> list[(bytes, host, port)], ready() -> list[id], error(id), close(id), local(id), remote(id), rows()

@@ -1,0 +1,39 @@
+"""Builds the compiled modules: every `.py` that has a `.pxd` of the same name beside it."""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+PACKAGES = ["rustosd", "drivers", "netstack", "mm"]
+JOBS = int(os.environ.get("RUSTOSD_JOBS", os.cpu_count() or 1))
+# "address,undefined" builds for the fuzzer; see tests/fuzz.
+SANITIZE = os.environ.get("RUSTOSD_SANITIZE", "")
+SHARED = "mm._cyutility"
+CFLAGS = ["-O3", "-g1", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wno-unreachable-code"]
+LDFLAGS = []
+if SANITIZE:
+    CFLAGS = ["-O1", "-g", "-fno-strict-aliasing", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
+    LDFLAGS = [f"-fsanitize={SANITIZE}"]
+DIRECTIVES = {
+    "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True,
+    "initializedcheck": False, "binding": True, "embedsignature": True,
+}
+BUILD_DIR = "build/cython-sanitize" if SANITIZE else "build/cython"
+
+
+def modules():
+    for package in PACKAGES:
+        for pxd in sorted(Path(package).rglob("*.pxd")):
+            if (source := pxd.with_suffix(".py")).exists():
+                yield Extension(".".join(source.with_suffix("").parts), [str(source)],
+                                extra_compile_args=CFLAGS, extra_link_args=LDFLAGS)
+
+
+extensions = [*modules(), Extension(SHARED, ["mm/_cyutility.c"], extra_compile_args=CFLAGS)]
+setup(
+    ext_modules=cythonize(extensions, build_dir=BUILD_DIR, nthreads=JOBS, compiler_directives=DIRECTIVES,
+                          shared_utility_qualified_name=SHARED, emit_linenums=True),
+    options={"build_ext": {"parallel": JOBS}},
+)
