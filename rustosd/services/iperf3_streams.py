@@ -7,6 +7,7 @@ one immutable block for as long as its transport takes them, or what a target ra
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import struct
@@ -203,11 +204,15 @@ class UdpStream(Stream):
     def send_block(self) -> bool:
         if self.endpoint.paused or not self.running:
             return False
+        microseconds = time.monotonic_ns() // 1000
+        number = (self.packets + 1) & self.last_number
+        header = self.header.pack(microseconds // 1_000_000, microseconds % 1_000_000, number)
+        self.endpoint.full = False
+        self.endpoint.transport.sendto(header + self.payload, self.address)
+        if self.endpoint.full:
+            return False
         self.packets += 1
         self.octets += self.block_octets
-        microseconds = time.monotonic_ns() // 1000
-        header = self.header.pack(microseconds // 1_000_000, microseconds % 1_000_000, self.packets & self.last_number)
-        self.endpoint.transport.sendto(header + self.payload, self.address)
         return True
 
     def release(self) -> None:
@@ -222,6 +227,7 @@ class UdpEndpoint(asyncio.DatagramProtocol):
         self.streams: dict[tuple, UdpStream] = {}
         self.transport: Any = None
         self.paused = False
+        self.full = False  # the network had no room for the last datagram; a transport without a buffer says so at once
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -242,7 +248,10 @@ class UdpEndpoint(asyncio.DatagramProtocol):
         session.add_stream(stream)
 
     def error_received(self, exc: OSError) -> None:
-        self.service.events["datagram_error"] += 1
+        if exc.errno in (errno.ENOBUFS, errno.EAGAIN):
+            self.full = True
+        else:
+            self.service.events["datagram_error"] += 1
 
     def pause_writing(self) -> None:
         self.paused = True
