@@ -122,7 +122,8 @@ class HttpConnection(Pump, asyncio.Protocol):
         if self.paused or self.remaining or self.transport.is_closing():
             return
         if self.last_request:
-            self.end()
+            if self.linger_octets is None:
+                self.end()
         elif self.input_ended and not self._turn_pending:
             self.transport.close()
 

@@ -30,7 +30,7 @@ async def test_tcp_returns_every_octet_and_the_rest_after_half_close(serve, host
 
 async def test_tcp_stops_reading_from_a_peer_that_does_not_read(serve):
     service = await serve(EchoService)
-    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1024)
+    _, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1024)
     writer.transport.pause_reading()
     block = bytes(1024 * 1024)
     try:
