@@ -84,6 +84,7 @@ class Phase(enum.Enum):
     STREAMS = enum.auto()
     TEST_END = enum.auto()
     RESULTS = enum.auto()
+    ARRIVAL = enum.auto()  # for data that the client has sent and we have not seen yet
     DONE = enum.auto()
     OVER = enum.auto()
 
@@ -143,13 +144,12 @@ class Parameters(msgspec.Struct):
 class StreamResult(msgspec.Struct):
     """One stream as the client saw it."""
 
+    id: int = 0
     bytes: int = 0
-    packets: int = 0
-    errors: int = 0
 
 
 class ClientResults(msgspec.Struct):
-    """What we keep of the client's results."""
+    """What we read of the client's results."""
 
     streams: list[StreamResult] = []
 
@@ -202,6 +202,7 @@ class Session(Connection, asyncio.BufferedProtocol):
         self.cpu_before = os.times()
         self.cpu_used = [0.0, 0.0]
         self.octets_at_check = 0
+        self.client_octets: dict[int, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def sweep(self) -> bool:
@@ -325,12 +326,17 @@ class Session(Connection, asyncio.BufferedProtocol):
             stream.reset()
 
     def _check_progress(self) -> None:
-        octets = sum(stream.octets for stream in self.streams)
-        if octets == self.octets_at_check:
+        if self._moved():
+            self._timer("progress", self.service.idle_s, self._check_progress)
+        else:
             self.terminate("stalled")
-            return
+
+    def _moved(self) -> bool:
+        """Whether any stream moved anything since the last look."""
+        octets = sum(stream.octets for stream in self.streams)
+        moved = octets != self.octets_at_check
         self.octets_at_check = octets
-        self._timer("progress", self.service.idle_s, self._check_progress)
+        return moved
 
     def _end_test(self) -> None:
         self._cancel_timers()
@@ -338,11 +344,37 @@ class Session(Connection, asyncio.BufferedProtocol):
         cpu_after = os.times()
         self.cpu_used = [after - before for after, before in zip(cpu_after[:2], self.cpu_before[:2], strict=True)]
         for stream in self.streams:
-            stream.end()
+            if stream.sends or self.parameters.timed:
+                stream.end()
+        self._moved()
         self._expect(Phase.RESULTS, State.EXCHANGE_RESULTS)
 
     def _results_received(self, message: bytes) -> None:
         client = msgspec.json.decode(message, type=ClientResults)
+        self.client_octets = {stream.id: stream.bytes for stream in client.streams}
+        self._expect(Phase.ARRIVAL)
+        self._await_arrival(self.service.loop.time() + self.service.step_s / 2)
+
+    def _await_arrival(self, give_up_at: float) -> None:
+        """Reports once everything is here. A timed test has ended; one of a set length ends with its last octet."""
+        now = self.service.loop.time()
+        if not self._arrived() and now < give_up_at:
+            self._timer("arrival", MIN_TICK_S, self._await_arrival, give_up_at)
+            return
+        if self._moved():
+            self.ended_at = now
+        for stream in self.streams:
+            stream.end()
+        self._report()
+
+    def _arrived(self) -> bool:
+        """Whether every TCP sink has what the client sent; datagrams may be lost, and an omitted start is not told."""
+        if self.parameters.timed or self.parameters.udp or self.parameters.omit:
+            return True
+        sinks = [stream for stream in self.streams if stream.running and not stream.sends]
+        return all(sink.octets >= self.client_octets.get(sink.id, 0) for sink in sinks)
+
+    def _report(self) -> None:
         results = msgspec.json.encode(self.results())
         self.transport.write(LENGTH.pack(len(results)) + results)
         self._expect(Phase.DONE, State.DISPLAY_RESULTS)
@@ -354,7 +386,7 @@ class Session(Connection, asyncio.BufferedProtocol):
             seconds=round(self.ended_at - self.measured_from, 3),
             received_octets=sum(s.octets - s.octets_omitted for s in self.streams if not s.sends),
             sent_octets=sum(s.octets - s.octets_omitted for s in self.streams if s.sends),
-            client_octets=sum(stream.bytes for stream in client.streams),
+            client_octets=sum(self.client_octets.values()),
         )
 
     def results(self) -> dict[str, Any]:
@@ -397,7 +429,7 @@ class Session(Connection, asyncio.BufferedProtocol):
     # Ends
 
     def finish(self) -> None:
-        if self.phase not in (Phase.TEST_END, Phase.RESULTS, Phase.DONE):
+        if self.phase not in (Phase.TEST_END, Phase.RESULTS, Phase.ARRIVAL, Phase.DONE):
             self.terminate("stopped")
 
     def abort(self) -> None:

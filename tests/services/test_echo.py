@@ -22,7 +22,7 @@ async def test_tcp_returns_every_octet_and_the_rest_after_half_close(serve, host
         await writer.drain()
         writer.write_eof()
 
-    _, received = await asyncio.gather(send(), reader.read())
+    _, received = await asyncio.wait_for(asyncio.gather(send(), reader.read()), 20)
     assert received == sent
     writer.close()
     await until(lambda: service.connections() == 0)
