@@ -38,6 +38,7 @@ MAX_STREAMS = 128
 MAX_OMIT_S = 600
 MAX_DATAGRAM_OCTETS = 65507
 MIN_TICK_S = 0.001
+LINGER_S = 0.5
 # Blocks that all sources together may send before the loop runs others, unless there are more sources than that.
 BLOCKS_PER_TICK = 256
 COOKIE_OCTETS = 37
@@ -439,7 +440,7 @@ class Session(Connection, asyncio.BufferedProtocol):
         """Ends the test from our side, and tells the client."""
         if self.phase is not Phase.OVER:
             self._send(State.SERVER_TERMINATE)
-            self._close(outcome)
+            self._close(outcome, linger_s=LINGER_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._close("connection_lost")
@@ -448,17 +449,24 @@ class Session(Connection, asyncio.BufferedProtocol):
     def _fail(self, fault: Fault) -> None:
         self._send(State.SERVER_ERROR)
         self.transport.write(LENGTH.pack(fault) + LENGTH.pack(0))
-        self._close("failed")
+        self._close("failed", linger_s=LINGER_S)
 
-    def _close(self, outcome: str) -> None:
-        """Leaves the books, with everything that belongs to this test. Once; later calls do nothing."""
+    def _close(self, outcome: str, linger_s: float = 0.0) -> None:
+        """Leaves the books, with everything that belongs to this test. Once; later calls do nothing.
+
+        With `linger_s` the streams stay open a little: a client that still sends would otherwise find its stream reset
+        before it reads on the control connection why.
+        """
         if self.phase is Phase.OVER:
             return
         self.phase = Phase.OVER
         self._cancel_timers()
         for stream in self.streams:
             stream.end()
-            stream.release()
+            if linger_s:
+                self.service.loop.call_later(linger_s, stream.release)
+            else:
+                stream.release()
         self.transport.close()
         self.service.session_over(self, outcome)
 

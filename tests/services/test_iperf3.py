@@ -310,7 +310,7 @@ async def test_parameters_that_claim_too_much_are_refused_unread(service, length
     client.writer.close()
 
 
-@pytest.mark.parametrize("octet", [0, 1, 3, 9, 16, 99, 255])
+@pytest.mark.parametrize("octet", [0, 9, 255])
 async def test_an_unknown_state_ends_the_test(service, octet):
     client = await running(service)
     client.writer.write(bytes([octet]))
