@@ -101,7 +101,8 @@ def random64(net: cython.pointer[Net]) -> uint64_t:
 @cython.nogil
 @cython.exceptval(check=False)
 def random_below(net: cython.pointer[Net], bound: uint32_t) -> uint32_t:
-    """Uniform in 0 .. bound - 1; 0 for a bound of 0. Draws again, at worst every second time, rather than be biased (Lemire 2019)."""
+    """Uniform in 0 .. bound - 1; 0 for a bound of 0. Draws again, at worst every second time, rather than be biased."""
+    # Lemire 2019, "Fast random integer generation in an interval"
     product: uint64_t = cython.cast(uint64_t, cython.cast(uint32_t, random64(net))) * bound
     if cython.cast(uint32_t, product) < bound:
         biased: uint32_t = (0 - bound) % bound      # 2^32 mod bound
@@ -394,8 +395,8 @@ def _host_address(text: object, loopback: bool) -> object:
 class NetState:
     """The shared state of one stack; interface 0 is the loopback interface "lo".
 
-    `random`: at least 16 unpredictable octets, the secret behind sequence numbers, ports and hash tables. Two states made
-    of the same octets behave the same. Routes and neighbors of interfaces and addresses are the Stack's to keep in step.
+    `random`: at least 16 unpredictable octets, the secret behind sequence numbers, ports and hash tables. Two states
+    made of the same octets behave the same. To keep routes and neighbors in step with interfaces is the Stack's part.
     """
 
     def __cinit__(self, random: bytes):
@@ -428,7 +429,7 @@ class NetState:
     def add_interface(self, name: str, mac: object, mtu: int, features: int = 0) -> int:
         """A new interface, down and without addresses; returns its index.
 
-        `mac`: six octets or their text; `mtu`: largest IP packet, 68 to 65535 octets; `features`: mm.frame.Feature bits.
+        `mac`: six octets or their text; `mtu`: largest IP packet, 68 to 65535 octets; `features`: mm.frame.Feature.
         Raises ValueError for bad values or a name in use, OSError (ENOSPC) beyond MAX_INTERFACES.
         """
         if not _NAME.fullmatch(name):
@@ -465,7 +466,6 @@ class NetState:
 
     def interfaces(self) -> list:
         """A row per interface: index, name, mac, up, mtu, features, addresses, and what it has counted."""
-        i: cython.int
         return [_interface_row(self.net.interfaces[i]) for i in range(MAX_INTERFACES)
                 if self.net.interfaces[i] != cython.NULL]
 
@@ -551,12 +551,10 @@ class NetState:
 
     def unsent(self) -> dict:
         """Why packets of ours could not be sent: label -> count."""
-        v: cython.uint
         return {VERDICT_LABELS[v]: self.net.unsent[v] for v in range(VERDICTS)}
 
     def counters(self) -> dict:
         """Everything else that is counted: label -> count."""
-        c: cython.uint
         return {COUNTER_LABELS[c]: self.net.counters[c] for c in range(COUNTERS)}
 
     @property

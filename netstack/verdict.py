@@ -1,4 +1,4 @@
-"""How a frame ended, in words: the one place for the label and the help text that metrics and `rustosctl drops` show."""
+"""How a frame ended, in words: the one place for the label and the help that metrics and `rustosctl drops` show."""
 
 _TABLE = {
     DELIVERED: "taken by a protocol or a socket",
