@@ -5,22 +5,25 @@ heard is REACHABLE for a while, then STALE; a STALE one that is used again is as
 stays silent (RFC 4861 7.3.2). Every change that can make a cached path wrong changes `net.generation`.
 """
 
+import errno
+
 import cython
-from cython.cimports.libc.stdint import INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.mm.hw import put16, put32
-from cython.cimports.netstack.counters import (
-    ARP_REPLIES_SENT,
-    ARP_REQUESTS_SENT,
-    DAD_CONFLICTS,
-    NDP_ADVERTISEMENTS_SENT,
-    NDP_SOLICITATIONS_SENT,
-    NEIGHBOR_EVICTIONS,
+from cython.cimports.netstack.counters import DAD_CONFLICTS, NEIGHBOR_EVICTIONS
+from cython.cimports.netstack.link import (
+    arp_reply,
+    arp_request,
+    is_own_mac,
+    link_send,
+    link_source,
+    link_unsent,
+    ndp_advertise,
+    ndp_solicit,
 )
 from cython.cimports.netstack.net import (
     ADDRESS_DUPLICATE,
-    ADDRESS_FREE,
     ADDRESS_PREFERRED,
     ADDRESS_TENTATIVE,
     LOOPBACK,
@@ -29,8 +32,8 @@ from cython.cimports.netstack.net import (
     Interface,
     InterfaceAddress,
     NetState,
-    packet_free,
-    packet_new,
+    forget_paths,
+    interface_address,
     queue_pop,
     queue_push,
     random_below,
@@ -43,7 +46,6 @@ from cython.cimports.netstack.verdict import (
     ARP_NOT_FOR_US,
     DELIVERED,
     INTERFACE_DOWN,
-    INTERFACE_QUEUE_FULL,
     NDP_ADDRESS_CONFLICT,
     NDP_HOP_LIMIT,
     NDP_IGNORED,
@@ -51,58 +53,39 @@ from cython.cimports.netstack.verdict import (
     NDP_NOT_FOR_US,
     NEIGHBOR_QUEUE_FULL,
 )
-from cython.cimports.netstack.verdict import NEIGHBOR_FAILED as UNSENT_NEIGHBOR_FAILED
+from cython.cimports.netstack.verdict import NEIGHBOR_FAILED as NEIGHBOR_FAILED_VERDICT
 from cython.cimports.netstack.wire.address import (
     Addr,
     address_from,
     address_text,
-    is_link_local,
     is_multicast,
     is_unspecified,
     is_v4,
     load_v4,
     load_v6,
     same_address,
-    store_v6,
 )
-from cython.cimports.netstack.wire.arp import (
-    ARP_LENGTH,
-    ARP_REPLY,
-    ARP_REQUEST,
-    Arp,
-    arp_emit,
-    arp_parse,
-    is_station,
-    same_mac,
-)
+from cython.cimports.netstack.wire.arp import ARP_REPLY, ARP_REQUEST, Arp, arp_parse, is_station, same_mac
 from cython.cimports.netstack.wire.ndp import (
-    NDP_LENGTH_MAX,
     NDP_NEIGHBOR_ADVERTISEMENT,
     NDP_NEIGHBOR_SOLICITATION,
     NDP_OVERRIDE,
     NDP_ROUTER,
     NDP_SOLICITED,
     Ndp,
-    ndp_emit,
     ndp_parse,
-    solicited_node,
 )
 
-import errno
-
-SECOND_NS = cython.declare(int64_t, 1_000_000_000)
 RETRANSMIT_NS = cython.declare(int64_t, 1_000_000_000)          # RFC 4861 10 RETRANS_TIMER; RFC 1122 2.3.2.1: no faster
 DELAY_FIRST_PROBE_NS = cython.declare(int64_t, 5_000_000_000)   # RFC 4861 10
 REACHABLE_REDRAW_NS = cython.declare(int64_t, 3_600_000_000_000)    # RFC 4861 6.3.4: at least every few hours
 FAILED_NS = cython.declare(int64_t, 5_000_000_000)      # senders fail at once for so long, then it is asked again
 ANNOUNCE_INTERVAL_NS = cython.declare(int64_t, 2_000_000_000)   # RFC 5227 1.1
 DEFEND_INTERVAL_NS = cython.declare(int64_t, 10_000_000_000)    # RFC 5227 1.1
-ETHERTYPE_IPV4_ARP = cython.declare(uint16_t, 0x0806)
-ETHERTYPE_IPV6 = cython.declare(uint16_t, 0x86DD)
 
 
 @cython.cfunc
-@cython.exceptval(-1)
+@cython.exceptval(-1, check=False)
 def neighbors_create(net: cython.pointer[Net], limit: uint32_t) -> cython.int:
     """Give `net` an empty cache of at most `limit` entries. Raises MemoryError."""
     buckets: uint32_t = 16
@@ -126,6 +109,7 @@ def neighbors_create(net: cython.pointer[Net], limit: uint32_t) -> cython.int:
     t.wake_at = INT64_MAX
     t.defended_at = -DEFEND_INTERVAL_NS
     net.neighbors = t
+    net.neighbors_free = neighbors_destroy
     return 0
 
 
@@ -139,7 +123,7 @@ def neighbors_destroy(net: cython.pointer[Net]) -> cython.void:
     if t == cython.NULL:
         return
     for i in range(t.top):
-        _drop_waiting(net, cython.address(t.entries[i]), UNSENT_NEIGHBOR_FAILED)
+        _drop_waiting(net, cython.address(t.entries[i]), NEIGHBOR_FAILED_VERDICT)
     free(t.entries)
     free(t.buckets)
     free(t)
@@ -154,8 +138,7 @@ def _table(net: cython.pointer[cython.const[Net]]) -> cython.pointer[NeighborTab
     return cython.cast(cython.pointer[NeighborTable], net.neighbors)
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
-
+# --- the table ------------------------------------------------------------------------------------------------------
 
 @cython.cfunc
 @cython.nogil
@@ -240,8 +223,8 @@ def _evict(net: cython.pointer[Net], unresolved: cython.bint) -> cython.bint:
             oldest_used = used
     if oldest == cython.NULL:
         return False
-    net.counters[NEIGHBOR_EVICTIONS] += 1
-    _release(net, oldest, UNSENT_NEIGHBOR_FAILED)
+    net.counters[cython.cast(cython.int, NEIGHBOR_EVICTIONS)] += 1
+    _release(net, oldest, NEIGHBOR_FAILED_VERDICT)
     return True
 
 
@@ -261,7 +244,7 @@ def _release(net: cython.pointer[Net], n: cython.pointer[Neighbor], verdict: cyt
     n.next = t.free
     t.free = index
     t.count -= 1
-    net.generation += 1
+    forget_paths(net)
 
 
 @cython.cfunc
@@ -289,8 +272,7 @@ def _enter(net: cython.pointer[Net], n: cython.pointer[Neighbor], state: uint8_t
         t.wake_at = due
 
 
-# -- what the sending side calls ---------------------------------------------------------------------------------------
-
+# --- what the sending side calls ------------------------------------------------------------------------------------
 
 @cython.cfunc
 @cython.nogil
@@ -334,14 +316,14 @@ def neighbor_use(net: cython.pointer[Net], n: cython.pointer[Neighbor]) -> cytho
 def neighbor_hold(net: cython.pointer[Net], n: cython.pointer[Neighbor], p: cython.pointer[Packet]) -> cython.void:
     """Keep a frame until the address is known; the oldest of too many goes (RFC 1122 2.3.2.2, RFC 4861 7.2.2)."""
     if n.state == NEIGHBOR_FAILED:
-        _unsent(net, p, UNSENT_NEIGHBOR_FAILED)
+        link_unsent(net, p, NEIGHBOR_FAILED_VERDICT)
         return
     if n.state != NEIGHBOR_INCOMPLETE:
         memcpy(cython.address(p.octets[p.start]), n.mac, 6)
-        _emit(net, n.interface, p)
+        link_send(net, n.interface, p)
         return
     if n.waiting.count == n.waiting.limit:
-        _unsent(net, queue_pop(cython.address(n.waiting)), NEIGHBOR_QUEUE_FULL)
+        link_unsent(net, queue_pop(cython.address(n.waiting)), NEIGHBOR_QUEUE_FULL)
     queue_push(cython.address(n.waiting), p)
     if n.probes == 0:
         _probe(net, n)
@@ -382,7 +364,7 @@ def _learn(net: cython.pointer[Net], n: cython.pointer[Neighbor], mac: cython.po
     if n.state == NEIGHBOR_PERMANENT:
         return
     if changed:
-        net.generation += 1
+        forget_paths(net)
         memcpy(n.mac, mac, 6)
     if confirmed:
         _enter(net, n, NEIGHBOR_REACHABLE, net.now + _reachable_ns(net))
@@ -400,7 +382,7 @@ def _send_waiting(net: cython.pointer[Net], n: cython.pointer[Neighbor]) -> cyth
     while p != cython.NULL:
         neighbor_use(net, n)
         memcpy(cython.address(p.octets[p.start]), n.mac, 6)
-        _emit(net, n.interface, p)
+        link_send(net, n.interface, p)
         p = queue_pop(cython.address(n.waiting))
 
 
@@ -410,137 +392,8 @@ def _send_waiting(net: cython.pointer[Net], n: cython.pointer[Neighbor]) -> cyth
 def _drop_waiting(net: cython.pointer[Net], n: cython.pointer[Neighbor], verdict: cython.int) -> cython.void:
     p: cython.pointer[Packet] = queue_pop(cython.address(n.waiting))
     while p != cython.NULL:
-        _unsent(net, p, verdict)
+        link_unsent(net, p, verdict)
         p = queue_pop(cython.address(n.waiting))
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _unsent(net: cython.pointer[Net], p: cython.pointer[Packet], verdict: cython.int) -> cython.void:
-    net.unsent[verdict] += 1
-    packet_free(p)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _emit(net: cython.pointer[Net], interface: uint32_t, p: cython.pointer[Packet]) -> cython.void:
-    """Push a whole frame on an interface's output, or end it."""
-    i: cython.pointer[Interface] = net.interfaces[interface]
-    if i == cython.NULL or not i.up:
-        _unsent(net, p, INTERFACE_DOWN)
-    elif not queue_push(cython.address(i.output), p):
-        _unsent(net, p, INTERFACE_QUEUE_FULL)
-
-
-# -- messages out ------------------------------------------------------------------------------------------------------
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _frame(net: cython.pointer[Net], interface: uint32_t, to: cython.pointer[cython.const[uint8_t]],
-           ethertype: uint16_t, n: uint32_t) -> cython.pointer[Packet]:
-    """A new frame of n octets behind its Ethernet header; NULL: no memory, or no such interface."""
-    i: cython.pointer[Interface] = net.interfaces[interface]
-    p: cython.pointer[Packet] = cython.NULL
-    if i != cython.NULL:
-        p = packet_new(14 + n, 0)
-    if p == cython.NULL:
-        return p
-    p.length = 14 + n
-    p.l3_offset = 14
-    memcpy(p.octets, to, 6)
-    memcpy(cython.address(p.octets[6]), i.mac, 6)
-    put16(cython.address(p.octets[12]), ethertype)
-    return p
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _send_arp(net: cython.pointer[Net], interface: uint32_t, to: cython.pointer[cython.const[uint8_t]],
-              a: cython.pointer[Arp]) -> cython.void:
-    """Send an ARP packet from our MAC; the rest of `a` is filled in."""
-    p: cython.pointer[Packet] = _frame(net, interface, to, ETHERTYPE_IPV4_ARP, ARP_LENGTH)
-    if p == cython.NULL:
-        return
-    memcpy(a.sender_mac, net.interfaces[interface].mac, 6)
-    arp_emit(a, cython.address(p.octets[14]))
-    net.counters[ARP_REQUESTS_SENT if a.operation == ARP_REQUEST else ARP_REPLIES_SENT] += 1
-    _emit(net, interface, p)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _announce(net: cython.pointer[Net], interface: uint32_t, address: cython.pointer[cython.const[Addr]]) -> cython.void:
-    """A gratuitous ARP request (RFC 5227 2.3), so that caches with an older MAC of ours are put right."""
-    a: Arp
-    broadcast: uint8_t[6]
-    memset(cython.address(a), 0, cython.sizeof(Arp))
-    memset(broadcast, 0xFF, 6)
-    a.operation = ARP_REQUEST
-    a.sender = address[0]
-    a.target = address[0]
-    _send_arp(net, interface, broadcast, cython.address(a))
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _send_ndp(net: cython.pointer[Net], interface: uint32_t, to: cython.pointer[cython.const[uint8_t]],
-              source: cython.pointer[cython.const[Addr]], destination: cython.pointer[cython.const[Addr]],
-              m: cython.pointer[Ndp]) -> cython.void:
-    """Send a solicitation or advertisement, with our MAC as its option when `m.has_mac`."""
-    p: cython.pointer[Packet] = _frame(net, interface, to, ETHERTYPE_IPV6, 40 + NDP_LENGTH_MAX)
-    if p == cython.NULL:
-        return
-    header: cython.pointer[uint8_t] = cython.address(p.octets[14])
-    memcpy(m.mac, net.interfaces[interface].mac, 6)
-    n: uint32_t = ndp_emit(m, source, destination, header + 40)
-    put32(header, cython.cast(uint32_t, 0x60000000))
-    put16(header + 4, n)
-    header[6] = 58
-    header[7] = 255
-    store_v6(header + 8, source)
-    store_v6(header + 24, destination)
-    p.length = 14 + 40 + n
-    p.family = 6
-    net.counters[NDP_SOLICITATIONS_SENT if m.type == NDP_NEIGHBOR_SOLICITATION else NDP_ADVERTISEMENTS_SENT] += 1
-    _emit(net, interface, p)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _multicast_mac(mac: cython.pointer[uint8_t], group: cython.pointer[cython.const[Addr]]) -> cython.void:
-    """The Ethernet group of an IPv6 multicast address (RFC 2464 7)."""
-    mac[0] = 0x33
-    mac[1] = 0x33
-    memcpy(mac + 2, cython.address(group.octets[12]), 4)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _solicit(net: cython.pointer[Net], interface: uint32_t, source: cython.pointer[cython.const[Addr]],
-             target: cython.pointer[cython.const[Addr]], mac: cython.pointer[cython.const[uint8_t]]) -> cython.void:
-    """Ask who has an IPv6 address: `mac` alone, or its solicited-node group when NULL."""
-    m: Ndp
-    group: Addr
-    group_mac: uint8_t[6]
-    memset(cython.address(m), 0, cython.sizeof(Ndp))
-    m.type = NDP_NEIGHBOR_SOLICITATION
-    m.target = target[0]
-    m.has_mac = not is_unspecified(source)
-    if mac != cython.NULL:
-        _send_ndp(net, interface, mac, source, target, cython.address(m))
-        return
-    solicited_node(cython.address(group), target)
-    _multicast_mac(group_mac, cython.address(group))
-    _send_ndp(net, interface, group_mac, source, cython.address(group), cython.address(m))
 
 
 @cython.cfunc
@@ -549,107 +402,36 @@ def _solicit(net: cython.pointer[Net], interface: uint32_t, source: cython.point
 def _probe(net: cython.pointer[Net], n: cython.pointer[Neighbor]) -> cython.void:
     """Ask for a neighbor once, all of the link or (PROBE) itself alone, and see again in a second."""
     source: Addr
-    a: Arp
-    to: uint8_t[6]
+    to: cython.pointer[uint8_t] = n.mac if n.state == NEIGHBOR_PROBE else cython.NULL
     n.probes += 1
     _enter(net, n, n.state, net.now + RETRANSMIT_NS)
-    if not _source_for(net, n, cython.address(source)):
+    if not _source_of_first(net, n, cython.address(source)) and not link_source(
+            net, n.interface, cython.address(n.address), cython.address(source)):
         return
-    if not is_v4(cython.address(n.address)):
-        _solicit(net, n.interface, cython.address(source), cython.address(n.address),
-                 n.mac if n.state == NEIGHBOR_PROBE else cython.NULL)
-        return
-    memset(cython.address(a), 0, cython.sizeof(Arp))
-    a.operation = ARP_REQUEST
-    a.sender = source
-    a.target = n.address
-    memset(to, 0xFF, 6)
-    if n.state == NEIGHBOR_PROBE:
-        memcpy(to, n.mac, 6)
-    _send_arp(net, n.interface, to, cython.address(a))
+    if is_v4(cython.address(n.address)):
+        arp_request(net, n.interface, to, cython.address(source), cython.address(n.address))
+    else:
+        ndp_solicit(net, n.interface, to, cython.address(source), cython.address(n.address))
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _source_for(net: cython.pointer[Net], n: cython.pointer[Neighbor], source: cython.pointer[Addr]) -> cython.bint:
-    """The address to ask from: that of the packet that waits (RFC 4861 7.2.2), else our nearest on the interface."""
+def _source_of_first(net: cython.pointer[Net], n: cython.pointer[Neighbor],
+                     source: cython.pointer[Addr]) -> cython.bint:
+    """The source of the packet that waits longest, if it may be used on this link (RFC 4861 7.2.2)."""
     p: cython.pointer[Packet] = n.waiting.head
-    i: cython.pointer[Interface] = net.interfaces[n.interface]
-    own: cython.pointer[InterfaceAddress]
-    best: cython.int = -1
-    common: cython.int
-    slot: cython.int
-    if i == cython.NULL:
+    if p == cython.NULL or p.family == 0 or net.interfaces[n.interface] == cython.NULL:
         return False
-    if p != cython.NULL and p.family:
-        if p.family == 4:
-            load_v4(source, cython.address(p.octets[p.start + p.l3_offset + 12]))
-        else:
-            load_v6(source, cython.address(p.octets[p.start + p.l3_offset + 8]))
-        own = _address_on(net, n.interface, source)
-        if own != cython.NULL and own.state == ADDRESS_PREFERRED:
-            return True
-    for slot in range(MAX_ADDRESSES):
-        own = cython.address(i.addresses[slot])
-        if own.state != ADDRESS_PREFERRED or is_v4(cython.address(own.address)) != is_v4(cython.address(n.address)):
-            continue
-        common = _common_bits(cython.address(own.address), cython.address(n.address))
-        if common > best:
-            best = common
-            source[0] = own.address
-    return best >= 0
+    if p.family == 4:
+        load_v4(source, cython.address(p.octets[p.start + p.l3_offset + 12]))
+    else:
+        load_v6(source, cython.address(p.octets[p.start + p.l3_offset + 8]))
+    own: cython.pointer[InterfaceAddress] = interface_address(net.interfaces[n.interface], source)
+    return own != cython.NULL and own.state == ADDRESS_PREFERRED
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _common_bits(a: cython.pointer[cython.const[Addr]], b: cython.pointer[cython.const[Addr]]) -> cython.int:
-    """How many leading bits two addresses share."""
-    i: cython.int
-    bits: cython.int
-    differ: uint8_t
-    for i in range(16):
-        differ = a.octets[i] ^ b.octets[i]
-        if differ:
-            bits = 8 * i
-            while not differ & 0x80:
-                differ <<= 1
-                bits += 1
-            return bits
-    return 128
-
-
-# -- messages in -------------------------------------------------------------------------------------------------------
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _address_on(net: cython.pointer[Net], interface: uint32_t,
-                a: cython.pointer[cython.const[Addr]]) -> cython.pointer[InterfaceAddress]:
-    """Our address on this very interface, whatever its state; NULL: not ours there."""
-    i: cython.pointer[Interface] = net.interfaces[interface]
-    slot: cython.int
-    if i == cython.NULL:
-        return cython.NULL
-    for slot in range(MAX_ADDRESSES):
-        if i.addresses[slot].state != ADDRESS_FREE and same_address(cython.address(i.addresses[slot].address), a):
-            return cython.address(i.addresses[slot])
-    return cython.NULL
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _own_mac(net: cython.pointer[Net], mac: cython.pointer[cython.const[uint8_t]]) -> cython.bint:
-    """One of our interfaces sent it: a hub, a bridge or a second interface on the link brought it back."""
-    i: cython.int
-    for i in range(MAX_INTERFACES):
-        if net.interfaces[i] != cython.NULL and same_mac(net.interfaces[i].mac, mac):
-            return True
-    return False
-
+# --- messages in ----------------------------------------------------------------------------------------------------
 
 @cython.cfunc
 @cython.nogil
@@ -660,13 +442,13 @@ def arp_input(net: cython.pointer[Net], interface: uint32_t, frame: cython.point
     a: Arp
     if length < 14 or not arp_parse(cython.address(a), frame + 14, length - 14):
         return ARP_MALFORMED
-    if _own_mac(net, a.sender_mac) or net.interfaces[interface] == cython.NULL:
+    if net.interfaces[interface] == cython.NULL or is_own_mac(net, a.sender_mac):
         return ARP_NOT_FOR_US
-    own: cython.pointer[InterfaceAddress] = _address_on(net, interface, cython.address(a.sender))
+    own: cython.pointer[InterfaceAddress] = interface_address(net.interfaces[interface], cython.address(a.sender))
     if own != cython.NULL:
         _defend(net, interface, own)
         return ARP_ADDRESS_CONFLICT
-    own = _address_on(net, interface, cython.address(a.target))
+    own = interface_address(net.interfaces[interface], cython.address(a.target))
     for_us: cython.bint = own != cython.NULL and own.state == ADDRESS_PREFERRED
     n: cython.pointer[Neighbor] = cython.NULL
     if not is_unspecified(cython.address(a.sender)):
@@ -677,21 +459,9 @@ def arp_input(net: cython.pointer[Net], interface: uint32_t, frame: cython.point
         # only an answer sent to us alone proves that the neighbor hears us
         _learn(net, n, a.sender_mac, for_us and a.operation == ARP_REPLY and not frame[0] & 1)
     if for_us and a.operation == ARP_REQUEST:
-        _answer_arp(net, interface, cython.address(a))
+        arp_reply(net, interface, cython.address(a))
         return ANSWERED
     return ARP_NOT_FOR_US if n == cython.NULL else DELIVERED
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _answer_arp(net: cython.pointer[Net], interface: uint32_t, request: cython.pointer[Arp]) -> cython.void:
-    reply: Arp
-    reply.operation = ARP_REPLY
-    reply.sender = request.target
-    reply.target = request.sender
-    memcpy(reply.target_mac, request.sender_mac, 6)
-    _send_arp(net, interface, request.sender_mac, cython.address(reply))
 
 
 @cython.cfunc
@@ -702,7 +472,7 @@ def _defend(net: cython.pointer[Net], interface: uint32_t, own: cython.pointer[I
     t: cython.pointer[NeighborTable] = _table(net)
     if own.state == ADDRESS_PREFERRED and net.now - t.defended_at >= DEFEND_INTERVAL_NS:
         t.defended_at = net.now
-        _announce(net, interface, cython.address(own.address))
+        arp_request(net, interface, cython.NULL, cython.address(own.address), cython.address(own.address))
 
 
 @cython.cfunc
@@ -721,7 +491,7 @@ def ndp_input(net: cython.pointer[Net], interface: uint32_t, frame: cython.point
     load_v6(cython.address(destination), l3 + 24)
     if not ndp_parse(cython.address(m), cython.address(source), cython.address(destination), icmp, n):
         return NDP_MALFORMED
-    if net.interfaces[interface] == cython.NULL or _own_mac(net, frame + 6):
+    if net.interfaces[interface] == cython.NULL or is_own_mac(net, frame + 6):
         return NDP_NOT_FOR_US       # RFC 4862 5.4.3: a probe of ours that came back is no duplicate
     if m.type == NDP_NEIGHBOR_SOLICITATION:
         return _solicitation(net, interface, frame + 6, cython.address(source), cython.address(m))
@@ -736,49 +506,23 @@ def ndp_input(net: cython.pointer[Net], interface: uint32_t, frame: cython.point
 def _solicitation(net: cython.pointer[Net], interface: uint32_t, from_mac: cython.pointer[cython.const[uint8_t]],
                   source: cython.pointer[cython.const[Addr]], m: cython.pointer[Ndp]) -> cython.int:
     """Somebody asks for `m.target` (RFC 4861 7.2.3, 7.2.4; RFC 4862 5.4.3)."""
-    own: cython.pointer[InterfaceAddress] = _address_on(net, interface, cython.address(m.target))
+    own: cython.pointer[InterfaceAddress] = interface_address(net.interfaces[interface], cython.address(m.target))
     n: cython.pointer[Neighbor]
     if own == cython.NULL or own.state == ADDRESS_DUPLICATE:
         return NDP_NOT_FOR_US
     if own.state == ADDRESS_TENTATIVE:
         return _duplicate(net, own) if is_unspecified(source) else NDP_NOT_FOR_US
-    if _address_on(net, interface, source) != cython.NULL:
+    if interface_address(net.interfaces[interface], source) != cython.NULL:
         return NDP_ADDRESS_CONFLICT
-    if m.has_mac and not _own_mac(net, m.mac):
+    if m.has_mac and not is_own_mac(net, m.mac):
         n = _lookup(net, interface, source)
         if n == cython.NULL:
             n = _create(net, interface, source, False)
         if n != cython.NULL:
             _learn(net, n, m.mac, False)
         from_mac = m.mac
-    _answer_ndp(net, interface, from_mac, source, cython.address(m.target))
+    ndp_advertise(net, interface, from_mac, source, cython.address(m.target))
     return ANSWERED
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _answer_ndp(net: cython.pointer[Net], interface: uint32_t, to: cython.pointer[cython.const[uint8_t]],
-                asker: cython.pointer[cython.const[Addr]], target: cython.pointer[cython.const[Addr]]) -> cython.void:
-    """Advertise our address to who asked, or to all nodes when the asker has none yet (RFC 4861 7.2.4)."""
-    m: Ndp
-    all_nodes: Addr
-    group_mac: uint8_t[6]
-    memset(cython.address(m), 0, cython.sizeof(Ndp))
-    m.type = NDP_NEIGHBOR_ADVERTISEMENT
-    m.flags = NDP_OVERRIDE
-    m.has_mac = True
-    m.target = target[0]
-    if not is_unspecified(asker):
-        m.flags |= NDP_SOLICITED
-        _send_ndp(net, interface, to, target, asker, cython.address(m))
-        return
-    memset(cython.address(all_nodes), 0, cython.sizeof(Addr))
-    all_nodes.octets[0] = 0xFF
-    all_nodes.octets[1] = 0x02
-    all_nodes.octets[15] = 0x01
-    _multicast_mac(group_mac, cython.address(all_nodes))
-    _send_ndp(net, interface, group_mac, target, cython.address(all_nodes), cython.address(m))
 
 
 @cython.cfunc
@@ -786,7 +530,7 @@ def _answer_ndp(net: cython.pointer[Net], interface: uint32_t, to: cython.pointe
 @cython.exceptval(check=False)
 def _advertisement(net: cython.pointer[Net], interface: uint32_t, m: cython.pointer[Ndp]) -> cython.int:
     """Somebody says where `m.target` is (RFC 4861 7.2.5)."""
-    own: cython.pointer[InterfaceAddress] = _address_on(net, interface, cython.address(m.target))
+    own: cython.pointer[InterfaceAddress] = interface_address(net.interfaces[interface], cython.address(m.target))
     if own != cython.NULL:
         return _duplicate(net, own) if own.state == ADDRESS_TENTATIVE else NDP_ADDRESS_CONFLICT
     n: cython.pointer[Neighbor] = _lookup(net, interface, cython.address(m.target))
@@ -801,7 +545,9 @@ def _advertisement(net: cython.pointer[Net], interface: uint32_t, m: cython.poin
             _enter(net, n, NEIGHBOR_STALE, INT64_MAX)
         return DELIVERED
     n.is_router = (m.flags & NDP_ROUTER) != 0
-    _learn(net, n, m.mac if m.has_mac else n.mac, (m.flags & NDP_SOLICITED) != 0)
+    if not m.has_mac:
+        memcpy(m.mac, n.mac, 6)
+    _learn(net, n, m.mac, (m.flags & NDP_SOLICITED) != 0)
     return DELIVERED
 
 
@@ -813,13 +559,12 @@ def _duplicate(net: cython.pointer[Net], own: cython.pointer[InterfaceAddress]) 
     own.state = ADDRESS_DUPLICATE
     own.probes_left = 0
     own.probe_at = INT64_MAX
-    net.counters[DAD_CONFLICTS] += 1
-    net.generation += 1
+    net.counters[cython.cast(cython.int, DAD_CONFLICTS)] += 1
+    forget_paths(net)
     return NDP_ADDRESS_CONFLICT
 
 
-# -- time --------------------------------------------------------------------------------------------------------------
-
+# --- time -----------------------------------------------------------------------------------------------------------
 
 @cython.cfunc
 @cython.nogil
@@ -829,7 +574,8 @@ def neighbors_advance(net: cython.pointer[Net]) -> cython.void:
     t: cython.pointer[NeighborTable] = _table(net)
     n: cython.pointer[Neighbor]
     i: uint32_t
-    slot: uint32_t
+    interface: cython.int
+    slot: cython.int
     wake_at: int64_t = INT64_MAX
     if net.now < t.wake_at:
         return
@@ -838,11 +584,11 @@ def neighbors_advance(net: cython.pointer[Net]) -> cython.void:
         if n.due <= net.now and n.state != NEIGHBOR_FREE:
             _act(net, n)
         wake_at = min(wake_at, n.due)
-    for i in range(MAX_INTERFACES):
-        if net.interfaces[i] == cython.NULL:
-            continue
-        for slot in range(MAX_ADDRESSES):
-            wake_at = min(wake_at, _act_on_address(net, i, cython.address(net.interfaces[i].addresses[slot])))
+    for interface in range(MAX_INTERFACES):
+        if net.interfaces[interface] != cython.NULL:
+            for slot in range(MAX_ADDRESSES):
+                wake_at = min(wake_at, _act_on_address(
+                    net, interface, cython.address(net.interfaces[interface].addresses[slot])))
     t.wake_at = wake_at
 
 
@@ -865,13 +611,13 @@ def _act(net: cython.pointer[Net], n: cython.pointer[Neighbor]) -> cython.void:
         _enter(net, n, NEIGHBOR_PROBE, INT64_MAX)
         _probe(net, n)
     elif n.state == NEIGHBOR_FAILED:
-        _release(net, n, UNSENT_NEIGHBOR_FAILED)
+        _release(net, n, NEIGHBOR_FAILED_VERDICT)
     elif n.probes < NEIGHBOR_SOLICITATIONS:
         _probe(net, n)
     elif n.state == NEIGHBOR_PROBE:
-        _release(net, n, UNSENT_NEIGHBOR_FAILED)        # the next packet asks the whole link
+        _release(net, n, NEIGHBOR_FAILED_VERDICT)        # the next packet asks the whole link
     else:
-        _drop_waiting(net, n, UNSENT_NEIGHBOR_FAILED)
+        _drop_waiting(net, n, NEIGHBOR_FAILED_VERDICT)
         _enter(net, n, NEIGHBOR_FAILED, net.now + FAILED_NS)
 
 
@@ -886,18 +632,18 @@ def _act_on_address(net: cython.pointer[Net], interface: uint32_t, own: cython.p
     if own.probe_at > net.now:
         return own.probe_at
     if own.state == ADDRESS_PREFERRED:
-        _announce(net, interface, cython.address(own.address))
+        arp_request(net, interface, cython.NULL, cython.address(own.address), cython.address(own.address))
         own.probes_left -= 1
         own.probe_at = net.now + ANNOUNCE_INTERVAL_NS if own.probes_left else INT64_MAX
     elif own.probes_left:
         memset(cython.address(none), 0, cython.sizeof(Addr))
-        _solicit(net, interface, cython.address(none), cython.address(own.address), cython.NULL)
+        ndp_solicit(net, interface, cython.NULL, cython.address(none), cython.address(own.address))
         own.probes_left -= 1
         own.probe_at = net.now + RETRANSMIT_NS
     else:
         own.state = ADDRESS_PREFERRED
         own.probe_at = INT64_MAX
-        net.generation += 1
+        forget_paths(net)
     return own.probe_at
 
 
@@ -916,7 +662,7 @@ def neighbor_start_address(net: cython.pointer[Net], interface: uint32_t, slot: 
     own.probes_left = 0
     own.probe_at = INT64_MAX
     own.state = ADDRESS_PREFERRED if v4 or interface == LOOPBACK else ADDRESS_TENTATIVE
-    net.generation += 1
+    forget_paths(net)
     if interface == LOOPBACK or not i.up:
         return
     own.probes_left = ARP_ANNOUNCEMENTS if v4 else DAD_PROBES
@@ -939,8 +685,7 @@ def neighbors_forget_interface(net: cython.pointer[Net], interface: uint32_t) ->
             _release(net, n, INTERFACE_DOWN)
 
 
-# -- operators ---------------------------------------------------------------------------------------------------------
-
+# --- operators ------------------------------------------------------------------------------------------------------
 
 @cython.cfunc
 @cython.nogil
@@ -956,7 +701,7 @@ def neighbor_set(net: cython.pointer[Net], interface: uint32_t, address: cython.
     memcpy(n.mac, mac, 6)
     _enter(net, n, NEIGHBOR_PERMANENT, INT64_MAX)
     _send_waiting(net, n)
-    net.generation += 1
+    forget_paths(net)
     return 0
 
 
@@ -969,7 +714,7 @@ def neighbor_remove(net: cython.pointer[Net], interface: uint32_t,
     n: cython.pointer[Neighbor] = _lookup(net, interface, address)
     if n == cython.NULL:
         return False
-    _release(net, n, UNSENT_NEIGHBOR_FAILED)
+    _release(net, n, NEIGHBOR_FAILED_VERDICT)
     return True
 
 
