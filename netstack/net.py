@@ -551,10 +551,12 @@ class NetState:
 
     def unsent(self) -> dict:
         """Why packets of ours could not be sent: label -> count."""
+        v: cython.uint
         return {VERDICT_LABELS[v]: self.net.unsent[v] for v in range(VERDICTS)}
 
     def counters(self) -> dict:
         """Everything else that is counted: label -> count."""
+        c: cython.uint
         return {COUNTER_LABELS[c]: self.net.counters[c] for c in range(COUNTERS)}
 
     @property
