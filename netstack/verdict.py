@@ -37,6 +37,8 @@ _TABLE = {
     NDP_HOP_LIMIT: "neighbor discovery from beyond the link (hop limit below 255)",
     NDP_MALFORMED: "neighbor discovery message with wrong lengths, options or addresses",
     NDP_NOT_FOR_US: "neighbor discovery about addresses of others",
+    NDP_ADDRESS_CONFLICT: "another node claims an IPv6 address of ours",
+    NDP_IGNORED: "neighbor discovery message that a host with set addresses and routes does not need",
     UDP_TRUNCATED: "shorter than a UDP header",
     UDP_LENGTH: "UDP length below the header's or beyond the packet",
     UDP_CHECKSUM: "wrong UDP checksum",
