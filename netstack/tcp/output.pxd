@@ -13,4 +13,4 @@ cdef void send_reset(TcpTable *t, Tcb *c) noexcept nogil            # RST for a 
 cdef bint path_refresh(TcpTable *t, Tcb *c) noexcept nogil          # False: there is no way to the peer now
 cdef uint32_t timestamp_now(const TcpTable *t, const Tcb *c) noexcept nogil
 cdef int64_t rto_now(const TcpTable *t, const Tcb *c) noexcept nogil    # with backoff, ns
-cdef uint32_t pipe(const Tcb *c) noexcept nogil                     # octets in the network (RFC 6675 4)
+cdef void fit_mss(Tcb *c) noexcept nogil                            # from the path, the peer's MSS and the options agreed on

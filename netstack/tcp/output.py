@@ -18,7 +18,7 @@ from cython.cimports.netstack.tcp.state import (
     CLOSE_WAIT, CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, SEND_FIN, SYN_RECEIVED, SYN_SENT)
 from cython.cimports.netstack.tcp.tcb import receive_room, set_state, tcb_arm, tcb_dirty, tcb_reap
 from cython.cimports.netstack.verdict import NEIGHBOR_FAILED, NO_MEMORY
-from cython.cimports.netstack.wire.address import is_v4
+from cython.cimports.netstack.wire.address import Addr, is_v4
 from cython.cimports.netstack.wire.checksum import fold, sum_octets, sum_odd, sum_pseudo
 from cython.cimports.netstack.wire.tcp import (
     ACK, FIN, PSH, RST, SYN, TCP_CHECKSUM_OFFSET, TCP_HEADER, Range, seq_le, seq_lt, seq_max, seq_min, write_header,
@@ -53,16 +53,16 @@ def rto_now(t: cython.pointer[cython.const[TcpTable]], c: cython.pointer[cython.
 @cython.exceptval(check=False)
 def path_refresh(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.bint:
     """Look the way up again after routes, addresses or links changed."""
-    source: Path
+    source: Addr
     if cython.likely(c.path.generation == t.net.generation):
         return True
-    source.source = c.path.source
-    if path_resolve(t.net, cython.address(c.path), cython.address(source.source)):
-        c.path.source = source.source           # the connection's identity, route or not
+    source = c.path.source
+    if path_resolve(t.net, cython.address(c.path), cython.address(source)):
+        c.path.source = source                  # the connection's identity, route or not
         c.path.generation = t.net.generation - 1
         c.soft_error = ENETUNREACH
         return False
-    _fit_mss(c)
+    fit_mss(c)
     return True
 
 
@@ -138,7 +138,7 @@ def _options(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], out: cython.po
         return write_syn_options(
             out, cython.cast(uint16_t, min(c.path.mtu - headers, cython.cast(uint32_t, 65535 - 60))),
             (c.flags & F_SACK) != 0, (c.flags & F_TIMESTAMPS) != 0, timestamp_now(t, c), c.ts_recent,
-            -1 if c.rcv_scale == 0 and c.state == SYN_RECEIVED else c.rcv_scale)
+            c.rcv_scale if c.flags & F_SCALE else -1)
     if c.flags & F_TIMESTAMPS:
         used = write_timestamp(out, timestamp_now(t, c), c.ts_recent)
     if n == 0 and c.gap_count and c.flags & F_SACK:
@@ -297,7 +297,8 @@ def _send_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.poi
     done: cython.int
     if c.acks_owed:
         c.acks_owed -= 1
-    done = _emit(t, c, f, c.snd_max, 0, ACK)
+    done = _emit(t, c, f, c.snd_una - 1 if c.flags & F_KEEPALIVE_DUE else c.snd_max, 0, ACK)
+    c.flags &= ~cython.cast(uint32_t, F_KEEPALIVE_DUE)
     if done == 0:
         c.acks_owed = 0
         c.flags &= ~cython.cast(uint32_t, F_ACK_NOW)
@@ -389,11 +390,7 @@ def _new_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> uint32_t:
         return can
     if can and can >= c.snd_wnd_max >> 1 and window <= congestion:
         return can
-    if c.flags & F_PROBE:
-        c.flags &= ~cython.cast(uint32_t, F_PROBE)
-        t.net.counters[TCP_ZERO_WINDOW_PROBES] += 1
-        return min(available, max(window, 1))
-    if c.snd_una == c.snd_max and c.persist_at == 0:    # nothing in flight will bring an ACK: keep asking
+    if c.rto_at == 0 and c.persist_at == 0:     # nothing in flight will bring an ACK: keep asking
         c.persist_at = t.net.now + rto_now(t, c)
         tcb_arm(t, c)
     return 0
@@ -409,7 +406,7 @@ def _fin_due(c: cython.pointer[Tcb], end: uint32_t) -> cython.bint:
     if c.state == ESTABLISHED or c.state == CLOSE_WAIT:
         return True
     if c.state == FIN_WAIT_1 or c.state == CLOSING or c.state == LAST_ACK:
-        return seq_lt(c.snd_nxt, c.snd_max) or end + 1 == c.snd_max and seq_lt(end, c.snd_nxt) and c.snd_nxt != c.snd_max
+        return seq_lt(c.snd_nxt, c.snd_max)     # a timeout took snd_nxt back before it
     return False
 
 
@@ -423,13 +420,13 @@ def _send_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.po
     fin: cython.bint
     flags: cython.int = ACK
     done: cython.int
-    was_probe: cython.bint
     if n == 0:
         n = _new_data(t, c)
         seq = c.snd_nxt
     fin = _fin_due(c, seq + n)
     if n == 0 and not fin:
-        return 0
+        return _send_probe(t, c, f) if c.flags & F_PROBE else 0
+    c.flags &= ~cython.cast(uint32_t, F_PROBE)
     if fin:
         flags |= FIN
         c.flags |= F_FIN_SENT
@@ -437,13 +434,31 @@ def _send_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.po
             set_state(t, c, SEND_FIN)
     if n and seq + n == c.snd_una + c.send.used:
         flags |= PSH
-    was_probe = seq - c.snd_una + n > c.snd_wnd and n and c.snd_una == c.snd_max
     done = _emit(t, c, f, seq, n, flags)
     _sent(t, c, seq, n + (1 if fin else 0))
-    if was_probe:       # probes have their own, slower clock (RFC 9293 3.8.6.1)
-        c.rto_at = 0
-        c.timed_at = 0
-        c.persist_at = t.net.now + rto_now(t, c)
+    tcb_arm(t, c)
+    return done
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _send_probe(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.pointer[TxFrame]) -> cython.int:
+    """What fits the window, at least one octet, on the persist timer's clock (RFC 9293 3.8.6.1).
+
+    snd_nxt stays: the peer may well refuse the octets, and sending goes on from here when its window opens.
+    """
+    n: uint32_t = min(min(c.send.used, max(c.snd_wnd, 1)), cython.cast(uint32_t, c.mss))
+    done: cython.int
+    c.flags &= ~cython.cast(uint32_t, F_PROBE)
+    if n == 0 or c.rto_at:
+        return 0
+    t.net.counters[TCP_ZERO_WINDOW_PROBES] += 1
+    c.snd_nxt = c.snd_una
+    c.snd_max = seq_max(c.snd_max, c.snd_una + n)
+    c.timed_at = 0
+    done = _emit(t, c, f, c.snd_una, n, ACK)
+    c.persist_at = t.net.now + rto_now(t, c)
     tcb_arm(t, c)
     return done
 
@@ -465,7 +480,7 @@ def _next_segment(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython
     if c.acks_owed > 1:         # duplicate ACKs go out one by one: the peer counts them (RFC 5681 4.2)
         return _send_ack(t, c, f)
     done = _send_data(t, c, f)
-    if done == 0 and (c.flags & F_ACK_NOW or c.acks_owed):
+    if done == 0 and (c.flags & (F_ACK_NOW | F_KEEPALIVE_DUE) or c.acks_owed):
         done = _send_ack(t, c, f)
     return done
 
@@ -485,12 +500,11 @@ def tcp_transmit(t: cython.pointer[TcpTable], interface: uint32_t, frames: cytho
         if c.dirty_next < 0:
             t.dirty_tail[interface] = -1
         c.flags &= ~cython.cast(uint32_t, F_DIRTY)
-        if c.path.interface != interface:       # its route moved meanwhile
-            if c.state != CLOSED:
+        if c.state != CLOSED:
+            path_refresh(t, c)
+            if c.path.interface != interface:   # its route moved
                 tcb_dirty(t, c)
-            else:
-                tcb_reap(t, c)
-            continue
+                continue
         while True:
             if n == capacity:
                 tcb_dirty(t, c)
@@ -500,9 +514,6 @@ def tcp_transmit(t: cython.pointer[TcpTable], interface: uint32_t, frames: cytho
                 break
             if done == EMITTED:
                 n += 1
-            if c.path.interface != interface:
-                tcb_dirty(t, c)
-                break
         tcb_reap(t, c)
     return n
 

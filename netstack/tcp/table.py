@@ -108,8 +108,8 @@ def _grow(t: cython.pointer[TcpTable]) -> cython.bint:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _recycle_time_wait(t: cython.pointer[TcpTable]) -> cython.bint:
-    """Close one connection in TIME-WAIT that its application has let go of; looks at a bounded number of slots."""
+def _recycle_time_wait(t: cython.pointer[TcpTable], spare: cython.pointer[Tcb]) -> cython.bint:
+    """Close one connection in TIME-WAIT, not `spare`, that its application let go of; looks at a bounded number of slots."""
     steps: cython.int
     c: cython.pointer[Tcb]
     for steps in range(1024):
@@ -117,9 +117,10 @@ def _recycle_time_wait(t: cython.pointer[TcpTable]) -> cython.bint:
         if t.time_wait_hand >= t.block_count:
             t.time_wait_hand = 0
         c = t.blocks[t.time_wait_hand]
-        if c is not cython.NULL and c.state == TIME_WAIT and c.flags & F_RELEASED:
+        if c is not cython.NULL and c is not spare and c.state == TIME_WAIT and c.flags & F_RELEASED:
             t.net.counters[TCP_TIME_WAIT_RECYCLED] += 1
             tcb_close(t, c, 0)
+            tcb_reap(t, c)
             return True
     return False
 
@@ -131,7 +132,9 @@ def tcb_new(t: cython.pointer[TcpTable]) -> cython.pointer[Tcb]:
     """A zeroed block in state CLOSED, not findable yet; recycles TIME-WAIT before it gives up."""
     c: cython.pointer[Tcb]
     index: int32_t
-    if t.free_count == 0 and not _grow(t) and not (t.time_wait_count and _recycle_time_wait(t)):
+    if t.free_count == 0 and not _grow(t) and not (t.time_wait_count and _recycle_time_wait(t, cython.NULL)):
+        return cython.NULL
+    if t.free_count == 0:       # the recycled one is still on a list
         return cython.NULL
     c = cython.cast(cython.pointer[Tcb], calloc(1, cython.sizeof(Tcb)))
     if c is cython.NULL:
@@ -354,14 +357,14 @@ def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython
         ring_release(cython.address(c.send), cython.address(t.budget))
     tcb_arm(t, c)
     if t.time_wait_count > t.limits.time_wait:
-        _recycle_time_wait(t)
+        _recycle_time_wait(t, c)
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
 def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython.int) -> cython.void:
-    """Enter CLOSED. Unread octets stay readable after a clean end, not after a reset; the block goes when the application does."""
+    """Enter CLOSED. Unread octets stay readable after a clean end, not after a reset. The caller reaps the block."""
     if c.state == CLOSED:
         return
     if c.flags & F_ACCEPTING:
@@ -389,7 +392,6 @@ def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython
     if c.flags & F_PASSIVE and not c.flags & F_REPORTED:    # the application never heard of it
         c.flags |= F_RELEASED
     tcb_news(t, c, NEWS_CLOSED)
-    tcb_reap(t, c)
 
 
 @cython.cfunc

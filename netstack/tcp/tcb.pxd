@@ -36,6 +36,8 @@ cdef enum:
     F_NEW_SACK = 0x80000        # the ACK at hand told of octets not known to have arrived
     F_EOF_TOLD = 0x100000
     F_ACCEPTING = 0x200000      # in its listener's accept queue: told by no ready() yet
+    F_KEEPALIVE_DUE = 0x1000000
+    F_SCALE = 0x800000          # window scaling was negotiated (in SYN-SENT: offered)
     F_REPORTED = 0x400000       # the application knows it: CONNECTED or ACCEPTED was told
 
 # What `Tcp.ready` tells of a connection; the same numbers as netstack.tcp.api.EVENT_*.
