@@ -11,7 +11,7 @@ from cython.cimports.netstack.counters import (
 from cython.cimports.netstack.ip import (
     HOP_LIMIT, PACKET_START, PROTOCOL_TCP, Path, ip_send, path_resolve, write_headers)
 from cython.cimports.netstack.neighbor import Neighbor, neighbor_at, neighbor_hold, neighbor_use
-from cython.cimports.netstack.net import Packet, count, packet_new, count_unsent
+from cython.cimports.netstack.net import LOOPBACK, Packet, count, packet_new, count_unsent
 from cython.cimports.netstack.tcp.congestion import first_lost_hole, pipe
 from cython.cimports.netstack.tcp.ring import ring_parts
 from cython.cimports.netstack.tcp.state import (
@@ -574,3 +574,23 @@ def send_reset(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.vo
     """Tell the peer of a synchronized connection that it is over."""
     if c.state >= SYN_RECEIVED and path_refresh(t, c):
         _reset_packet(t, cython.address(c.path), c.local_port, c.remote_port, c.snd_max, c.rcv_nxt, RST | ACK)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tcp_forget_interface(t: cython.pointer[TcpTable], interface: uint32_t) -> cython.void:
+    """Move everything off an interface that is gone; loopback, which is always served, sends it on to where it belongs."""
+    i: uint32_t
+    c: cython.pointer[Tcb]
+    t.dirty_head[interface] = -1
+    t.dirty_tail[interface] = -1
+    for i in range(t.block_count):
+        c = t.blocks[i]
+        if c is cython.NULL or c.path.interface != interface:
+            continue
+        c.path.interface = LOOPBACK
+        c.path.generation = 0
+        if c.flags & F_DIRTY:
+            c.flags &= ~cython.cast(uint32_t, F_DIRTY)
+            tcb_dirty(t, c)
