@@ -11,7 +11,7 @@ from cython.cimports.netstack.counters import (
 from cython.cimports.netstack.ip import (
     HOP_LIMIT, PACKET_START, PROTOCOL_TCP, Path, ip_send, path_resolve, write_headers)
 from cython.cimports.netstack.neighbor import Neighbor, neighbor_at, neighbor_hold, neighbor_use
-from cython.cimports.netstack.net import LOOPBACK, Packet, count, packet_new, count_unsent
+from cython.cimports.netstack.net import LOOPBACK, Packet, count, count_unsent, packet_new
 from cython.cimports.netstack.tcp.congestion import first_lost_hole, pipe
 from cython.cimports.netstack.tcp.ring import ring_parts
 from cython.cimports.netstack.tcp.state import (
