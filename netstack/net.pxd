@@ -115,3 +115,11 @@ cdef inline void forget_paths(Net *net) noexcept nogil:
     net.generation += 1
     if net.generation == 0:     # 0 marks a Path that was never resolved
         net.generation = 1
+
+cdef inline void count(Net *net, int counter, uint64_t n) noexcept nogil:
+    """Add to a counter of counters.pxd."""
+    net.counters[counter] += n
+
+cdef inline void count_unsent(Net *net, int verdict) noexcept nogil:
+    """A frame of ours ends here."""
+    net.unsent[verdict] += 1
