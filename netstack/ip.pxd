@@ -42,7 +42,7 @@ cdef uint32_t write_headers(Net *net, const Path *path, uint8_t protocol, uint8_
 # checksum_start counts from octets[start], so it is 0 for a plain TCP or UDP header) only the pseudo-header sum there, for the device or
 # else ip_send to complete: prepends the headers, resolves the neighbor or lets the packet wait, pushes it on the interface's output.
 # Takes the packet over. A path that has become invalid is resolved anew. Returns 0 or the reason it was dropped for (also counted in
-# net.unsent): TOO_BIG, what path_resolve says, INTERFACE_DOWN, INTERFACE_QUEUE_FULL.
+# net.unsent): TOO_BIG, what path_resolve says, NEIGHBOR_FAILED, INTERFACE_DOWN, INTERFACE_QUEUE_FULL.
 cdef int ip_send(Net *net, Packet *p, const Path *path, uint8_t protocol, uint8_t hop_limit) noexcept nogil
 # Received IP packets: bounds and every header field checked, addresses unpacked.
 cdef struct IpView:

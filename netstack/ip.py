@@ -545,8 +545,7 @@ def ip_send(net: cython.pointer[Net], p: cython.pointer[Packet], path: cython.po
     neighbor: cython.pointer[Neighbor] = neighbor_at(net, path.neighbor)
     if not neighbor_use(net, neighbor):
         memset(out, 0, 6)
-        neighbor_hold(net, neighbor, p)
-        return 0
+        return neighbor_hold(net, neighbor, p)
     memcpy(out, neighbor.mac, 6)
     return interface_send(net, path.interface, p)
 
