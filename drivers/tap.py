@@ -1,7 +1,7 @@
 """A TAP device as a NIC: the Linux kernel at the other end of the wire.
 
-With offload, every frame travels behind a `virtio_net_hdr`: TCP super-segments of up to 64 KiB cross in one system call,
-and checksums of frames that never leave the machine are neither computed nor verified, in both directions.
+With offload, every frame travels behind a `virtio_net_hdr`: TCP super-segments of up to 64 KiB cross in one system
+call, and checksums of frames that never leave the machine are neither computed nor verified, in both directions.
 """
 
 import errno
@@ -45,7 +45,7 @@ class Tap:
             raise MemoryError
 
     def __init__(self, fd: int, name: str, mac: bytes, mtu: int = 1500, offload: bool = True, control=None):
-        """Drive an open descriptor, which becomes ours: a TAP that another program opened, or in tests a datagram socket.
+        """Drive an open descriptor, which becomes ours: a TAP another program opened, or in tests a packet socket.
 
         With `offload` a 10-octet virtio_net_hdr precedes every frame. To make a new interface use `Tap.open`.
         """
@@ -74,7 +74,7 @@ class Tap:
         Raises OSError, with what to do about it, and ValueError for a name or address that cannot be.
         """
         if not 1 <= len(name.encode()) < _IFNAMSIZ or name in (".", "..") or set(name) & set("/: \t\n"):
-            raise ValueError(f"{name!r} is no interface name: it takes 1 to {_IFNAMSIZ - 1} octets without '/', ':' or spaces")
+            raise ValueError(f"{name!r} is no interface name: 1 to {_IFNAMSIZ - 1} octets without '/', ':' or spaces")
         flags = IFF_TAP | IFF_NO_PI | IFF_TUN_EXCL | (IFF_VNET_HDR if offload else 0)
         try:
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -129,7 +129,6 @@ class Tap:
     def statistics(self) -> dict:
         """Counters since it was opened; reasons that never occurred are left out."""
         c: cython.pointer[TapCounters] = cython.address(self.counters)
-        i: cython.int
         rejected = {f"rx_dropped_{_REJECT_NAMES[i]}": c.rejected[i] for i in range(1, REJECTS) if c.rejected[i]}
         failed = {f"rx_failed_{_errno_name(i)}": c.rx_failed[i] for i in range(ERRNOS) if c.rx_failed[i]}
         refused = {f"tx_dropped_{_errno_name(i)}": c.tx_refused[i] for i in range(ERRNOS) if c.tx_refused[i]}
@@ -265,7 +264,7 @@ def _check_length(f: cython.pointer[RxFrame]) -> cython.int:
 @cython.inline
 @cython.exceptval(check=False)
 def _apply(h: cython.pointer[virtio_net_hdr], f: cython.pointer[RxFrame]) -> cython.int:
-    """Carry over to the frame what the kernel says about it, or why that cannot be. Unknown flags mean nothing to us."""
+    """Carry over to the frame what the kernel says about it, or say why that cannot be. Unknown flags mean nothing."""
     ethertype: cython.int
     if h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and cython.cast(uint32_t, h.csum_start) + h.csum_offset + 2 > f.length:
         return CHECKSUM_RANGE
@@ -298,15 +297,19 @@ def _errno_name(number: int) -> str:
 
 def _explained(error: OSError, name: str, path: str) -> OSError:
     """The same error with what went wrong and what to do next."""
+    no_module = "load the module with `modprobe tun` (in a container, pass the device in)"
     advice = {
-        errno.ENOENT: f"{path} does not exist: load the module with `modprobe tun` (in a container, pass the device in)",
-        errno.ENODEV: f"{path} has no driver behind it: load the module with `modprobe tun`",
-        errno.ENXIO: f"{path} has no driver behind it: load the module with `modprobe tun`",
+        errno.ENOENT: f"{path} does not exist: {no_module}",
+        errno.ENODEV: f"{path} has no driver behind it: {no_module}",
+        errno.ENXIO: f"{path} has no driver behind it: {no_module}",
         errno.EACCES: f"no permission to open {path}: run as root",
         errno.EPERM: f"no permission to make the interface {name}: run as root or with CAP_NET_ADMIN",
-        errno.EBUSY: f"the interface {name} exists already: stop what uses it, or `ip link delete {name}`, or choose another name",
+        errno.EBUSY: f"the interface {name} exists already: stop what uses it, or `ip link delete {name}`, "
+                     "or choose another name",
         errno.EBADFD: f"{path} is no TUN/TAP device",
         errno.ENOTTY: f"{path} is no TUN/TAP device",
-        errno.EINVAL: f"the kernel refuses the interface {name}: check its name, and that the kernel has TAP with IFF_VNET_HDR",
+        errno.EINVAL: f"the kernel refuses the interface {name}: check its name, and that this kernel's TAP "
+                      "knows IFF_VNET_HDR",
     }
-    return OSError(error.errno, advice.get(error.errno, f"cannot make the interface {name} from {path}: {error.strerror}"))
+    plain = f"cannot make the interface {name} from {path}: {error.strerror}"
+    return OSError(error.errno, advice.get(error.errno, plain))

@@ -44,18 +44,15 @@ class RxBurst:
 
     def frames_bytes(self) -> list:
         """A copy of each frame as bytes, super-segments whole."""
-        i: cython.int
         return [PyBytes_FromStringAndSize(cython.cast(cython.pointer[cython.char], self.frames[i].data),
                                           self.frames[i].length) for i in range(self.count)]
 
     def segment_sizes(self) -> list:
         """The segment size of each frame; 0 for an ordinary one."""
-        i: cython.int
         return [self.frames[i].segment_size for i in range(self.count)]
 
     def flags(self) -> list:
         """The flags of each frame: `Feature.RX_CHECKSUM` or 0."""
-        i: cython.int
         return [self.frames[i].flags for i in range(self.count)]
 
 
@@ -120,7 +117,6 @@ class TxBurst:
 
     def segment_sizes(self) -> list:
         """The segment size of each frame; 0 for an ordinary one."""
-        i: cython.int
         return [self.frames[i].segment_size for i in range(self.count)]
 
 
