@@ -157,9 +157,9 @@ class Tap:
         last: cython.pointer[uint8_t] = self.arena + ARENA - SLOT
         f: cython.pointer[RxFrame]
         n: cython.Py_ssize_t
-        reads: cython.int
+        _reads: cython.int
         reject: cython.int
-        for reads in range(2 * BURST):      # rejected frames leave room in the burst, yet must not hold us here
+        for _reads in range(2 * BURST):      # rejected frames leave room in the burst, yet must not hold us here
             if burst.count == BURST or at > last:
                 break
             n = read(self.fd, at + VNET - header, MAX_FRAME + 1 + header)
@@ -188,9 +188,9 @@ class Tap:
     @cython.exceptval(check=False)
     def _nothing_read(self, count: cython.int, error: cython.int) -> cython.int:
         """What `receive` returns when a read failed after `count` frames."""
-        if error == EAGAIN or error == EINTR:
+        if error in (EAGAIN, EINTR):
             return count
-        if error == EBADFD or error == EBADF or error == ENODEV:
+        if error in (EBADFD, EBADF, ENODEV):
             self.gone = True
             return count if count else -1
         self.counters.rx_failed[error if error < ERRNOS else 0] += 1
