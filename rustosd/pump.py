@@ -143,8 +143,9 @@ class Pump:
     # Called by the loop.
 
     def _on_readable(self) -> None:
-        self._counts.wakeups += 1
-        self._turn()
+        if not self._scheduled:         # else a turn comes anyway, and two in one loop iteration would be unfair
+            self._counts.wakeups += 1
+            self._turn()
 
     def _on_scheduled(self) -> None:
         self._scheduled = False
