@@ -20,6 +20,7 @@ from mm.frame import BURST, RxBurst, TxBurst
 BUSY_POLL_US = 50
 BUDGET = 8
 """Breaths in one turn: full bursts both ways keep the loop's other callbacks waiting for about a millisecond."""
+MAX_PASSES = 63
 LINK_CHECK_S = 1.0
 COMPLAINT_NS = 1_000_000_000
 _MS = 1_000_000
@@ -88,7 +89,9 @@ class Pump:
         self._running = False               # what applications write now is flushed before the turn ends
         self._scheduled = False             # a turn waits in the loop's queue
         self._dirty = False                 # the stack may have events or frames for us
-        self._poll_until = 0
+        self._poll_until = 0                # not 0: looking for frames instead of sleeping
+        self._misses = 0                    # how many chances to poll the last vain polls have cost ...
+        self._pass = 0                      # ... and how many of them are left to pass
         self._wake = 0                      # when `_timer` fires
         self._timer: asyncio.TimerHandle | None = None
         self._link_timer: asyncio.TimerHandle | None = None
@@ -179,6 +182,7 @@ class Pump:
         if self._running or self._closed:
             return
         self._running = True
+        rx_before = self._counts.rx_frames
         breaths = 0
         while breaths < BUDGET and self._breathe():
             breaths += 1
@@ -190,11 +194,30 @@ class Pump:
         if breaths == BUDGET:
             self._counts.yields += 1
             self._schedule()
-        elif breaths:
-            self._poll_until = now + self._busy_poll_ns
-        else:
+        elif breaths or self._poll_until:
+            self._poll_on(now, bool(breaths), self._counts.rx_frames != rx_before)
+
+    def _poll_on(self, now: int, worked: bool, received: bool) -> None:
+        """After work, keep looking for a while instead of sleeping; as long as that pays.
+
+        A wake-up costs tens of microseconds, mostly the processor's, and an answer may be nearer than that. But frames
+        that come at longer intervals make polling a waste, and worse: it moves us away from the processor that sends.
+        So each vain poll doubles the number of chances that are let pass before the next, and a frame found forgets it.
+        """
+        if received and self._poll_until:
+            self._misses = self._pass = 0
+        elif self._poll_until and not worked:
             self._counts.busy_polls += 1
-        if now < self._poll_until:
+            if now < self._poll_until:
+                self._schedule()
+                return
+            self._misses = min(2 * self._misses + 1, MAX_PASSES)
+            self._pass = self._misses
+        self._poll_until = 0
+        if worked and self._pass:
+            self._pass -= 1
+        elif worked and self._busy_poll_ns:
+            self._poll_until = now + self._busy_poll_ns
             self._schedule()
 
     def _breathe(self) -> bool:

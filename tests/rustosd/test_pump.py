@@ -145,6 +145,7 @@ async def test_kicks_are_coalesced():
         house.pump.kick()
     assert house.stack.calls == [], "nothing happens inside the caller"
     await asyncio.sleep(0.01)
+    assert house.pump.statistics()["kicks"] == 2, "one for attach, one for all of ours"
     assert house.stack.calls == ["events", "transmit"]
 
 
@@ -275,6 +276,28 @@ async def test_without_busy_polling_a_turn_looks_once():
     assert house.pump.statistics()["busy_polls"] == before
 
 
+@pumped
+async def test_polling_goes_on_while_it_pays():
+    house = House(echo=True, busy_poll_us=1_000_000)
+    for number in range(50):
+        house.far.send(frame(number))
+        assert await house.arrive(1) == [frame(number)]
+    assert house.pump.statistics()["wakeups"] <= 2
+
+
+@pumped
+async def test_vain_polling_becomes_rare():
+    house = House(busy_poll_us=1000)
+    polled = []
+    for number in range(12):
+        before = house.pump.statistics()["busy_polls"]
+        house.far.send(frame(number))
+        await asyncio.sleep(0.01)
+        polled.append(house.pump.statistics()["busy_polls"] > before)
+    assert polled[0] and polled.count(True) <= 4
+    assert len(house.stack.received) == 12
+
+
 # Devices.
 
 @pumped
@@ -306,7 +329,13 @@ async def test_full_device_is_served_again_when_it_has_room():
         name, link_up, free = "narrow", True, 2
 
         def __init__(self, nic: Tap) -> None:
-            self.nic, self.fileno, self.receive = nic, nic.fileno, nic.receive
+            self.nic, self.fileno = nic, nic.fileno
+
+        def receive(self, burst: RxBurst) -> int:
+            """Only ever interrupts because descriptors became free."""
+            self.nic.receive(burst)
+            burst.clear()
+            return 0
 
         def room(self) -> int:
             return self.free
