@@ -71,6 +71,7 @@ cdef struct Net:
     uint32_t generation         # changes whenever a cached Path may be wrong: routes, addresses, links, neighbors gone
     void *routes                # netstack.route.RouteTable
     void *neighbors             # netstack.neighbor.NeighborTable
+    void *echoes                # netstack.icmp.Echoes: one block, freed with the NetState
     void (*routes_free)(Net *) noexcept nogil       # set by those who allocated them; called when the NetState goes
     void (*neighbors_free)(Net *) noexcept nogil
     uint16_t address_index[ADDRESS_BUCKETS]         # hash of an own address -> interface * MAX_ADDRESSES + slot + 1; 0: none
@@ -114,3 +115,11 @@ cdef inline void forget_paths(Net *net) noexcept nogil:
     net.generation += 1
     if net.generation == 0:     # 0 marks a Path that was never resolved
         net.generation = 1
+
+cdef inline void count(Net *net, int counter, uint64_t n) noexcept nogil:
+    """Add to a counter of counters.pxd."""
+    net.counters[counter] += n
+
+cdef inline void count_unsent(Net *net, int verdict) noexcept nogil:
+    """A frame of ours ends here."""
+    net.unsent[verdict] += 1

@@ -424,6 +424,7 @@ class NetState:
             if net.interfaces[i] != cython.NULL:
                 queue_clear(cython.address(net.interfaces[i].output))
                 free(net.interfaces[i])
+        free(net.echoes)
         free(net)
 
     def add_interface(self, name: str, mac: object, mtu: int, features: int = 0) -> int:

@@ -8,8 +8,10 @@ from cython.cimports.netstack.tcp.congestion import congestion_acked, congestion
 from cython.cimports.netstack.tcp.output import rto_now, timestamp_now
 from cython.cimports.netstack.tcp.ranges import ranges_add, ranges_cut
 from cython.cimports.netstack.tcp.ring import ring_drop
-from cython.cimports.netstack.tcp.tcb import tcb_dirty, tcb_news
-from cython.cimports.netstack.wire.tcp import ACK, FIN, SYN, Range, seq_le, seq_lt
+from cython.cimports.netstack.tcp.tcb import (
+    F_FIN_QUEUED, F_NEW_SACK, F_RECOVERY, F_SACK, F_TIMESTAMPS, F_WANT_WRITE, MAX_RANGES, NEWS_WRITABLE, tcb_dirty,
+    tcb_news)
+from cython.cimports.netstack.wire.tcp import FIN, SYN, Range, seq_le, seq_lt
 
 MS = cython.declare(int64_t, 1_000_000)
 GRANULARITY_NS = cython.declare(int64_t, 1_000_000)     # G of RFC 6298: the loop's timer
@@ -96,6 +98,19 @@ def _take_sack(c: cython.pointer[Tcb], s: cython.pointer[cython.const[Segment]])
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _is_duplicate(c: cython.pointer[cython.const[Tcb]], s: cython.pointer[cython.const[Segment]],
+                  window_before: uint32_t) -> cython.bint:
+    """Does it only tell that something arrived out of order (RFC 5681 2; with SACK, RFC 6675 2)?"""
+    if s.ack != c.snd_una or c.snd_una == c.snd_max or s.length or s.flags & FIN or not c.rto_at:
+        return False
+    if c.flags & F_SACK:
+        return c.flags & F_NEW_SACK != 0
+    return c.snd_wnd == window_before
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def process_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
                 s: cython.pointer[cython.const[Segment]]) -> cython.void:
     """Take windows, SACK blocks and the acknowledgment number of an acceptable segment."""
@@ -110,8 +125,7 @@ def process_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
         c.snd_wl2 = s.ack
     if seq_lt(c.snd_una, s.ack):
         _advance(t, c, s)
-    elif (s.ack == c.snd_una and c.snd_una != c.snd_max and s.length == 0 and not s.flags & FIN and c.rto_at
-          and (c.flags & F_NEW_SACK if c.flags & F_SACK else before == c.snd_wnd)):
+    elif _is_duplicate(c, s, before):
         congestion_duplicate(t, c)
         tcb_dirty(t, c)
     if c.persist_at:

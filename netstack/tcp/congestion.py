@@ -2,6 +2,8 @@
 
 import cython
 from cython.cimports.libc.stdint import uint32_t
+from cython.cimports.netstack.net import count
+from cython.cimports.netstack.tcp.tcb import F_CWND_LIMITED, F_RECOVERY, F_RETRANSMIT, F_RTO_RECOVERY, F_SACK
 from cython.cimports.netstack.counters import TCP_DUPLICATE_ACKS_RECEIVED, TCP_FAST_RETRANSMITS
 from cython.cimports.netstack.tcp.ranges import ranges_octets
 from cython.cimports.netstack.wire.tcp import seq_le, seq_lt, seq_max, seq_min
@@ -69,7 +71,7 @@ def congestion_acked(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], octets
 def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """A duplicate ACK; the third, or SACKed octets enough to call snd_una lost, begin fast retransmit."""
     in_network: uint32_t
-    t.net.counters[TCP_DUPLICATE_ACKS_RECEIVED] += 1
+    count(t.net, TCP_DUPLICATE_ACKS_RECEIVED, 1)
     c.duplicates += 1
     if c.flags & (F_RECOVERY | F_RTO_RECOVERY):
         return
@@ -85,7 +87,7 @@ def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) ->
     c.high_rxt = c.snd_una
     c.timed_at = 0
     c.flags |= F_RECOVERY | F_RETRANSMIT
-    t.net.counters[TCP_FAST_RETRANSMITS] += 1
+    count(t.net, TCP_FAST_RETRANSMITS, 1)
 
 
 @cython.cfunc

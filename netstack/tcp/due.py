@@ -2,14 +2,16 @@
 
 import cython
 from cython.cimports.libc.errno import ETIMEDOUT
-from cython.cimports.libc.stdint import int64_t, uint32_t
+from cython.cimports.libc.stdint import int64_t
 from cython.cimports.netstack.counters import (
     TCP_ABORTS, TCP_CONNECT_FAILURES, TCP_DELAYED_ACKS, TCP_RETRANSMIT_TIMEOUTS)
+from cython.cimports.netstack.net import count
 from cython.cimports.netstack.tcp.congestion import congestion_timeout
 from cython.cimports.netstack.tcp.output import rto_now, send_reset
 from cython.cimports.netstack.tcp.ring import ring_release
-from cython.cimports.netstack.tcp.state import CLOSED, SYN_RECEIVED, SYN_SENT, TIME_WAIT
-from cython.cimports.netstack.tcp.tcb import Tcb, tcb_arm, tcb_close, tcb_dirty, tcb_reap
+from cython.cimports.netstack.tcp.state import CLOSED, SYN_RECEIVED, SYN_SENT
+from cython.cimports.netstack.tcp.tcb import (
+    F_ACK_NOW, F_KEEPALIVE_DUE, F_PROBE, F_RELEASED, F_SYN_DUE, Tcb, tcb_arm, tcb_close, tcb_dirty, tcb_reap)
 from cython.cimports.netstack.timers import timer_clear, timers_next, timers_top
 
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
@@ -56,7 +58,7 @@ def _due(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     if c.ack_at and c.ack_at <= now:
         c.ack_at = 0
         c.flags |= F_ACK_NOW
-        t.net.counters[TCP_DELAYED_ACKS] += 1
+        count(t.net, TCP_DELAYED_ACKS, 1)
         tcb_dirty(t, c)
     if c.rto_at and c.rto_at <= now:
         _retransmission_timeout(t, c)
@@ -73,9 +75,9 @@ def _due(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
 @cython.exceptval(check=False)
 def _give_up(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """The peer does not answer: ETIMEDOUT, or what ICMP said meanwhile."""
-    t.net.counters[TCP_ABORTS] += 1
+    count(t.net, TCP_ABORTS, 1)
     if c.state == SYN_SENT:
-        t.net.counters[TCP_CONNECT_FAILURES] += 1
+        count(t.net, TCP_CONNECT_FAILURES, 1)
     tcb_close(t, c, c.soft_error if c.soft_error else ETIMEDOUT)
 
 
@@ -85,7 +87,7 @@ def _give_up(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void
 def _retransmission_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """RFC 6298 5.4 to 5.7; R2 is a number of timeouts (RFC 9293 3.8.3)."""
     limit: cython.int = t.limits.retransmissions
-    t.net.counters[TCP_RETRANSMIT_TIMEOUTS] += 1
+    count(t.net, TCP_RETRANSMIT_TIMEOUTS, 1)
     if c.state == SYN_SENT:
         limit = SYN_RETRANSMISSIONS
     elif c.state == SYN_RECEIVED:

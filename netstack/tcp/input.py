@@ -3,24 +3,25 @@
 import cython
 from cython.cimports.libc.errno import (
     EACCES, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EMSGSIZE, ENETUNREACH, ENOPROTOOPT)
-from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.netstack.counters import (
-    TCP_CHALLENGE_ACKS, TCP_CONNECT_FAILURES, TCP_OCTETS_RECEIVED, TCP_OUT_OF_ORDER, TCP_PASSIVE_OPENS,
+    TCP_CONNECT_FAILURES, TCP_PASSIVE_OPENS,
     TCP_RESETS_RECEIVED, TCP_SEGMENTS_RECEIVED)
 from cython.cimports.netstack.icmp import (
     UNREACHABLE_ADMIN, UNREACHABLE_HOST, UNREACHABLE_PORT, UNREACHABLE_PROTOCOL, UNREACHABLE_TOO_BIG)
 from cython.cimports.netstack.ip import PROTOCOL_TCP, path_resolve
-from cython.cimports.netstack.net import siphash
+from cython.cimports.netstack.net import count, siphash
 from cython.cimports.netstack.tcp.acks import process_ack, process_ack_of_syn
 from cython.cimports.netstack.tcp.congestion import congestion_open
 from cython.cimports.netstack.tcp.output import fit_mss, reply_reset, send_reset
 from cython.cimports.netstack.tcp.receive import challenge, owe_ack, receive_data, receive_fin
 from cython.cimports.netstack.tcp.state import (
-    CLOSE_WAIT, CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, RCV_ACK_OF_FIN, RCV_SYN,
+    CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, RCV_ACK_OF_FIN, RCV_ACK_OF_SYN, RCV_SYN,
     RCV_SYN_ACK, SYN_RECEIVED, SYN_SENT, TIME_WAIT)
 from cython.cimports.netstack.tcp.tcb import (
-    listener_find, set_state, tcb_arm, tcb_close, tcb_dirty, tcb_enter, tcb_find, tcb_free, tcb_new, tcb_news,
-    tcb_reap, tcb_time_wait)
+    F_ACCEPTING, F_ACK_NOW, F_FIN_ARRIVED, F_FIN_SENT, F_KEEPALIVE, F_PASSIVE, F_RELEASED, F_REPORTED, F_SACK,
+    F_SCALE, F_SYN_DUE, F_TIMESTAMPS, NEWS_ACCEPTED, NEWS_CONNECTED, listener_find, set_state, tcb_arm, tcb_close,
+    tcb_dirty, tcb_enter, tcb_find, tcb_free, tcb_new, tcb_news, tcb_reap, tcb_time_wait)
 from cython.cimports.netstack.verdict import (
     DELIVERED, NO_ROUTE, TCP_ACK_UNACCEPTABLE, TCP_AFTER_CLOSE, TCP_BACKLOG_FULL, TCP_CHECKSUM, TCP_DUPLICATE,
     TCP_FLAGS, TCP_MULTICAST, TCP_NO_CONNECTION, TCP_OUT_OF_WINDOW, TCP_PAWS, TCP_PORT_CLOSED, TCP_RESET_CHALLENGED,
@@ -55,8 +56,8 @@ def tcp_input(t: cython.pointer[TcpTable], view: cython.pointer[cython.const[IpV
             cython.address(view.source), cython.address(view.destination), PROTOCOL_TCP, view.length))):
         return TCP_CHECKSUM
     s.segment_size = view.segment_size
-    t.net.counters[TCP_SEGMENTS_RECEIVED] += (
-        (s.length + s.segment_size - 1) // s.segment_size if s.segment_size and s.length else 1)
+    count(t.net, TCP_SEGMENTS_RECEIVED,
+          (s.length + s.segment_size - 1) // s.segment_size if s.segment_size and s.length else 1)
     c = tcb_find(t, cython.address(view.source), cython.address(view.destination), s.source_port, s.destination_port)
     if cython.unlikely(c is cython.NULL):
         return _no_connection(t, view, cython.address(s))
@@ -217,8 +218,8 @@ def _in_syn_sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cyth
     if s.flags & RST:
         if not s.flags & ACK:
             return TCP_NO_CONNECTION
-        t.net.counters[TCP_RESETS_RECEIVED] += 1
-        t.net.counters[TCP_CONNECT_FAILURES] += 1
+        count(t.net, TCP_RESETS_RECEIVED, 1)
+        count(t.net, TCP_CONNECT_FAILURES, 1)
         tcb_close(t, c, ECONNREFUSED)
         return DELIVERED
     if not s.flags & SYN:
@@ -375,7 +376,7 @@ def _reset(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cython.pointe
     if s.seq != c.rcv_nxt:
         challenge(t, c)
         return TCP_RESET_CHALLENGED
-    t.net.counters[TCP_RESETS_RECEIVED] += 1
+    count(t.net, TCP_RESETS_RECEIVED, 1)
     if c.state == SYN_RECEIVED:
         tcb_close(t, c, ECONNREFUSED)
     elif c.state >= CLOSING:
@@ -401,7 +402,7 @@ def _establish(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cython
             return TCP_BACKLOG_FULL
         listener.waiting += 1
         c.flags |= F_ACCEPTING
-        t.net.counters[TCP_PASSIVE_OPENS] += 1
+        count(t.net, TCP_PASSIVE_OPENS, 1)
     set_state(t, c, RCV_ACK_OF_SYN)
     process_ack_of_syn(t, c, s)
     c.close_at = 0
@@ -458,5 +459,5 @@ def tcp_error(t: cython.pointer[TcpTable], error: cython.pointer[cython.const[Ic
         return
     c.soft_error = _errno_of(error.kind)
     if c.state == SYN_SENT and error.kind <= UNREACHABLE_ADMIN:
-        t.net.counters[TCP_CONNECT_FAILURES] += 1
+        count(t.net, TCP_CONNECT_FAILURES, 1)
         tcb_close(t, c, c.soft_error)

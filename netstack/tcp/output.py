@@ -1,23 +1,25 @@
 """Sending: which octets may go now, and the segments that carry them (RFC 9293 3.8, 5681, 6675)."""
 
 import cython
-from cython.cimports.libc.errno import EHOSTUNREACH, ENETUNREACH
+from cython.cimports.libc.errno import ENETUNREACH
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.mm.frame import TSO4, TSO6, TX_CHECKSUM
-from cython.cimports.mm.hw import get16, put16, store16
+from cython.cimports.mm.hw import store16
 from cython.cimports.netstack.counters import (
     TCP_OCTETS_SENT, TCP_RESETS_SENT, TCP_RETRANSMITS, TCP_SEGMENTS_SENT, TCP_ZERO_WINDOW_PROBES)
 from cython.cimports.netstack.ip import (
     HOP_LIMIT, PACKET_START, PROTOCOL_TCP, Path, ip_send, path_resolve, write_headers)
 from cython.cimports.netstack.neighbor import Neighbor, neighbor_at, neighbor_hold, neighbor_use
-from cython.cimports.netstack.net import Interface, Packet, packet_new
+from cython.cimports.netstack.net import Packet, count, packet_new, count_unsent
 from cython.cimports.netstack.tcp.congestion import first_lost_hole, pipe
 from cython.cimports.netstack.tcp.ring import ring_parts
 from cython.cimports.netstack.tcp.state import (
     CLOSE_WAIT, CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, SEND_FIN, SYN_RECEIVED, SYN_SENT)
-from cython.cimports.netstack.tcp.tcb import receive_room, set_state, tcb_arm, tcb_dirty, tcb_reap
-from cython.cimports.netstack.verdict import NEIGHBOR_FAILED, NO_MEMORY
+from cython.cimports.netstack.tcp.tcb import (
+    F_ACK_NOW, F_CWND_LIMITED, F_DIRTY, F_FIN_QUEUED, F_FIN_SENT, F_KEEPALIVE_DUE, F_NODELAY, F_PROBE, F_RECOVERY,
+    F_RETRANSMIT, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, receive_room, set_state, tcb_arm, tcb_dirty, tcb_reap)
+from cython.cimports.netstack.verdict import NO_MEMORY
 from cython.cimports.netstack.wire.address import Addr, is_v4
 from cython.cimports.netstack.wire.checksum import fold, sum_octets, sum_odd, sum_pseudo
 from cython.cimports.netstack.wire.tcp import (
@@ -59,7 +61,7 @@ def path_refresh(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.
     source = c.path.source
     if path_resolve(t.net, cython.address(c.path), cython.address(source)):
         c.path.source = source                  # the connection's identity, route or not
-        c.path.generation = t.net.generation - 1
+        c.path.generation = 0
         c.soft_error = ENETUNREACH
         return False
     fit_mss(c)
@@ -69,7 +71,7 @@ def path_refresh(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _fit_mss(c: cython.pointer[Tcb]) -> cython.void:
+def fit_mss(c: cython.pointer[Tcb]) -> cython.void:
     """Payload per segment: what the peer takes and the path carries, less our usual options (RFC 6691)."""
     headers: uint32_t = 40 if is_v4(cython.address(c.path.destination)) else 60
     room: uint32_t = c.path.mtu - headers if c.path.mtu > headers + 88 else 88
@@ -203,7 +205,7 @@ def _emit(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.pointer
         f.part_length[1] = n - f.part_length[0]
     _checksum(t, c, f, at, TCP_HEADER + used + n)
     _acknowledged(t, c, flags)
-    t.net.counters[TCP_SEGMENTS_SENT] += (n + c.mss - 1) // c.mss if n > c.mss else 1
+    count(t.net, TCP_SEGMENTS_SENT, (n + c.mss - 1) // c.mss if n > c.mss else 1)
     if c.path.neighbor < 0:
         memcpy(f.head, c.path.mac, 6)
         return EMITTED
@@ -234,7 +236,7 @@ def _hold(t: cython.pointer[TcpTable], f: cython.pointer[TxFrame], neighbor: cyt
     """Copy a frame whose next hop is not known yet and let it wait there."""
     p: cython.pointer[Packet] = packet_new(f.length, 0)
     if p is cython.NULL:
-        t.net.unsent[NO_MEMORY] += 1
+        count_unsent(t.net, NO_MEMORY)
         return
     memcpy(p.octets, f.head, f.head_length)
     memcpy(p.octets + f.head_length, f.part[0], f.part_length[0])
@@ -259,7 +261,7 @@ def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, n:
     end: uint32_t = seq + n
     if seq_lt(seq, c.snd_max):
         c.retransmits += 1
-        t.net.counters[TCP_RETRANSMITS] += 1
+        count(t.net, TCP_RETRANSMITS, 1)
         if c.timed_at and seq_lt(seq, c.timed_seq):     # Karn's rule: what is sent twice is not timed
             c.timed_at = 0
     elif c.timed_at == 0:
@@ -268,7 +270,7 @@ def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, n:
     if seq_lt(c.snd_nxt, end):
         c.snd_nxt = end
     if seq_lt(c.snd_max, end):
-        t.net.counters[TCP_OCTETS_SENT] += end - seq_max(seq, c.snd_max)
+        count(t.net, TCP_OCTETS_SENT, end - seq_max(seq, c.snd_max))
         c.octets_sent += end - seq_max(seq, c.snd_max)
         c.snd_max = end
     if c.rto_at == 0:
@@ -453,7 +455,7 @@ def _send_probe(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.p
     c.flags &= ~cython.cast(uint32_t, F_PROBE)
     if n == 0 or c.rto_at:
         return 0
-    t.net.counters[TCP_ZERO_WINDOW_PROBES] += 1
+    count(t.net, TCP_ZERO_WINDOW_PROBES, 1)
     c.snd_nxt = c.snd_una
     c.snd_max = seq_max(c.snd_max, c.snd_una + n)
     c.timed_at = 0
@@ -529,15 +531,15 @@ def _reset_packet(t: cython.pointer[TcpTable], path: cython.pointer[cython.const
     p: cython.pointer[Packet] = packet_new(PACKET_START + TCP_HEADER, PACKET_START)
     at: cython.pointer[uint8_t]
     if p is cython.NULL:
-        t.net.unsent[NO_MEMORY] += 1
+        count_unsent(t.net, NO_MEMORY)
         return
     p.length = TCP_HEADER
     at = p.octets + PACKET_START
     write_header(at, local, remote, seq, ack, 0, cython.cast(uint8_t, flags), 0)
     store16(at + TCP_CHECKSUM_OFFSET, fold(sum_octets(at, TCP_HEADER, sum_pseudo(
         cython.address(path.source), cython.address(path.destination), PROTOCOL_TCP, TCP_HEADER))))
-    t.net.counters[TCP_RESETS_SENT] += 1
-    t.net.counters[TCP_SEGMENTS_SENT] += 1
+    count(t.net, TCP_RESETS_SENT, 1)
+    count(t.net, TCP_SEGMENTS_SENT, 1)
     ip_send(t.net, p, path, PROTOCOL_TCP, HOP_LIMIT)
 
 

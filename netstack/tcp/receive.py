@@ -1,15 +1,17 @@
 """Receiving: trimming, reassembly in place, FIN, delayed and duplicate ACKs (RFC 9293 3.10.7.4, 5681 4.2, 2018)."""
 
 import cython
-from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t
+from cython.cimports.libc.stdint import int64_t, uint16_t, uint32_t
 from cython.cimports.libc.stdlib import malloc
 from cython.cimports.netstack.counters import TCP_CHALLENGE_ACKS, TCP_OCTETS_RECEIVED, TCP_OUT_OF_ORDER
-from cython.cimports.netstack.net import Net
+from cython.cimports.netstack.net import Net, count
 from cython.cimports.netstack.tcp.ranges import ranges_add, ranges_cut
 from cython.cimports.netstack.tcp.ring import ring_put, ring_reserve
 from cython.cimports.netstack.tcp.state import (
     ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, RCV_FIN, RCV_FIN_AND_ACK_OF_FIN, TIME_WAIT)
-from cython.cimports.netstack.tcp.tcb import set_state, tcb_dirty, tcb_news, tcb_time_wait
+from cython.cimports.netstack.tcp.tcb import (
+    F_ACK_NOW, F_EOF_TOLD, F_FIN_ARRIVED, F_FIN_SENT, MAX_RANGES, NEWS_EOF, NEWS_READABLE, set_state, tcb_dirty,
+    tcb_news, tcb_time_wait)
 from cython.cimports.netstack.verdict import (
     DELIVERED, TCP_DUPLICATE, TCP_MEMORY, TCP_OUT_OF_ORDER_FULL, TCP_OUT_OF_WINDOW)
 from cython.cimports.netstack.wire.tcp import FIN, Range, seq_le, seq_lt
@@ -78,7 +80,7 @@ def _advance(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], n: uint32_t) -
     n = c.rcv_nxt - before
     c.receive.used += n
     c.octets_received += n
-    t.net.counters[TCP_OCTETS_RECEIVED] += n
+    count(t.net, TCP_OCTETS_RECEIVED, n)
     tcb_news(t, c, NEWS_READABLE)
 
 
@@ -117,7 +119,7 @@ def _beyond_gap(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cython.p
     if added > 0:
         ring_put(cython.address(c.receive), c.receive.used + distance, s.payload, s.length)
         c.last_gap = s.seq
-        t.net.counters[TCP_OUT_OF_ORDER] += 1
+        count(t.net, TCP_OUT_OF_ORDER, 1)
     if c.acks_owed < DUPLICATE_ACKS_OWED:
         c.acks_owed += 1
     c.flags |= F_ACK_NOW
@@ -186,5 +188,5 @@ def owe_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
 def challenge(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """A challenge ACK: the true peer will answer with an exact RST, a forger cannot."""
     if not c.flags & F_ACK_NOW:
-        t.net.counters[TCP_CHALLENGE_ACKS] += 1
+        count(t.net, TCP_CHALLENGE_ACKS, 1)
     owe_ack(t, c)

@@ -5,7 +5,7 @@ from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint16_t, uin
 from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memset
 from cython.cimports.netstack.counters import TCP_IMPOSSIBLE_TRANSITIONS, TCP_TIME_WAIT_RECYCLED
-from cython.cimports.netstack.net import Net, siphash
+from cython.cimports.netstack.net import Net, count
 from cython.cimports.netstack.tcp.ring import ring_release
 from cython.cimports.netstack.tcp.state import CLOSED, RESET, SYN_RECEIVED, TIME_WAIT, TIMEOUT_2MSL, next_state
 from cython.cimports.netstack.timers import timer_clear, timer_set, timers_create, timers_destroy
@@ -118,7 +118,7 @@ def _recycle_time_wait(t: cython.pointer[TcpTable], spare: cython.pointer[Tcb]) 
             t.time_wait_hand = 0
         c = t.blocks[t.time_wait_hand]
         if c is not cython.NULL and c is not spare and c.state == TIME_WAIT and c.flags & F_RELEASED:
-            t.net.counters[TCP_TIME_WAIT_RECYCLED] += 1
+            count(t.net, TCP_TIME_WAIT_RECYCLED, 1)
             tcb_close(t, c, 0)
             tcb_reap(t, c)
             return True
@@ -327,7 +327,7 @@ def set_state(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], event: cython
     to: cython.int = next_state(c.state, event)
     parent: cython.pointer[Listener]
     if to < 0:
-        t.net.counters[TCP_IMPOSSIBLE_TRANSITIONS] += 1
+        count(t.net, TCP_IMPOSSIBLE_TRANSITIONS, 1)
         return False
     if c.listener >= 0 and (c.state == SYN_RECEIVED) != (to == SYN_RECEIVED):
         parent = cython.address(t.listeners[c.listener])
