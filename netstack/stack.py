@@ -441,7 +441,7 @@ def _judge_addresses(state: NetState, i: cython.pointer[Interface], view: cython
 @cython.exceptval(check=False)
 def _hears_v4(group: cython.pointer[cython.const[Addr]]) -> cython.bint:
     """Broadcast, and all-hosts, the one group every host is in (RFC 1112 4)."""
-    return is_limited_broadcast(group) or get32(cython.address(group.octets[12])) == 0xE0000001
+    return is_limited_broadcast(group) or get32(cython.address(group.octets[12])) == cython.cast(uint32_t, 0xE0000001)
 
 
 @cython.cfunc
