@@ -282,7 +282,7 @@ def option(kind, octets, length=None):
     (solicit(code=1), "ndp_malformed"),
     (solicit("ff02::1"), "ndp_malformed"),
     (solicit("::"), "ndp_malformed"),
-    (solicit(source="::", to=V6, to_mac=MAC), "ndp_malformed"),
+    (solicit(source="::", to=V6, to_mac=MAC), "ipv6_source"),
     (solicit(source="::", to="ff02::1", to_mac="33:33:00:00:00:01"), "ndp_malformed"),
     (solicit(source="::", options=ICMPv6NDOptSrcLLAddr(lladdr=PEER_MAC)), "ndp_malformed"),
     (solicit(options=option(1, bytes(6), 0)), "ndp_malformed"),
