@@ -99,7 +99,7 @@ def offences(module: str, imported: list[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", list(sources()), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_module_imports_only_what_is_below_it(path):
     assert offences(module_of(path), imports_of(path)) == []
 

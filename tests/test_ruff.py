@@ -38,7 +38,8 @@ def test_undefined_names_are_those_of_the_modules_own_pxd():
     wrong = []
     for path, name in undefined_names(python_files()):
         pxd = path.with_suffix(".pxd")
-        if not pxd.exists() or not re.search(rf"\b{name}\b", pxd.read_text()):
+        declared_here = pxd.exists() and re.search(rf"^ +{name}: ", path.read_text(), re.MULTILINE)     # a C local
+        if not declared_here and not (pxd.exists() and re.search(rf"\b{name}\b", pxd.read_text())):
             wrong.append(f"{path.relative_to(ROOT)}: {name}")
     assert wrong == []
 
@@ -50,7 +51,6 @@ def test_no_file_is_too_long():
 
 
 def test_shell_scripts_are_clean():
-
     if not shutil.which("shellcheck"):
         pytest.skip("shellcheck is not installed: apt-get install shellcheck")
     scripts = [p for p in [*(ROOT / "scripts").iterdir(), *(ROOT / ".ci").iterdir()]
