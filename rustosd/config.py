@@ -139,7 +139,7 @@ def load(path: str | Path | None) -> Config:
 
 
 def parse(text: str, name: str) -> Config:
-    """The configuration in a text, completed from the built-in one. Raises ConfigError; `name` is what it calls the text.
+    """The configuration in a text, completed from the built-in one. Raises ConfigError, which calls it `name`.
 
     Tables are completed key by key; arrays ([[interface]], [[route]]) are taken whole or not at all.
     """

@@ -21,7 +21,7 @@ MAY_IMPORT = {
 # Inside netstack a module imports only from rooms lower than its own, or from its own room.
 NETSTACK_ROOMS = (
     ("netstack.verdict", "netstack.counters", "netstack.wire"),
-    ("netstack.net",),
+    ("netstack.net", "netstack.timers"),
     ("netstack.route", "netstack.neighbor"),
     ("netstack.ip",),
     ("netstack.icmp", "netstack.udp", "netstack.tcp"),

@@ -1,0 +1,192 @@
+"""What an operator can ask of a running daemon and change in it; each method of the protocol is one function here."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
+from typing import Any, Protocol
+
+from rustosd.control import protocol as p
+from rustosd.control.server import OperationFailed
+
+# Verdicts that are no drops: the frame did what it came for.
+USEFUL_ENDS = frozenset({"delivered", "answered", "forwarded"})
+LOOPBACK_INDEX = 0
+
+
+class Core(Protocol):
+    """What the operations need of the daemon; a test can be one without a device."""
+
+    stack: Any
+    """`netstack.stack.Stack` or its like: its rows and verbs are plain Python."""
+    verdict_help: Mapping[str, str]
+    counter_help: Mapping[str, str]
+
+    def kick(self) -> None:
+        """The stack was changed from outside the pump: let out what it has to say."""
+
+    def nic_facts(self, name: str) -> Mapping[str, Any]:
+        """What the device of an interface knows better than the stack: kind, rx_dropped. Empty for loopback."""
+
+    def services(self) -> Iterable[str]:
+        """The running services with their ports, as "http/80"."""
+
+    async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> float | None:
+        """Send an echo request; the round trip in seconds, or None when no answer came in time.
+
+        Raises OSError when it cannot be sent.
+        """
+
+
+class Operations:
+    """The methods of `protocol.METHODS` on a daemon. Errors are raised as ValueError, OSError or OperationFailed."""
+
+    def __init__(self, core: Core, clock: Callable[[], float] = time.monotonic):
+        self.core = core
+        self.clock = clock
+        self.started_at = clock()
+
+    def daemon_status(self, _: p.Nothing) -> p.Status:
+        stack = self.core.stack
+        interfaces = stack.interfaces()
+        return p.Status(
+            version=version(), pid=os.getpid(), uptime_s=round(self.clock() - self.started_at, 3),
+            interfaces=sum(row["index"] != LOOPBACK_INDEX for row in interfaces),
+            connections=len(stack.connections()), listeners=len(stack.listeners()),
+            rx_frames=sum(row["rx_frames"] for row in interfaces),
+            tx_frames=sum(row["tx_frames"] for row in interfaces),
+            dropped_frames=sum(drop.frames for drop in self.drops_list(p.Nothing())),
+            services=list(self.core.services()),
+        )
+
+    def nic_list(self, _: p.Nothing) -> list[p.Nic]:
+        return [self._nic(row) for row in self.core.stack.interfaces()]
+
+    def _nic(self, row: Mapping[str, Any]) -> p.Nic:
+        facts = self.core.nic_facts(row["name"])
+        loopback = row["index"] == LOOPBACK_INDEX
+        return p.Nic(
+            name=row["name"], kind=facts.get("kind", "loopback" if loopback else "unknown"),
+            link="up" if row["up"] else "down", mac=None if loopback else row["mac"], mtu=row["mtu"],
+            offload=bool(row["features"]), addresses=list(row["addresses"]),
+            rx_frames=row["rx_frames"], rx_octets=row["rx_octets"],
+            tx_frames=row["tx_frames"], tx_octets=row["tx_octets"], rx_dropped=facts.get("rx_dropped", 0),
+        )
+
+    def addr_list(self, _: p.Nothing) -> list[p.InterfaceAddress]:
+        return [p.InterfaceAddress(nic=row["name"], address=row["address"], state=row["state"])
+                for row in self.core.stack.addresses()]
+
+    def addr_add(self, change: p.AddressChange) -> p.Done:
+        self.core.stack.add_address(self._index(change.nic), str(change.address))
+        return self._done()
+
+    def addr_del(self, change: p.AddressChange) -> p.Done:
+        self.core.stack.remove_address(self._index(change.nic), str(change.address))
+        return self._done()
+
+    def route_list(self, _: p.Nothing) -> list[p.Route]:
+        names = self._names()
+        return [p.Route(destination=row["prefix"], gateway=row["gateway"] or None,
+                        nic=names.get(row["interface"], f"#{row['interface']}"), source=row.get("source") or None,
+                        metric=row["metric"], kind=row["kind"])
+                for row in self.core.stack.routes()]
+
+    def route_add(self, change: p.RouteChange) -> p.Done:
+        if change.gateway is None and change.nic is None:
+            raise OperationFailed("a route needs a gateway (via ADDRESS) or an interface (dev NAME)")
+        if change.gateway is not None and change.gateway.version != change.destination.version:
+            raise OperationFailed(f"{change.gateway} is not of the same family as {change.destination}")
+        self.core.stack.add_route(str(change.destination), gateway=_text(change.gateway),
+                                  interface=self._index(change.nic), metric=change.metric)
+        return self._done()
+
+    def route_del(self, change: p.RouteRemoval) -> p.Done:
+        removed = self.core.stack.remove_route(
+            str(change.destination), gateway=_text(change.gateway), interface=self._index(change.nic),
+            metric=change.metric)
+        if removed == 0:
+            raise OperationFailed(f"there is no such route to {change.destination}; see: rustosctl route list")
+        return self._done()
+
+    def neigh_list(self, _: p.Nothing) -> list[p.Neighbor]:
+        names = self._names()
+        return [p.Neighbor(address=row["address"], mac=row["mac"] or None,
+                           nic=names.get(row["interface"], f"#{row['interface']}"), state=row["state"])
+                for row in self.core.stack.neighbors()]
+
+    def neigh_add(self, change: p.NeighborChange) -> p.Done:
+        self.core.stack.set_neighbor(self._index(change.nic), str(change.address), str(change.mac))
+        return self._done()
+
+    def neigh_del(self, change: p.NeighborRemoval) -> p.Done:
+        if self.core.stack.remove_neighbor(self._index(change.nic), str(change.address)) is False:
+            raise OperationFailed(f"there is no neighbor {change.address} on {change.nic}; see: rustosctl neigh list")
+        return self._done()
+
+    def conn_list(self, query: p.ConnectionQuery) -> p.Connections:
+        rows = [_connection(row) for row in self.core.stack.listeners()]
+        rows += [_connection(row) for row in self.core.stack.connections()]
+        return p.Connections(total=len(rows), connections=rows[: query.limit])
+
+    def drops_list(self, _: p.Nothing) -> list[p.Drop]:
+        words, ended, unsent = self.core.verdict_help, self.core.stack.verdicts(), self.core.stack.unsent()
+        received = [p.Drop(reason=reason, direction="in", frames=count, help=words.get(reason, ""))
+                    for reason, count in ended.items() if reason not in USEFUL_ENDS]
+        return received + [p.Drop(reason=reason, direction="out", frames=count, help=words.get(reason, ""))
+                           for reason, count in unsent.items() if reason not in USEFUL_ENDS]
+
+    def counters_list(self, _: p.Nothing) -> list[p.Count]:
+        return [p.Count(counter=name, count=count, help=self.core.counter_help.get(name, ""))
+                for name, count in self.core.stack.counters().items()]
+
+    async def ping_echo(self, request: p.EchoRequest) -> p.Echo:
+        round_trip_s, error = None, None
+        try:
+            round_trip_s = await self.core.ping(str(request.address), request.identifier, request.sequence,
+                                                request.octets, request.timeout_ms / 1000)
+        except OSError as failure:
+            error = failure.strerror or str(failure)
+        return p.Echo(address=str(request.address), sequence=request.sequence, octets=request.octets, error=error,
+                      rtt_us=None if round_trip_s is None else round(round_trip_s * 1e6, 1))
+
+    def _done(self) -> p.Done:
+        self.core.kick()
+        return p.Done()
+
+    def _names(self) -> dict[int, str]:
+        return {row["index"]: row["name"] for row in self.core.stack.interfaces()}
+
+    def _index(self, name: str | None) -> int | None:
+        if name is None:
+            return None
+        indices = {row["name"]: row["index"] for row in self.core.stack.interfaces()}
+        if name not in indices:
+            raise OperationFailed(f"there is no interface {name}; there is {', '.join(indices)}")
+        return indices[name]
+
+
+def version() -> str:
+    """The version of the installed package."""
+    try:
+        return metadata.version("rustosd")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _text(value: str | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _connection(row: Mapping[str, Any]) -> p.Connection:
+    return p.Connection(
+        id=row["id"], protocol=row.get("protocol", "tcp"), state=str(row.get("state", "listen")).lower(),
+        local=endpoint(row["local"]), remote=endpoint(row["remote"]) if row.get("remote") else None,
+        rx_octets=row.get("rx_octets"), tx_octets=row.get("tx_octets"), rtt_us=row.get("rtt_us"),
+    )
+
+
+def endpoint(address: tuple[str, int]) -> str:
+    """(host, port) as `192.0.2.1:80` or `[2001:db8::1]:80` (RFC 5952 6)."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
