@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
-from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix, SocketPath
+from rustosd.values import Address, Cidr, FilePath, InterfaceName, Mac, Prefix, SocketPath
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
@@ -34,13 +34,16 @@ class StackLimits(_Section):
     """How much the stack may hold. Everything is bounded; what does not fit is refused and counted."""
 
     max_connections: Count
-    max_datagram_sockets: Count
+    max_listeners: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    max_half_open: Count
+    max_time_wait: Count
+    max_datagram_sockets: Annotated[int, msgspec.Meta(ge=1, le=65536)]
     max_routes: Count
     max_neighbors: Count
     receive_buffer_octets: BufferOctets
     send_buffer_octets: BufferOctets
+    buffers_octets: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 46)]
     time_wait_s: Annotated[float, msgspec.Meta(ge=0, le=600)]
-    listen_backlog: Count
     icmp_errors_per_second: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     challenge_acks_per_second: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
@@ -48,7 +51,6 @@ class StackLimits(_Section):
 class PumpConfig(_Section):
     """How the event loop moves frames."""
 
-    budget_frames: Annotated[int, msgspec.Meta(ge=64, le=65536)]
     busy_poll_us: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
@@ -94,6 +96,12 @@ class MetricsConfig(_Section):
     enabled: bool
 
 
+class HostConfig(_Section):
+    """Where we write down what we took from this machine."""
+
+    journal: FilePath
+
+
 class LogConfig(_Section):
     level: Literal["debug", "info", "warning", "error"]
     format: Literal["auto", "console", "json"]
@@ -108,6 +116,7 @@ class Config(_Section):
     service: ServicesConfig
     control: ControlConfig
     metrics: MetricsConfig
+    host: HostConfig
     log: LogConfig
     route: tuple[RouteConfig, ...] = ()
 

@@ -18,6 +18,13 @@ _NIC_COUNTERS = {
     "tx_frames": "Frames sent; a super-segment is one.",
     "tx_octets": "Octets sent, Ethernet headers included.",
 }
+_USAGE = {
+    "connections": "TCP connections in any state but LISTEN.",
+    "connections_limit": "How many TCP connections there can be.",
+    "time_wait": "TCP connections in TIME-WAIT.",
+    "buffer_octets": "Octets of memory in TCP buffers.",
+    "buffer_octets_limit": "How many octets TCP buffers can take.",
+}
 
 
 class StackCollector:
@@ -36,7 +43,7 @@ class StackCollector:
         yield info
         yield from self._nics()
         yield from self._frames()
-        yield self._connections()
+        yield from self._usage()
         for name, count in self.stack.counters().items():
             yield CounterMetricFamily(f"rustos_{name}", _sentence(self.counter_help.get(name, name)), value=count)
         yield from families(self.samples())
@@ -64,16 +71,10 @@ class StackCollector:
                     family.add_metric([verdict], count)
             yield family
 
-    def _connections(self) -> Metric:
-        family = GaugeMetricFamily("rustos_tcp_connections", "TCP connections by state.", labels=["state"])
-        states: dict[str, int] = {}
-        for row in self.stack.connections():
-            if row.get("protocol", "tcp") == "tcp":
-                state = str(row["state"]).lower()
-                states[state] = states.get(state, 0) + 1
-        for state, count in sorted(states.items()):
-            family.add_metric([state], count)
-        return family
+    def _usage(self) -> Iterator[Metric]:
+        for name, value in self.stack.tcp.usage().items():
+            if name in _USAGE:
+                yield GaugeMetricFamily(f"rustos_tcp_{name}", _USAGE[name], value=value)
 
 
 def families(samples: Iterable[Any]) -> Iterator[Metric]:

@@ -97,14 +97,23 @@ class InterfaceName(str):
         return super().__new__(cls, text)
 
 
-class SocketPath(str):
-    """The absolute path of a unix socket, at most 107 octets long."""
+class FilePath(str):
+    """The absolute path of a file."""
 
     __slots__ = ()
 
     def __new__(cls, text: str):
         if not PurePosixPath(text).is_absolute() or "\0" in text:
             raise ValueError(f"{text!r} is no absolute path, such as /run/rustosd/control.sock")
+        return super().__new__(cls, text)
+
+
+class SocketPath(FilePath):
+    """The absolute path of a unix socket, at most 107 octets long."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
         if len(text.encode()) > SUN_PATH_OCTETS:
             raise ValueError(f"a socket's path has at most {SUN_PATH_OCTETS} octets, this one {len(text.encode())}")
         return super().__new__(cls, text)

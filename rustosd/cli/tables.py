@@ -82,10 +82,11 @@ ROUTES = Listing("routes", "route", "routes", (
 NEIGHBORS = Listing("neighbors", "neighbor", "neighbors", (
     Column("ADDRESS", "address"), Column("MAC", "mac"), Column("NIC", "nic"), Column("STATE", "state"),
 ))
-CONNECTIONS = Listing("connections", "connection", "connections", (
+CONNECTIONS = Listing("connections", "socket", "sockets", (
     Column("ID", "id", True), Column("PROTO", "protocol"), Column("STATE", "state"), Column("LOCAL", "local"),
-    Column("REMOTE", "remote"), Column("RX", "rx_octets", True, octets), Column("TX", "tx_octets", True, octets),
-    Column("RTT", "rtt_us", True, milliseconds),
+    Column("REMOTE", "remote"), Column("UNREAD", "unread_octets", True), Column("UNSENT", "unsent_octets", True),
+    Column("RX", "rx_octets", True, octets), Column("TX", "tx_octets", True, octets),
+    Column("RTT", "rtt_us", True, milliseconds), Column("RETRANS", "retransmits", True),
 ))
 DROPS = Listing("drops", "reason", "reasons", (
     Column("FRAMES", "frames", True), Column("DIRECTION", "direction"), Column("REASON", "reason"),

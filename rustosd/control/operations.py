@@ -52,7 +52,7 @@ class Operations:
         return p.Status(
             version=version(), pid=os.getpid(), uptime_s=round(self.clock() - self.started_at, 3),
             interfaces=sum(row["index"] != LOOPBACK_INDEX for row in interfaces),
-            connections=len(stack.connections()), listeners=len(stack.listeners()),
+            connections=stack.tcp.usage()["connections"], listeners=len(stack.listeners()),
             rx_frames=sum(row["rx_frames"] for row in interfaces),
             tx_frames=sum(row["tx_frames"] for row in interfaces),
             dropped_frames=sum(drop.frames for drop in self.drops_list(p.Nothing())),
@@ -125,9 +125,12 @@ class Operations:
         return self._done()
 
     def conn_list(self, query: p.ConnectionQuery) -> p.Connections:
-        rows = [_connection(row) for row in self.core.stack.listeners()]
-        rows += [_connection(row) for row in self.core.stack.connections()]
-        return p.Connections(total=len(rows), connections=rows[: query.limit])
+        stack = self.core.stack
+        rows = [*map(_listener, stack.listeners()), *map(_datagram_socket, stack.udp.rows())]
+        connections = stack.connections()
+        rows += map(_connection, connections[: max(0, query.limit - len(rows))])
+        return p.Connections(total=len(rows) + len(connections) - sum(row.id is not None for row in rows),
+                             connections=rows[: query.limit])
 
     def drops_list(self, _: p.Nothing) -> list[p.Drop]:
         words, ended, unsent = self.core.verdict_help, self.core.stack.verdicts(), self.core.stack.unsent()
@@ -178,15 +181,35 @@ def _text(value: str | None) -> str | None:
     return None if value is None else str(value)
 
 
+def _listener(row: Mapping[str, Any]) -> p.Connection:
+    return _row("tcp", "listen", endpoint(row["host"], row["port"]))
+
+
+def _datagram_socket(row: Mapping[str, Any]) -> p.Connection:
+    remote = endpoint(row["remote_host"], row["remote_port"]) if row["remote_port"] else None
+    return _row("udp", "connected" if remote else "open", endpoint(row["local_host"], row["local_port"]), remote=remote,
+                unread_octets=row["queued_octets"], rx_octets=row["rx_octets"], tx_octets=row["tx_octets"])
+
+
 def _connection(row: Mapping[str, Any]) -> p.Connection:
-    return p.Connection(
-        id=row["id"], protocol=row.get("protocol", "tcp"), state=str(row.get("state", "listen")).lower(),
-        local=endpoint(row["local"]), remote=endpoint(row["remote"]) if row.get("remote") else None,
-        rx_octets=row.get("rx_octets"), tx_octets=row.get("tx_octets"), rtt_us=row.get("rtt_us"),
+    handle = row["handle"]
+    return _row(
+        "tcp", row["state"].lower(), endpoint(row["local_host"], row["local_port"]),
+        id=f"{handle & 0xFFFFFFFF}.{handle >> 32}", remote=endpoint(row["remote_host"], row["remote_port"]),
+        unread_octets=row["unread"], unsent_octets=row["unsent"], rx_octets=row["octets_received"],
+        tx_octets=row["octets_sent"], rtt_us=row["srtt_ns"] / 1000 if row["srtt_ns"] else None,
+        retransmits=row["retransmits"],
     )
 
 
-def endpoint(address: tuple[str, int]) -> str:
-    """(host, port) as `192.0.2.1:80` or `[2001:db8::1]:80` (RFC 5952 6)."""
-    host, port = address[:2]
+def _row(protocol: str, state: str, local: str, **known: Any) -> p.Connection:
+    missing = dict.fromkeys(("id", "remote", "unread_octets", "unsent_octets", "rx_octets", "tx_octets", "rtt_us",
+                             "retransmits"))
+    return p.Connection(protocol=protocol, state=state, local=local, **missing | known)
+
+
+def endpoint(host: str | None, port: int) -> str:
+    """`192.0.2.1:80`, `[2001:db8::1]:80` (RFC 5952 6), or `*:80` for any address of both families."""
+    if host is None:
+        return f"*:{port}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -49,7 +49,7 @@ class Status(Row):
     pid: int
     uptime_s: float
     interfaces: int
-    connections: int
+    connections: int            # TCP, in any state but LISTEN
     listeners: int
     rx_frames: int
     tx_frames: int
@@ -103,16 +103,19 @@ class Neighbor(Row):
 
 
 class Connection(Row):
-    """A TCP connection, a listener, or a UDP socket."""
+    """A TCP connection, a listener, or a UDP socket; what a kind does not have is null."""
 
-    id: int
+    id: str | None              # of a connection, for as long as it lives
     protocol: Literal["tcp", "udp"]
     state: str                  # RFC 9293 3.3.2, in lower case; for UDP open or connected
-    local: str                  # address:port, [address]:port
+    local: str                  # address:port, [address]:port, *:port for any address of both families
     remote: str | None
+    unread_octets: int | None   # arrived, and the application has not read them
+    unsent_octets: int | None   # written, and the peer has not acknowledged them
     rx_octets: int | None
     tx_octets: int | None
-    rtt_us: int | None
+    rtt_us: float | None
+    retransmits: int | None
 
 
 class Connections(Row):

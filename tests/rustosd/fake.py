@@ -22,8 +22,19 @@ class FakeStack:
         self.route_rows = [{"prefix": "10.77.0.0/24", "gateway": None, "interface": 1, "source": None, "metric": 0,
                             "kind": "connected"}]
         self.neighbor_rows = [{"address": "10.77.0.1", "mac": None, "interface": 1, "state": "incomplete"}]
-        self.connection_rows = [{"id": 65537, "state": "ESTABLISHED", "local": ("fd77::2", 80),
-                                 "remote": ("fd77::1", 40000), "rx_octets": 100, "tx_octets": 2048, "rtt_us": 250}]
+        self.connection_rows = [
+            {"handle": 7 | 2 << 32, "state": "ESTABLISHED", "local_host": "fd77::2", "local_port": 80,
+             "remote_host": "fd77::1", "remote_port": 40000, "unread": 0, "unsent": 512, "octets_received": 100,
+             "octets_sent": 2048, "retransmits": 1, "srtt_ns": 250_000}]
+        self.tcp = self.udp = self
+
+    def usage(self):
+        return {"connections": len(self.connection_rows), "connections_limit": 65536, "time_wait": 0,
+                "buffer_octets": 4096, "buffer_octets_limit": 1 << 29, "block_octets": 1536}
+
+    def rows(self):
+        return [{"local_host": "10.77.0.2", "local_port": 7, "remote_host": None, "remote_port": 0,
+                 "queued_octets": 0, "rx_octets": 9, "tx_octets": 9}]
 
     def interfaces(self):
         return [row | {"addresses": [a["address"] for a in self.address_rows if a["interface"] == row["index"]]}
@@ -74,7 +85,7 @@ class FakeStack:
         return self.connection_rows
 
     def listeners(self):
-        return [{"id": 3, "state": "LISTEN", "local": ("0.0.0.0", 80)}]
+        return [{"host": None, "port": 80, "backlog": 1024, "half_open": 0, "waiting": 0}]
 
     def verdicts(self):
         return {"delivered": 1000, "answered": 3, "forwarded": 0, "ipv4_checksum": 4, "tcp_flags": 0}

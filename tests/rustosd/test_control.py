@@ -300,4 +300,15 @@ def test_a_client_without_a_daemon_says_what_to_do(tmp_path):
 
 
 def test_endpoints_read_like_urls():
-    assert endpoint(("10.77.0.2", 80)) == "10.77.0.2:80" and endpoint(("fd77::2", 80, 0, 0)) == "[fd77::2]:80"
+    assert [endpoint("10.77.0.2", 80), endpoint("fd77::2", 80), endpoint(None, 80)] == [
+        "10.77.0.2:80", "[fd77::2]:80", "*:80"]
+
+
+def test_the_connection_list_is_cut_and_says_of_how_many(core):
+    core.stack.connection_rows = core.stack.connection_rows * 10
+    operations = Operations(core)
+    for limit, shown in ((1, 1), (2, 2), (5, 5), (12, 12), (100, 12)):
+        answer = operations.conn_list(p.ConnectionQuery(limit=limit))
+        assert (answer.total, len(answer.connections)) == (12, shown)
+    assert [row.protocol for row in answer.connections[:3]] == ["tcp", "udp", "tcp"]
+    assert answer.connections[2].id == "7.2" and answer.connections[2].rtt_us == 250.0
