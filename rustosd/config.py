@@ -181,6 +181,8 @@ def to_toml(config: Config) -> str:
     for route in values["route"]:
         for key in [key for key, value in route.items() if value is None]:
             del route[key]
+    if not values["route"]:
+        del values["route"]
     return tomli_w.dumps(values)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -51,14 +51,14 @@ def _call(method: str, params: p.Parameters | None = None) -> Any:
         return daemon.call(method, params)
 
 
-def _checked(kind: type[T], text: str) -> T:
+def _checked(kind: Callable[[str], T], text: str) -> T:
     try:
         return kind(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
 
-def _options_of(words: Sequence[str] | None, known: dict[str, type]) -> dict[str, Any]:
+def _options_of(words: Sequence[str] | None, known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
     """`via ADDRESS dev NAME` as {"via": Address, "dev": InterfaceName}, in the manner of iproute2."""
     given: dict[str, Any] = {}
     rest = list(words or ())
@@ -74,11 +74,10 @@ def _options_of(words: Sequence[str] | None, known: dict[str, type]) -> dict[str
     return given
 
 
-class _Metric(int):
-    def __new__(cls, text: str):
-        if not text.isdecimal() or not 0 <= int(text) < 0xFFFFFFFF:
-            raise ValueError(f"{text!r} is no metric, a number from 0 to 4294967294")
-        return super().__new__(cls, text)
+def _metric(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 0xFFFFFFFF:
+        raise ValueError(f"{text!r} is no metric, a number from 0 to 4294967294")
+    return int(text)
 
 
 def _noun(name: str, text: str, listing: tables.Listing, method: str) -> typer.Typer:
@@ -160,7 +159,7 @@ route = _noun("route", "The routing table.", tables.ROUTES, "route.list")
 @route.command("add")
 def route_add(destination: Annotated[str, typer.Argument(metavar="PREFIX")], words: Words = None) -> None:
     """Add a static route: rustosctl route add 192.0.2.0/24 via 10.77.0.1 [dev NIC] [metric N]"""
-    given = _options_of(words, {"via": Address, "dev": InterfaceName, "metric": _Metric})
+    given = _options_of(words, {"via": Address, "dev": InterfaceName, "metric": _metric})
     if "via" not in given and "dev" not in given:
         raise typer.BadParameter("a route needs via ADDRESS or dev NIC")
     _call("route.add", p.RouteChange(destination=_destination(destination, given), gateway=given.get("via"),
@@ -170,7 +169,7 @@ def route_add(destination: Annotated[str, typer.Argument(metavar="PREFIX")], wor
 @route.command("del")
 def route_del(destination: Annotated[str, typer.Argument(metavar="PREFIX")], words: Words = None) -> None:
     """Remove the static routes to a prefix: rustosctl route del PREFIX [via ADDRESS] [dev NIC] [metric N]"""
-    given = _options_of(words, {"via": Address, "dev": InterfaceName, "metric": _Metric})
+    given = _options_of(words, {"via": Address, "dev": InterfaceName, "metric": _metric})
     _call("route.del", p.RouteRemoval(destination=_destination(destination, given), gateway=given.get("via"),
                                       nic=given.get("dev"), metric=given.get("metric")))
 
