@@ -43,6 +43,9 @@ class PacketStack(Protocol):
     def transmit(self, index: int, now: int, burst: TxBurst) -> int:
         """Fill the burst with frames for interface `index`; how many."""
 
+    def loop(self, now: int) -> int:
+        """Carry a burst over the loopback interface; how many frames."""
+
     def set_link(self, index: int, up: bool) -> None:
         """Whether frames can pass on interface `index`."""
 
@@ -227,6 +230,7 @@ class Pump:
         for port in self._ports:
             worked |= self._receive(port, now)
             self._dirty |= port.full
+        worked |= self._loop_back(now)
         if worked or self._dirty:
             self._deliver()
             self._dirty = False         # all that was written up to here leaves with this flush
@@ -258,6 +262,14 @@ class Pump:
                 return True
         except Exception:
             self._complain("receive")
+        return False
+
+    def _loop_back(self, now: int) -> bool:
+        """What the host sends to itself needs no NIC."""
+        try:
+            return self._stack.loop(now) > 0
+        except Exception:
+            self._complain("loop")
         return False
 
     def _deliver(self) -> None:

@@ -56,6 +56,9 @@ class FakeStack:
             ready.pop(0)
         return len(burst)
 
+    def loop(self, now: int) -> int:
+        return 0
+
     def set_link(self, index: int, up: bool) -> None:
         self.links.append((index, up))
 
