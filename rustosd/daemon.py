@@ -16,18 +16,18 @@ from typing import Any, Final
 
 import structlog
 import uvloop
-from netstack.sockets import AsyncStack
-from netstack.stack import Stack
 
 from netstack import counters as counter_table
 from netstack import verdict as verdict_table
+from netstack.sockets import AsyncStack
+from netstack.stack import Stack
 from rustosd import hostnet, metrics
 from rustosd.config import Config, InterfaceConfig
 from rustosd.control.operations import Operations, version
 from rustosd.control.server import ControlServer
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import Journal, JournalError
-from rustosd.pinger import Pinger
+from rustosd.pinger import Answer, Pinger
 from rustosd.pump import Pump
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
@@ -160,7 +160,7 @@ class Daemon:
     def services(self) -> Iterable[str]:
         return [f"{service.name}/{service.port}" for service in self.running_services]
 
-    async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> float | None:
+    async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         return await self.pinger.ping(address, identifier, sequence, octets, timeout_s)
 
     # what the HTTP service shows
@@ -234,13 +234,14 @@ def _journal(path: Path):
 def _stack(config: Config) -> Stack:
     limits = config.stack
     return Stack(
-        random=os.urandom(32), now=time.monotonic_ns(), connections=limits.max_connections,
-        listeners=limits.max_listeners, embryos=limits.max_half_open, time_wait=limits.max_time_wait,
-        send_buffer=limits.send_buffer_octets, receive_buffer=limits.receive_buffer_octets,
-        memory=limits.buffers_octets, time_wait_ns=round(limits.time_wait_s * 1e9),
-        datagram_sockets=limits.max_datagram_sockets, routes=limits.max_routes, neighbors=limits.max_neighbors,
+        os.urandom(32), now=time.monotonic_ns(), routes=limits.max_routes, neighbors=limits.max_neighbors,
         icmp_errors_per_second=limits.icmp_errors_per_second,
         challenge_acks_per_second=limits.challenge_acks_per_second,
+        tcp={"connections": limits.max_connections, "listeners": limits.max_listeners, "embryos": limits.max_half_open,
+             "time_wait": limits.max_time_wait, "send_buffer": limits.send_buffer_octets,
+             "receive_buffer": limits.receive_buffer_octets, "memory": limits.buffers_octets,
+             "time_wait_ns": round(limits.time_wait_s * 1e9)},
+        udp={"limit": limits.max_datagram_sockets},
     )
 
 

@@ -286,7 +286,8 @@ def _echo_line(echo: p.Echo) -> str:
         return f"seq={echo.sequence}: {echo.error}"
     if echo.rtt_us is None:
         return f"seq={echo.sequence}: no answer from {echo.address}"
-    return f"{echo.octets + 8} octets from {echo.address}: seq={echo.sequence} time={echo.rtt_us / 1000:.3f} ms"
+    return (f"{echo.octets + 8} octets from {echo.address}: seq={echo.sequence} ttl={echo.hop_limit} "
+            f"time={echo.rtt_us / 1000:.3f} ms")
 
 
 def _summary(address: str, sent: int, answered_us: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from rustosd.control import protocol as p
 from rustosd.control.server import OperationFailed
+from rustosd.pinger import Answer
 
 # Verdicts that are no drops: the frame did what it came for.
 USEFUL_ENDS = frozenset({"delivered", "answered", "forwarded"})
@@ -31,11 +32,8 @@ class Core(Protocol):
     def services(self) -> Iterable[str]:
         """The running services with their ports, as "http/80"."""
 
-    async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> float | None:
-        """Send an echo request; the round trip in seconds, or None when no answer came in time.
-
-        Raises OSError when it cannot be sent.
-        """
+    async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
+        """Send an echo request and wait; None when nothing came in time. Raises OSError when it cannot be sent."""
 
 
 class Operations:
@@ -102,11 +100,15 @@ class Operations:
         return self._done()
 
     def route_del(self, change: p.RouteRemoval) -> p.Done:
-        removed = self.core.stack.remove_route(
-            str(change.destination), gateway=_text(change.gateway), interface=self._index(change.nic),
-            metric=change.metric)
-        if removed == 0:
-            raise OperationFailed(f"there is no such route to {change.destination}; see: rustosctl route list")
+        stack, index = self.core.stack, self._index(change.nic)
+        doomed = [row for row in stack.routes()
+                  if row["kind"] == "static" and row["prefix"] == change.destination
+                  and change.gateway in (None, row["gateway"]) and index in (None, row["interface"])
+                  and change.metric in (None, row["metric"])]
+        if not doomed:
+            raise OperationFailed(f"there is no such static route to {change.destination}; see: rustosctl route list")
+        for row in doomed:
+            stack.remove_route(row["prefix"], row["interface"], row["metric"])
         return self._done()
 
     def neigh_list(self, _: p.Nothing) -> list[p.Neighbor]:
@@ -144,14 +146,17 @@ class Operations:
                 for name, count in self.core.stack.counters().items()]
 
     async def ping_echo(self, request: p.EchoRequest) -> p.Echo:
-        round_trip_s, error = None, None
+        answer, error = None, None
         try:
-            round_trip_s = await self.core.ping(str(request.address), request.identifier, request.sequence,
-                                                request.octets, request.timeout_ms / 1000)
+            answer = await self.core.ping(str(request.address), request.identifier, request.sequence, request.octets,
+                                          request.timeout_ms / 1000)
         except OSError as failure:
             error = failure.strerror or str(failure)
+        if answer is not None and answer.error is not None:
+            answer, error = None, f"{answer.error}, says {answer.source}"
         return p.Echo(address=str(request.address), sequence=request.sequence, octets=request.octets, error=error,
-                      rtt_us=None if round_trip_s is None else round(round_trip_s * 1e6, 1))
+                      rtt_us=round(answer.round_trip_s * 1e6, 1) if answer else None,
+                      hop_limit=answer.hop_limit if answer else None)
 
     def _done(self) -> p.Done:
         self.core.kick()
@@ -186,8 +191,8 @@ def _listener(row: Mapping[str, Any]) -> p.Connection:
 
 
 def _datagram_socket(row: Mapping[str, Any]) -> p.Connection:
-    remote = endpoint(row["remote_host"], row["remote_port"]) if row["remote_port"] else None
-    return _row("udp", "connected" if remote else "open", endpoint(row["local_host"], row["local_port"]), remote=remote,
+    remote = endpoint(row["remote"], row["remote_port"]) if row["remote_port"] else None
+    return _row("udp", "connected" if remote else "open", endpoint(row["local"], row["local_port"]), remote=remote,
                 unread_octets=row["queued_octets"], rx_octets=row["rx_octets"], tx_octets=row["tx_octets"])
 
 

@@ -148,8 +148,9 @@ class Echo(Row):
     address: str
     sequence: int
     octets: int
-    rtt_us: float | None        # None: no answer in time
-    error: str | None           # why there can be no answer
+    rtt_us: float | None        # None: no answer
+    hop_limit: int | None       # of the answer when it arrived
+    error: str | None           # why there was none: what an ICMP error says, or what keeps us from sending
 
 
 class ConnectionQuery(Parameters):

@@ -2,6 +2,8 @@
 
 import ipaddress
 
+from rustosd.pinger import Answer
+
 VERDICT_HELP = {"delivered": "taken", "ipv4_checksum": "wrong IPv4 header checksum", "no_route": "no route there"}
 COUNTER_HELP = {"tcp_retransmits": "TCP segments sent again", "udp_datagrams_sent": "UDP datagrams sent"}
 
@@ -20,7 +22,9 @@ class FakeStack:
         self.address_rows = [{"interface": 1, "name": "rustos0", "address": "10.77.0.2/24", "state": "preferred"},
                              {"interface": 1, "name": "rustos0", "address": "fd77::2/64", "state": "tentative"}]
         self.route_rows = [{"prefix": "10.77.0.0/24", "gateway": None, "interface": 1, "source": None, "metric": 0,
-                            "kind": "connected"}]
+                            "kind": "connected"},
+                           {"prefix": "203.0.113.0/24", "gateway": "10.77.0.1", "interface": 1, "source": None,
+                            "metric": 0, "kind": "static"}]
         self.neighbor_rows = [{"address": "10.77.0.1", "mac": None, "interface": 1, "state": "incomplete"}]
         self.connection_rows = [
             {"handle": 7 | 2 << 32, "state": "ESTABLISHED", "local_host": "fd77::2", "local_port": 80,
@@ -33,7 +37,7 @@ class FakeStack:
                 "buffer_octets": 4096, "buffer_octets_limit": 1 << 29, "block_octets": 1536}
 
     def rows(self):
-        return [{"local_host": "10.77.0.2", "local_port": 7, "remote_host": None, "remote_port": 0,
+        return [{"local": "10.77.0.2", "local_port": 7, "remote": None, "remote_port": None,
                  "queued_octets": 0, "rx_octets": 9, "tx_octets": 9}]
 
     def interfaces(self):
@@ -65,8 +69,9 @@ class FakeStack:
         self.route_rows.append({"prefix": prefix, "gateway": gateway, "interface": interface or 1, "source": None,
                                 "metric": metric, "kind": "static"})
 
-    def remove_route(self, prefix, gateway=None, interface=None, metric=None):
-        kept = [row for row in self.route_rows if row["prefix"] != prefix]
+    def remove_route(self, prefix, interface=-1, metric=None):
+        kept = [row for row in self.route_rows if (row["prefix"], row["interface"], row["metric"]) != (
+            prefix, interface, metric)]
         removed, self.route_rows = len(self.route_rows) - len(kept), kept
         return removed
 
@@ -98,7 +103,7 @@ class FakeStack:
 
 
 class FakeCore:
-    """A `rustosd.control.operations.Core`; 10.77.0.1 answers pings, 10.77.0.9 does not, others have no route."""
+    """A `Core`: 10.77.0.1 answers pings, 10.77.0.9 does not, 10.77.0.8 is unreachable, others have no route."""
 
     verdict_help = VERDICT_HELP
     counter_help = COUNTER_HELP
@@ -120,7 +125,9 @@ class FakeCore:
     async def ping(self, address, identifier, sequence, octets, timeout_s):
         self.pings.append((address, identifier, sequence, octets, timeout_s))
         if address == "10.77.0.1":
-            return 0.00025
+            return Answer(address, 0.00025, 64, None)
+        if address == "10.77.0.8":
+            return Answer("10.77.0.2", 0.1, 64, "host unreachable")
         if address == "10.77.0.9":
             return None
         raise OSError(101, f"no route to {address}")

@@ -80,9 +80,10 @@ rustos0  fd77::2/64    tentative
 2 addresses
 """,
     ("route",): """\
-DESTINATION   GATEWAY  NIC      SOURCE  METRIC  KIND
-10.77.0.0/24  -        rustos0  -            0  connected
-1 route
+DESTINATION     GATEWAY    NIC      SOURCE  METRIC  KIND
+10.77.0.0/24    -          rustos0  -            0  connected
+203.0.113.0/24  10.77.0.1  rustos0  -            0  static
+2 routes
 """,
     ("neigh",): """\
 ADDRESS    MAC  NIC      STATE
@@ -129,7 +130,7 @@ def test_a_noun_alone_is_its_list(rustosctl, noun):
 
 
 @pytest.mark.parametrize(("words", "key", "rows"), [
-    (("nic",), "nics", 2), (("addr",), "addresses", 2), (("route",), "routes", 1), (("neigh",), "neighbors", 1),
+    (("nic",), "nics", 2), (("addr",), "addresses", 2), (("route",), "routes", 2), (("neigh",), "neighbors", 1),
     (("conn",), "connections", 3), (("drops",), "drops", 2), (("drops", "--all"), "drops", 3),
     (("counters", "-a"), "counters", 2),
 ])
@@ -142,7 +143,7 @@ def test_json_has_the_rows_of_the_table(rustosctl, words, key, rows):
 
 
 def test_json_rows_are_exact_and_missing_is_null(rustosctl):
-    assert json.loads(rustosctl("route", "--json")[1])["routes"] == [
+    assert json.loads(rustosctl("route", "--json")[1])["routes"][:1] == [
         {"destination": "10.77.0.0/24", "gateway": None, "nic": "rustos0", "source": None, "metric": 0,
          "kind": "connected"}]
     assert json.loads(rustosctl("nic", "show", "rustos0", "--json")[1])["nic"]["tx_octets"] == 5 << 30
@@ -159,13 +160,13 @@ def test_status_in_text_and_json(rustosctl):
 def test_changes_are_silent_and_done(rustosctl, core):
     for words in (("addr", "add", "rustos0", "10.77.0.3/24"), ("addr", "del", "rustos0", "10.77.0.2/24"),
                   ("route", "add", "192.0.2.0/24", "via", "10.77.0.1", "metric", "7"),
-                  ("route", "add", "default", "via", "fd77::1"), ("route", "del", "10.77.0.0/24"),
+                  ("route", "add", "default", "via", "fd77::1"), ("route", "del", "203.0.113.0/24"),
                   ("neigh", "add", "10.77.0.9", "lladdr", "02:00:00:00:00:09", "dev", "rustos0"),
                   ("neigh", "del", "10.77.0.1", "dev", "rustos0")):
         assert rustosctl(*words) == (0, "", ""), words
     assert [row["address"] for row in core.stack.address_rows] == ["fd77::2/64", "10.77.0.3/24"]
     assert [(row["prefix"], row["gateway"], row["metric"]) for row in core.stack.route_rows] == [
-        ("192.0.2.0/24", "10.77.0.1", 7), ("::/0", "fd77::1", 0)]
+        ("10.77.0.0/24", None, 0), ("192.0.2.0/24", "10.77.0.1", 7), ("::/0", "fd77::1", 0)]
     assert [row["address"] for row in core.stack.neighbor_rows] == ["10.77.0.9"]
 
 
@@ -190,7 +191,7 @@ def test_changes_are_silent_and_done(rustosctl, core):
     (("nic", "show", "eth9"), 1, "there is no interface eth9; see: rustosctl nic list"),
     (("addr", "add", "eth9", "10.0.0.1/8"), 1, "there is no interface eth9; there is lo, rustos0"),
     (("addr", "add", "rustos0", "10.77.0.2/24"), 1, "rustos0 already has 10.77.0.2"),
-    (("route", "del", "203.0.113.0/24"), 1, "there is no such route to 203.0.113.0/24; see: rustosctl route list"),
+    (("route", "del", "198.51.100.0/24"), 1, "there is no such static route to 198.51.100.0/24; see: rustosctl route list"),
     (("route", "add", "192.0.2.0/24", "via", "198.51.100.1"), 1, "198.51.100.1 is on no connected link"),
 ])
 def test_what_is_wrong_is_one_line_and_a_status(rustosctl, words, status, message):
@@ -217,8 +218,8 @@ def test_ping_prints_like_ping(rustosctl, core):
     status, out, _ = rustosctl("ping", "10.77.0.1", "-c", "2", "-i", "0.01", "-s", "100")
     assert status == 0 and out == """\
 PING 10.77.0.1: 100 octets of data
-108 octets from 10.77.0.1: seq=1 time=0.250 ms
-108 octets from 10.77.0.1: seq=2 time=0.250 ms
+108 octets from 10.77.0.1: seq=1 ttl=64 time=0.250 ms
+108 octets from 10.77.0.1: seq=2 ttl=64 time=0.250 ms
 --- 10.77.0.1 ---
 2 sent, 2 received, 0% lost
 round trip min/avg/max = 0.250/0.250/0.250 ms
@@ -232,6 +233,8 @@ def test_ping_without_an_answer_fails(rustosctl):
     assert status == 1 and "seq=1: no answer from 10.77.0.9" in out and "100% lost" in out
     status, out, _ = rustosctl("ping", "192.0.2.1", "-c", "1")
     assert status == 1 and "seq=1: no route to 192.0.2.1" in out
+    status, out, _ = rustosctl("ping", "10.77.0.8", "-c", "1")
+    assert status == 1 and "seq=1: host unreachable, says 10.77.0.2" in out
     status, out, _ = rustosctl("ping", "10.77.0.9", "-c", "1", "--json")
     assert status == 1 and json.loads(out)["ping"]["received"] == 0
 
