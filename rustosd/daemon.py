@@ -95,12 +95,13 @@ class Daemon:
         self.pump.kick()
 
     def _start_tap(self, interface: InterfaceConfig, journal: Journal, undo: contextlib.AsyncExitStack) -> None:
-        tap = HostTap(journal, interface.name, mtu=interface.mtu, offload=interface.offload,
+        name = str(interface.name)      # plain, as journal and kernel take it
+        tap = HostTap(journal, name, mtu=interface.mtu, offload=interface.offload,
                       addresses=[cidr.parsed for cidr in interface.kernel_address],
                       mac=interface.mac.octets if interface.mac else None)
         undo.callback(tap.close)
-        self.taps[interface.name] = tap
-        index = self.stack.add_interface(interface.name, tap.nic.mac, interface.mtu, tap.nic.features)
+        self.taps[name] = tap
+        index = self.stack.add_interface(name, tap.nic.mac, interface.mtu, tap.nic.features)
         self.pump.attach(tap.nic, index)
         undo.callback(self.pump.detach, index)
         for cidr in interface.address:

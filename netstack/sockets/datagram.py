@@ -51,9 +51,8 @@ class DatagramTransport(asyncio.DatagramTransport):
         if self._closing:
             return
         udp = self._stack.udp
-        if (code := udp.error(self._endpoint)) != 0:
-            where = text(*self._remote) if self._remote else "the last destination"
-            self._call(self._protocol.error_received, fate(code, f"datagram to {where}"))
+        if (error := udp.error(self._endpoint)) is not None:
+            self._call(self._protocol.error_received, error)
         waiting = udp.receive(self._endpoint, DATAGRAMS_MOST)
         for data, host, port in waiting:
             if self._closing:

@@ -280,7 +280,7 @@ class FakeUdp:
                     self.news.append(other)
                 return
         if endpoint in self.peers:
-            self.errors[endpoint] = errno.ECONNREFUSED
+            self.errors[endpoint] = ConnectionRefusedError(errno.ECONNREFUSED, "port unreachable")
             self.news.append(endpoint)
 
     def receive(self, endpoint, most):
@@ -292,7 +292,7 @@ class FakeUdp:
         return news
 
     def error(self, endpoint):
-        return self.errors.pop(endpoint, 0)
+        return self.errors.pop(endpoint, None)
 
     def close(self, endpoint):
         del self.bound[endpoint], self.waiting[endpoint]
