@@ -43,3 +43,4 @@ cdef class TxBurst:
     cdef TxFrame frames[BURST]
     cdef readonly int count
     cdef readonly int capacity      # at most BURST; fewer when the device has less room
+    cdef list _keep                 # bytes objects behind parts given to `append`

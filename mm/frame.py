@@ -42,6 +42,19 @@ class RxBurst:
     def __len__(self):
         return self.count
 
+    def frames_bytes(self) -> list:
+        """A copy of each frame as bytes, super-segments whole."""
+        return [PyBytes_FromStringAndSize(cython.cast(cython.pointer[cython.char], self.frames[i].data),
+                                          self.frames[i].length) for i in range(self.count)]
+
+    def segment_sizes(self) -> list:
+        """The segment size of each frame; 0 for an ordinary one."""
+        return [self.frames[i].segment_size for i in range(self.count)]
+
+    def flags(self) -> list:
+        """The flags of each frame: `Feature.RX_CHECKSUM` or 0."""
+        return [self.frames[i].flags for i in range(self.count)]
+
 
 @cython.final
 @cython.cclass
@@ -51,6 +64,37 @@ class TxBurst:
     def __cinit__(self, capacity: cython.int = BURST):
         self.count = 0
         self.capacity = min(capacity, BURST)
+        self._keep = []
+
+    def append(self, head: bytes, part0: bytes = b"", part1: bytes = b"", *, segment_size: cython.int = 0,
+               checksum_start: cython.int = 0, checksum_offset: cython.int = 0, l3_offset: cython.int = 14,
+               family: cython.int = 0) -> bool:
+        """Add a frame made of up to three bytes objects; False when the burst is full.
+
+        For tests and replay: the stack fills the C array itself. Raises ValueError for a head above `HEAD_ROOM` octets.
+        """
+        if len(head) > HEAD_ROOM:
+            raise ValueError(f"a head of {len(head)} octets; at most {HEAD_ROOM} fit")
+        if self.count >= self.capacity:
+            return False
+        if self.count == 0:
+            self._keep.clear()
+        self._keep.append((part0, part1))
+        f: cython.pointer[TxFrame] = cython.address(self.frames[self.count])
+        memcpy(f.head, PyBytes_AS_STRING(head), len(head))
+        f.head_length = len(head)
+        f.part[0] = cython.cast(cython.pointer[uint8_t], PyBytes_AS_STRING(part0))
+        f.part[1] = cython.cast(cython.pointer[uint8_t], PyBytes_AS_STRING(part1))
+        f.part_length[0] = len(part0)
+        f.part_length[1] = len(part1)
+        f.length = len(head) + len(part0) + len(part1)
+        f.segment_size = segment_size
+        f.checksum_start = checksum_start
+        f.checksum_offset = checksum_offset
+        f.l3_offset = l3_offset
+        f.family = family
+        self.count += 1
+        return True
 
     def limit(self, capacity: cython.int) -> None:
         """Set how many frames the device has room for, 0 to `BURST`."""
@@ -73,7 +117,6 @@ class TxBurst:
 
     def segment_sizes(self) -> list:
         """The segment size of each frame; 0 for an ordinary one."""
-        i: cython.int
         return [self.frames[i].segment_size for i in range(self.count)]
 
 

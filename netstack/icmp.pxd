@@ -1,5 +1,5 @@
 # ICMP (RFC 792, 1122, 1812) and ICMPv6 (RFC 4443): echo, errors out, errors in.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t
 from netstack.ip cimport IpView
 from netstack.net cimport Net
 from netstack.wire.address cimport Addr
@@ -26,11 +26,36 @@ cpdef enum IcmpKind:
     TIME_EXCEEDED
     PARAMETER_PROBLEM
 
+cpdef enum:
+    ECHO_ROWS = 256             # answers kept until Python takes them; the oldest goes first
+    ECHO_IDENTIFIERS = 64       # of the requests sent last: answers to others are not ours
+    QUOTE_IPV4 = 548            # octets of the packet an error quotes: 576 in all (RFC 1812 4.3.2.3) ...
+    QUOTE_IPV6 = 1232           # ... and 1280 in all (RFC 4443 2.4 (c)), less our IP and ICMP header
+
+# What came back for an echo request of ours: the reply, or an error about it.
+cdef struct EchoRow:
+    Addr source                 # who sent it
+    int64_t received_at
+    uint32_t octets             # of the ICMP message; 0 for an error
+    uint16_t identifier
+    uint16_t sequence
+    uint8_t hop_limit           # as it arrived
+    int16_t error               # IcmpKind, -1: a reply
+
+# Made by the first request (Net.echoes), so that a stack that never pings does not pay for it.
+cdef struct Echoes:
+    EchoRow rows[ECHO_ROWS]
+    uint32_t first              # index of the oldest row
+    uint32_t count
+    uint16_t identifiers[ECHO_IDENTIFIERS]
+    uint32_t identifiers_used
+    uint32_t identifiers_next
+
 # A whole ICMP or ICMPv6 message but NDP. Returns a Verdict; when it is an error message about a packet of ours, `error` is
 # filled and error.protocol != 0, for the caller to hand to TCP or UDP.
 cdef int icmp_input(Net *net, const IpView *view, IcmpError *error) noexcept nogil
 # Answer a packet with an error, if RFC 1122 3.2.2 / RFC 4443 2.4(e) and the rate limit allow: quotes as much of it as they say.
-# kind: IcmpKind; pointer: for PARAMETER_PROBLEM the offending octet. True: sent.
+# kind: IcmpKind; pointer: for PARAMETER_PROBLEM the offending octet, for UNREACHABLE_TOO_BIG the MTU. True: sent.
 cdef bint icmp_send_error(Net *net, const IpView *view, int kind, uint32_t pointer) noexcept nogil
 # An echo request of ours with `identifier`, `sequence` and n payload octets (i & 0xFF). Returns 0 or the Verdict it was dropped for.
 cdef int icmp_send_echo(Net *net, const Addr *destination, uint16_t identifier, uint16_t sequence, uint32_t n, uint8_t hop_limit) noexcept nogil

@@ -13,6 +13,12 @@ cpdef enum NeighborState:
     NEIGHBOR_FAILED             # unanswered; kept a while so that senders fail fast
     NEIGHBOR_PERMANENT          # put there by an operator
 
+cpdef enum:
+    NEIGHBOR_SOLICITATIONS = 3  # RFC 4861 10 MAX_MULTICAST_SOLICIT, MAX_UNICAST_SOLICIT
+    NEIGHBOR_WAITING = 16       # packets that wait for one neighbor
+    DAD_PROBES = 1              # RFC 4862 5.1 DupAddrDetectTransmits
+    ARP_ANNOUNCEMENTS = 2       # RFC 5227 1.1 ANNOUNCE_NUM
+
 cdef struct Neighbor:
     Addr address
     uint8_t mac[6]
@@ -25,6 +31,20 @@ cdef struct Neighbor:
     PacketQueue waiting         # packets for an INCOMPLETE neighbor, whole frames without the MAC
     int32_t next                # hash chain
 
+cdef struct NeighborTable:
+    Neighbor *entries
+    int32_t *buckets
+    uint32_t mask               # buckets - 1
+    uint32_t limit
+    uint32_t top                # entries from here on were never used
+    uint32_t count
+    uint32_t unresolved         # INCOMPLETE or FAILED ones: at most half, so that a scan cannot push out who is there (RFC 6583 7.1)
+    int32_t free                # chain of released entries
+    int64_t wake_at             # nothing is due before it
+    int64_t reachable_ns        # ReachableTime, drawn anew at reachable_until
+    int64_t reachable_until
+    int64_t defended_at         # when we last contradicted a claim on an address of ours (RFC 5227 2.4)
+
 cdef int neighbors_create(Net *net, uint32_t limit) except -1
 cdef void neighbors_destroy(Net *net) noexcept nogil
 # The entry for an on-link address, made INCOMPLETE if there is none (no solicitation yet). -1: the table is full of entries in use.
@@ -35,7 +55,8 @@ cdef Neighbor *neighbor_at(const Net *net, int32_t index) noexcept nogil
 cdef bint neighbor_use(Net *net, Neighbor *n) noexcept nogil
 # Queue a whole frame (Ethernet header with the source MAC and type filled in, destination MAC blank) until the address
 # is known, and solicit if that has not begun. Takes the packet over in any case; drops end in net.unsent.
-cdef void neighbor_hold(Net *net, Neighbor *n, Packet *p) noexcept nogil
+# Returns 0 or the Verdict this packet was dropped for: NEIGHBOR_FAILED while the neighbor is known not to answer.
+cdef int neighbor_hold(Net *net, Neighbor *n, Packet *p) noexcept nogil
 # Upper-layer reachability confirmation (RFC 4861 7.3.1): TCP made forward progress.
 cdef void neighbor_confirm(Net *net, int32_t index) noexcept nogil
 # Received frames. frame: the Ethernet header; length: of the frame. Both return a Verdict.

@@ -9,6 +9,10 @@ cpdef enum:
     MAX_INTERFACES = 32
     MAX_ADDRESSES = 32          # of one interface
     LOOPBACK = 0                # the index of the interface every stack has
+    ADDRESS_BUCKETS = 2048      # of Net.address_index: a power of two, twice what 32 interfaces of 32 addresses need
+    OUTPUT_LIMIT = 1024         # packets that wait for one device at most
+    IPV4_MIN_MTU = 68           # RFC 791 3.2
+    IPV6_MIN_MTU = 1280         # RFC 8200 5
 
 cpdef enum AddressState:
     ADDRESS_FREE = 0
@@ -67,9 +71,14 @@ cdef struct Net:
     uint32_t generation         # changes whenever a cached Path may be wrong: routes, addresses, links, neighbors gone
     void *routes                # netstack.route.RouteTable
     void *neighbors             # netstack.neighbor.NeighborTable
+    void *echoes                # netstack.icmp.Echoes: one block, freed with the NetState
+    void (*routes_free)(Net *) noexcept nogil       # set by those who allocated them; called when the NetState goes
+    void (*neighbors_free)(Net *) noexcept nogil
+    uint16_t address_index[ADDRESS_BUCKETS]         # hash of an own address -> interface * MAX_ADDRESSES + slot + 1; 0: none
     uint16_t ip_id
     uint64_t counters[COUNTERS]
     uint64_t unsent[VERDICTS]   # frames of ours that could not be sent, by verdict
+    uint64_t ended_elsewhere[VERDICTS]  # received by interfaces that are gone, so that the sums never fall
     # token bucket for ICMP errors and another for challenge ACKs (RFC 1812 4.3.2.8, RFC 5961 7)
     int64_t icmp_tokens_at
     uint32_t icmp_tokens
@@ -81,6 +90,7 @@ cdef struct Net:
 cdef class NetState:
     # Owns a Net; Stack, Tcp and Udp share it.
     cdef Net *net
+    # Python face in net.py: interfaces and addresses, added, removed and listed; verdicts, counters
 
 cdef uint64_t siphash(const Key *key, uint64_t m0, uint64_t m1, uint64_t m2, uint64_t m3, uint64_t m4) noexcept nogil
 cdef uint64_t random64(Net *net) noexcept nogil                 # unpredictable: SipHash of a counter under the key
@@ -92,7 +102,29 @@ cdef bint queue_push(PacketQueue *q, Packet *p) noexcept nogil  # False: full, p
 cdef Packet *queue_pop(PacketQueue *q) noexcept nogil           # NULL: empty
 cdef void queue_clear(PacketQueue *q) noexcept nogil
 
-# Any interface's address that equals `a`, whatever its state; NULL: not ours.
+# End a packet of ours: counts net.unsent[verdict], frees it, returns the verdict.
+cdef int packet_unsent(Net *net, Packet *p, int verdict) noexcept nogil
+# Push a complete frame on an interface's output; takes it over. Returns 0, INTERFACE_DOWN or INTERFACE_QUEUE_FULL.
+cdef int interface_send(Net *net, uint32_t interface, Packet *p) noexcept nogil
+
+# Any interface's address that equals `a`, whatever its state; NULL: not ours. Of several the preferred one. Constant time.
 cdef InterfaceAddress *own_address(Net *net, const Addr *a) noexcept nogil
 # Ours and usable (preferred), or loopback.
 cdef bint is_local(Net *net, const Addr *a) noexcept nogil
+# This interface's address that equals `a`, whatever its state; NULL: not its own. Link-local ones may be on several interfaces.
+cdef InterfaceAddress *interface_address(Interface *interface, const Addr *a) noexcept nogil
+# The directed broadcast address of one of the interface's IPv4 prefixes (RFC 1122 3.2.1.3; RFC 3021: none for /31 and /32).
+cdef bint is_subnet_broadcast(const Interface *interface, const Addr *a) noexcept nogil
+# Every change of routes, addresses or links ends with this: cached paths are wrong now.
+cdef inline void forget_paths(Net *net) noexcept nogil:
+    net.generation += 1
+    if net.generation == 0:     # 0 marks a Path that was never resolved
+        net.generation = 1
+
+cdef inline void count(Net *net, int counter, uint64_t n) noexcept nogil:
+    """Add to a counter of counters.pxd."""
+    net.counters[counter] += n
+
+cdef inline void count_unsent(Net *net, int verdict) noexcept nogil:
+    """A frame of ours ends here."""
+    net.unsent[verdict] += 1

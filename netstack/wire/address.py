@@ -11,7 +11,7 @@ _V4_PREFIX = b"\0" * 10 + b"\xff\xff"
 
 
 @cython.cfunc
-@cython.exceptval(-1)
+@cython.exceptval(-1, check=False)
 def address_from(text: object, to: cython.pointer[Addr]) -> cython.int:
     """Parse an address into `to`. Raises ValueError for what is no IP address."""
     parsed = text if hasattr(text, "packed") else ipaddress.ip_address(text)

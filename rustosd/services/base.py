@@ -176,6 +176,9 @@ class Service:
         )
 
     async def listen_datagrams(self, network: Network, host: str, protocol_factory: Any) -> None:
+        """Opens a UDP endpoint on one host; where :: is served too, that one takes the datagrams of both families."""
+        if host == "0.0.0.0" and "::" in self.hosts:
+            return
         transport, _ = await network.create_datagram_endpoint(protocol_factory, local_addr=(host, self.port))
         self._endpoints.append(transport)
 

@@ -1,0 +1,16 @@
+# The Python face of TCP: what sockets are made of.
+from libc.stdint cimport uint32_t
+from netstack.net cimport NetState
+from netstack.tcp.tcb cimport Listener, Tcb, TcpTable
+from netstack.wire.address cimport Addr
+
+cdef class Tcp:
+    cdef NetState state
+    cdef TcpTable table
+    cdef Tcb *_at(self, object handle)
+    cdef Listener *_listener(self, object handle)
+    cdef _start_listener(self, Listener *x, int index, Addr *local, int port, int backlog, bint any_family)
+    cdef _resolve(self, Tcb *c, str host, Addr *bound)
+    cdef _choose_port(self, Tcb *c, int source_port)
+    cdef _consumed(self, Tcb *c, uint32_t n)
+    cdef _let_go(self, Tcb *c)

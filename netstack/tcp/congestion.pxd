@@ -1,0 +1,11 @@
+# Congestion control and loss recovery of the sender (RFC 5681, 6582, 6675).
+from libc.stdint cimport uint32_t
+from netstack.tcp.tcb cimport Tcb, TcpTable
+from netstack.wire.tcp cimport Range
+
+cdef void congestion_open(Tcb *c) noexcept nogil                    # initial window; c.mss is known
+cdef void congestion_acked(TcpTable *t, Tcb *c, uint32_t octets) noexcept nogil    # snd_una moved by so much
+cdef void congestion_duplicate(TcpTable *t, Tcb *c) noexcept nogil
+cdef void congestion_timeout(TcpTable *t, Tcb *c) noexcept nogil
+cdef uint32_t pipe(const Tcb *c) noexcept nogil                     # octets in the network (RFC 6675 4)
+cdef bint first_lost_hole(const Tcb *c, Range *hole) noexcept nogil # the first lost octets not yet sent again

@@ -1,0 +1,181 @@
+"""What was taken from the host, written down before it is taken, so that after a kill the next daemon gives it back.
+
+One JSON object a line: `{"id": 1, "taken": {...}}` before the act, `{"id": 1, "given_back": true}` after it was undone.
+What was taken and not given back is pending.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+DEFAULT_PATH = Path("/run/rustosd/journal.jsonl")
+"""/run is emptied by a reboot, and a reboot gives everything back."""
+
+log = structlog.get_logger()
+
+
+class Taken(msgspec.Struct, tag_field="kind", frozen=True):
+    """Something of the host's that the daemon uses or made. Its subclasses say what, and enough to undo it."""
+
+
+class TapMade(Taken, tag="tap", frozen=True):
+    """A network interface made on the host, which normally disappears with the process."""
+
+    name: str
+
+
+Entry = TapMade
+"""The union of all kinds: what a journal line may hold."""
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+    id: int
+    taken: Entry | None = None
+    given_back: bool = False
+
+
+class JournalError(Exception):
+    """The journal cannot be used; the message says why and what to do."""
+
+
+class Journal:
+    """The journal file, held by one process at a time. A context manager.
+
+    Every method that writes has the line on disk when it returns. A line is appended; when nothing is pending, or on
+    opening, the file is replaced as a whole by a rename, so that it never grows without end and is never half new.
+    """
+
+    def __init__(self, path: Path = DEFAULT_PATH) -> None:
+        """Open or make the journal. Raises JournalError when another process holds it or it cannot be read."""
+        self.path = path
+        self._lock = _locked(path)
+        try:
+            self._pending = _pending_of(path)
+            self._next_id = max(self._pending, default=0) + 1
+            self._fd = self._replaced()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @property
+    def pending(self) -> dict[int, Entry]:
+        """What was taken and not given back, by id, oldest first."""
+        return dict(self._pending)
+
+    def take(self, entry: Entry) -> int:
+        """Write down that `entry` is about to be taken; call before doing it. The id is for `give_back`."""
+        number = self._next_id
+        self._append(_Line(number, taken=entry))
+        self._next_id += 1
+        self._pending[number] = entry
+        return number
+
+    def given_back(self, number: int) -> None:
+        """Write down that the host has it again; call after undoing it. Raises KeyError for an id not pending."""
+        if number not in self._pending:
+            raise KeyError(number)
+        self._append(_Line(number, given_back=True))
+        del self._pending[number]
+        if not self._pending:
+            os.close(self._fd)
+            self._fd = self._replaced()
+
+    def give_back_all(self, undo: Callable[[Entry], None]) -> list[tuple[Entry, Exception]]:
+        """Undo all that is pending, the last taken first; what failed stays pending and is returned with its reason.
+
+        After a crash nobody knows how far the act got, so `undo` must also do for what was never taken.
+        """
+        failed = []
+        for number, entry in reversed(self.pending.items()):
+            try:
+                undo(entry)
+            except Exception as error:
+                log.exception("give_back_failed", entry=msgspec.to_builtins(entry))
+                failed.append((entry, error))
+            else:
+                self.given_back(number)
+        return failed
+
+    def close(self) -> None:
+        """Let go of the file, which stays. May be called twice."""
+        if self._lock >= 0:
+            os.close(self._fd)
+            os.close(self._lock)
+            self._lock = -1
+
+    def _append(self, line: _Line) -> None:
+        size = os.fstat(self._fd).st_size
+        try:
+            _write_all(self._fd, msgspec.json.encode(line) + b"\n")
+            os.fsync(self._fd)
+        except BaseException:
+            os.ftruncate(self._fd, size)        # no half line in front of the next one
+            raise
+
+    def _replaced(self) -> int:
+        """Put a file with only what is pending in the journal's place; its descriptor, for appending."""
+        fresh = self.path.with_suffix(".new")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        for number, entry in self._pending.items():
+            _write_all(fd, msgspec.json.encode(_Line(number, taken=entry)) + b"\n")
+        os.fsync(fd)
+        os.replace(fresh, self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fsync(directory)
+        os.close(directory)
+        return fd
+
+
+def _locked(path: Path) -> int:
+    """The lock is a file of its own, since the journal is replaced; the kernel drops it however its holder ends."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise JournalError(f"cannot open the journal {path}: {error.strerror}; run as root, or choose another path"
+                           ) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise JournalError(f"another rustosd (process {holder}) holds the journal {path}: stop it first, "
+                           "or give this one another path") from None
+    os.truncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def _pending_of(path: Path) -> dict[int, Entry]:
+    """What the file says is pending. A last line without its end was never acted upon: its writer died over it."""
+    try:
+        octets = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    pending: dict[int, Entry] = {}
+    for number, text in enumerate(octets.split(b"\n")[:-1], 1):
+        try:
+            line = msgspec.json.decode(text, type=_Line)
+        except msgspec.MsgspecError as error:
+            raise JournalError(f"{path}, line {number}: {error}. It says what a former rustosd took from this host: "
+                               "give that back by hand, then delete the file") from None
+        if line.taken is not None:
+            pending[line.id] = line.taken
+        elif line.given_back:
+            pending.pop(line.id, None)
+    return pending
+
+
+def _write_all(fd: int, octets: bytes) -> None:
+    while octets:
+        octets = octets[os.write(fd, octets):]

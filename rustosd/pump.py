@@ -1,0 +1,328 @@
+"""The pump: moves frames between NICs and the stack on the event loop, in the style of Linux's NAPI.
+
+One breath: read the clock, take a burst from every NIC, let the stack work, tell the applications, send what the stack
+has to say. While there is work breath follows breath, up to a budget; then the loop's other callbacks get their share.
+When work ends, the pump keeps looking for some microseconds, since the answer to what was just sent is often that near,
+and then sleeps in epoll until a NIC, an application or a timer wakes it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import structlog
+
+from drivers.nic import GONE, Nic
+from mm.frame import BURST, RxBurst, TxBurst
+
+BUSY_POLL_US = 50
+BUDGET = 8
+"""Breaths in one turn: full bursts both ways keep the loop's other callbacks waiting for about a millisecond."""
+MAX_PASSES = 63
+LINK_CHECK_S = 1.0
+COMPLAINT_NS = 1_000_000_000
+_MS = 1_000_000
+
+log = structlog.get_logger()
+
+
+class PacketStack(Protocol):
+    """What the pump asks of a stack; `now` is `time.monotonic_ns`."""
+
+    def receive(self, index: int, now: int, burst: RxBurst) -> None:
+        """Take in frames that came by interface `index`."""
+
+    def advance(self, now: int) -> None:
+        """Do everything that is due."""
+
+    def wake_at(self) -> int | None:
+        """When `advance` has something to do next; None: nothing waits for time to pass."""
+
+    def transmit(self, index: int, now: int, burst: TxBurst) -> int:
+        """Fill the burst with frames for interface `index`; how many."""
+
+    def loop(self, now: int) -> int:
+        """Carry a burst over the loopback interface; how many frames."""
+
+    def set_link(self, index: int, up: bool) -> None:
+        """Whether frames can pass on interface `index`."""
+
+
+@dataclass(slots=True)
+class _Port:
+    index: int
+    nic: Nic
+    fd: int
+    link_up: bool
+    full: bool = False          # the device had no room: flush again when it wakes us
+
+
+@dataclass(slots=True)
+class _Counts:
+    wakeups: int = 0            # callbacks by readable NICs
+    kicks: int = 0              # turns asked for by applications
+    timers: int = 0             # turns because time has passed
+    yields: int = 0             # budgets used up
+    busy_polls: int = 0         # looks that found nothing, before sleep
+    rx_bursts: int = 0
+    rx_frames: int = 0
+    tx_bursts: int = 0
+    tx_frames: int = 0
+    tx_refused: int = 0
+    errors: int = 0             # exceptions out of callbacks
+
+
+class Pump:
+    """Runs a stack and its NICs on a loop, in the loop's thread; what callbacks raise is logged and stops nothing."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, stack: PacketStack, on_events: Callable[[], None], *,
+                 busy_poll_us: int = BUSY_POLL_US) -> None:
+        """`on_events` hands to applications what the stack reports. It is called each time the stack has worked."""
+        self._loop = loop
+        self._stack = stack
+        self._on_events = on_events
+        self._busy_poll_ns = busy_poll_us * 1000
+        self._ports: tuple[_Port, ...] = ()
+        self._rx = RxBurst()
+        self._tx = TxBurst()
+        self._counts = _Counts()
+        self._closed = False
+        self._running = False               # what applications write now is flushed before the turn ends
+        self._scheduled = False             # a turn waits in the loop's queue
+        self._dirty = False                 # the stack may have events or frames for us
+        self._poll_until = 0                # not 0: looking for frames instead of sleeping
+        self._misses = 0                    # how many chances to poll the last vain polls have cost ...
+        self._pass = 0                      # ... and how many of them are left to pass
+        self._wake = 0                      # when `_timer` fires
+        self._timer: asyncio.TimerHandle | None = None
+        self._link_timer: asyncio.TimerHandle | None = None
+        self._silent_until: dict[str, int] = {}
+
+    def attach(self, nic: Nic, index: int) -> None:
+        """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`."""
+        if any(port.index == index for port in self._ports):
+            raise ValueError(f"interface {index} has a NIC already")
+        port = _Port(index, nic, nic.fileno(), nic.link_up)
+        self._stack.set_link(index, port.link_up)
+        self._loop.add_reader(port.fd, self._on_readable)
+        self._ports += (port,)
+        if self._link_timer is None:
+            self._link_timer = self._loop.call_later(LINK_CHECK_S, self._on_link_timer)
+        self.kick()
+
+    def detach(self, index: int) -> None:
+        """Stop serving interface `index`, whose link goes down. Does nothing when it has no NIC."""
+        for port in self._ports:
+            if port.index == index:
+                self._loop.remove_reader(port.fd)
+                self._ports = tuple(other for other in self._ports if other is not port)
+                self._stack.set_link(index, False)
+
+    def close(self) -> None:
+        """Send what the stack has ready, detach every NIC and let go of the loop. May be called twice."""
+        if self._closed:
+            return
+        for _ in range(BUDGET):
+            if not self._flush(time.monotonic_ns()):
+                break
+        self._closed = True
+        for port in self._ports:
+            self.detach(port.index)
+        for timer in (self._timer, self._link_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._link_timer = None
+
+    def kick(self) -> None:
+        """An application has changed something: see to it soon, once however often this is called."""
+        self._dirty = True
+        if not (self._scheduled or self._running or self._closed):
+            self._counts.kicks += 1
+            self._schedule()
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the pump was made."""
+        return asdict(self._counts)
+
+    # Called by the loop.
+
+    def _on_readable(self) -> None:
+        if not self._scheduled:         # else a turn comes anyway, and two in one loop iteration would be unfair
+            self._counts.wakeups += 1
+            self._turn()
+
+    def _on_scheduled(self) -> None:
+        self._scheduled = False
+        self._turn()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._counts.timers += 1
+        self._turn()
+
+    def _on_link_timer(self) -> None:
+        """Links change seldom and asking may cost a system call, so once a second is right."""
+        self._link_timer = self._loop.call_later(LINK_CHECK_S, self._on_link_timer)
+        for port in self._ports:
+            up = port.nic.link_up
+            if up != port.link_up:
+                port.link_up = up
+                self._stack.set_link(port.index, up)
+                log.info("link_up" if up else "link_down", nic=port.nic.name)
+                self.kick()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._on_scheduled)
+
+    # One turn.
+
+    def _turn(self) -> None:
+        """Breathe while there is work, within the budget; then give way, or keep looking for a moment, or sleep."""
+        if self._running or self._closed:
+            return
+        self._running = True
+        rx_before = self._counts.rx_frames
+        breaths = 0
+        while breaths < BUDGET and self._breathe():
+            breaths += 1
+        self._running = False
+        if self._closed:
+            return
+        now = time.monotonic_ns()
+        self._arm(now)
+        if breaths == BUDGET:
+            self._counts.yields += 1
+            self._schedule()
+        elif breaths or self._poll_until:
+            self._poll_on(now, bool(breaths), self._counts.rx_frames != rx_before)
+
+    def _poll_on(self, now: int, worked: bool, received: bool) -> None:
+        """After work, keep looking for a while instead of sleeping; as long as that pays.
+
+        A wake-up costs tens of microseconds, mostly the processor's, and an answer may be nearer than that. But frames
+        that come at longer intervals make polling a waste, and worse: it moves us away from the processor that sends.
+        So each vain poll doubles the number of chances that are let pass before the next, and a frame found forgets it.
+        """
+        if received and self._poll_until:
+            self._misses = self._pass = 0
+        elif self._poll_until and not worked:
+            self._counts.busy_polls += 1
+            if now < self._poll_until:
+                self._schedule()
+                return
+            self._misses = min(2 * self._misses + 1, MAX_PASSES)
+            self._pass = self._misses
+        self._poll_until = 0
+        if worked and self._pass:
+            self._pass -= 1
+        elif worked and self._busy_poll_ns:
+            self._poll_until = now + self._busy_poll_ns
+            self._schedule()
+
+    def _breathe(self) -> bool:
+        """One burst in from every NIC, one out to each; whether there was anything to do."""
+        now = time.monotonic_ns()
+        worked = self._timer_due(now)
+        for port in self._ports:
+            worked |= self._receive(port, now)
+            self._dirty |= port.full
+        worked |= self._loop_back(now)
+        if worked or self._dirty:
+            self._deliver()
+            self._dirty = False         # all that was written up to here leaves with this flush
+            worked |= self._flush(now)
+        return worked
+
+    def _timer_due(self, now: int) -> bool:
+        """Let the stack act on time when the armed deadline has come, whoever woke us."""
+        if self._wake == 0 or now < self._wake:
+            return False
+        self._wake = 0
+        try:
+            self._stack.advance(now)
+        except Exception:
+            self._complain("advance")
+        return True
+
+    def _receive(self, port: _Port, now: int) -> bool:
+        try:
+            count = port.nic.receive(self._rx)
+            if count > 0:
+                self._counts.rx_bursts += 1
+                self._counts.rx_frames += count
+                self._stack.receive(port.index, now, self._rx)
+                return True
+            if count == GONE:
+                log.error("nic_gone", nic=port.nic.name)
+                self.detach(port.index)
+                return True
+        except Exception:
+            self._complain("receive")
+        return False
+
+    def _loop_back(self, now: int) -> bool:
+        """What the host sends to itself needs no NIC."""
+        try:
+            return self._stack.loop(now) > 0
+        except Exception:
+            self._complain("loop")
+        return False
+
+    def _deliver(self) -> None:
+        try:
+            self._on_events()
+        except Exception:
+            self._complain("on_events")
+
+    def _flush(self, now: int) -> bool:
+        """Send up to a burst on every interface; whether any frame left. Full bursts leave the pump dirty."""
+        sent = False
+        for port in self._ports:
+            room = port.nic.room()
+            port.full = room == 0
+            if port.full:
+                continue
+            try:
+                self._tx.limit(room)
+                count = self._stack.transmit(port.index, now, self._tx)
+                if count:
+                    sent = True
+                    self._counts.tx_bursts += 1
+                    self._counts.tx_frames += count
+                    self._dirty |= count >= min(room, BURST)
+                    self._counts.tx_refused += port.nic.transmit(self._tx)
+            except Exception:
+                self._tx.clear()
+                self._complain("transmit")
+        return sent
+
+    # Time.
+
+    def _arm(self, now: int) -> None:
+        """See that the loop wakes us when the stack wants it. An earlier timer serves too: it is cheaper than another.
+
+        At least 1 ms ahead, the loop's resolution; a deadline already past is put off so far, lest we spin on it.
+        """
+        try:
+            wake = self._stack.wake_at()
+        except Exception:
+            self._complain("wake_at")
+            wake = now + COMPLAINT_NS
+        if wake is None or (self._timer is not None and 0 < self._wake <= wake):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake = wake if wake > now else now + _MS
+        self._timer = self._loop.call_later(max(1, -(-(wake - now) // _MS)) / 1000, self._on_timer)
+
+    def _complain(self, what: str) -> None:
+        """Log the exception being handled, at most once a second for each `what`; count it always."""
+        self._counts.errors += 1
+        now = time.monotonic_ns()
+        if now >= self._silent_until.get(what, 0):
+            self._silent_until[what] = now + COMPLAINT_NS
+            log.exception("pump_callback_failed", callback=what, errors=self._counts.errors)

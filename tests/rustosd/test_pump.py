@@ -1,0 +1,439 @@
+"""The pump on uvloop: order, fairness, timers, failures. The stack is a fake; the NIC is a Tap over a socket pair."""
+
+import asyncio
+import functools
+import socket
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvloop
+from structlog.testing import capture_logs
+
+from drivers.tap import Tap
+from mm.frame import BURST, RxBurst, TxBurst
+from rustosd import pump as pump_module
+from rustosd.pump import Pump
+
+MAC = bytes.fromhex("02000000000a")
+
+
+def frame(number: int) -> bytes:
+    return bytes(14) + number.to_bytes(4, "big") + bytes(42)
+
+
+class FakeStack:
+    """Answers each frame by itself when told to, and writes down what the pump asks of it."""
+
+    def __init__(self, echo: bool = False) -> None:
+        self.echo = echo
+        self.received: list[bytes] = []
+        self.ready: dict[int, list[bytes]] = {}
+        self.calls: list[str] = []
+        self.links: list[tuple[int, bool]] = []
+        self.deadline: int | None = None
+        self.advanced: list[int] = []
+
+    def receive(self, index: int, now: int, burst: RxBurst) -> None:
+        self.calls.append("receive")
+        frames = burst.frames_bytes()
+        self.received += frames
+        if self.echo:
+            self.ready.setdefault(index, []).extend(frames)
+
+    def advance(self, now: int) -> None:
+        self.calls.append("advance")
+        self.advanced.append(now)
+        self.deadline = None
+
+    def wake_at(self) -> int | None:
+        return self.deadline
+
+    def transmit(self, index: int, now: int, burst: TxBurst) -> int:
+        self.calls.append("transmit")
+        ready = self.ready.get(index, [])
+        while ready and burst.append(ready[0][:14], ready[0][14:]):
+            ready.pop(0)
+        return len(burst)
+
+    def loop(self, now: int) -> int:
+        return 0
+
+    def set_link(self, index: int, up: bool) -> None:
+        self.links.append((index, up))
+
+
+class House:
+    """A pump with its fake stack, and the far end of NIC 1."""
+
+    def __init__(self, **options) -> None:
+        self.stack = FakeStack(echo=options.pop("echo", False))
+        self.on_events: Callable[[], None] = lambda: None
+        self.pump = Pump(asyncio.get_running_loop(), self.stack, self._deliver, **options)
+        self.nic, self.far = self.wire()
+        self.pump.attach(self.nic, 1)
+
+    def wire(self) -> tuple[Tap, socket.socket]:
+        ours, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in ours, far:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+        far.setblocking(False)
+        return Tap(ours.detach(), "wire", MAC, offload=False), far
+
+    def _deliver(self) -> None:
+        self.stack.calls.append("events")
+        self.on_events()
+
+    async def arrive(self, count: int, far: socket.socket | None = None) -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        return [await asyncio.wait_for(loop.sock_recv(far or self.far, 2048), 5) for _ in range(count)]
+
+    async def settle(self) -> None:
+        """Until the pump sleeps."""
+        await asyncio.sleep(0.01)
+        self.stack.calls.clear()
+
+
+def pumped(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run an async test on uvloop; a hang fails it."""
+
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        uvloop.run(asyncio.wait_for(test(*args, **kwargs), 20))
+
+    return run
+
+
+@pumped
+async def test_frames_come_in_and_answers_go_out_in_one_breath():
+    house = House(echo=True)
+    await house.settle()
+    for number in range(3):
+        house.far.send(frame(number))
+    assert await house.arrive(3) == [frame(number) for number in range(3)]
+    assert house.stack.calls[:3] == ["receive", "events", "transmit"]
+    statistics = house.pump.statistics()
+    assert (statistics["rx_frames"], statistics["tx_frames"], statistics["tx_refused"]) == (3, 3, 0)
+
+
+@pumped
+async def test_more_than_a_turn_can_hold_arrives_whole_and_in_order():
+    house = House()
+    count = 10 * BURST * pump_module.BUDGET // 4
+    house.stack.ready[1] = [frame(number) for number in range(count)]
+    house.pump.kick()
+    assert await house.arrive(count) == [frame(number) for number in range(count)]
+
+
+@pumped
+async def test_each_interface_gets_its_own_frames():
+    house = House(echo=True)
+    nic, far = house.wire()
+    house.pump.attach(nic, 2)
+    house.far.send(frame(1))
+    far.send(frame(2))
+    assert await house.arrive(1) == [frame(1)]
+    assert await house.arrive(1, far) == [frame(2)]
+    with pytest.raises(ValueError, match="interface 2 has a NIC"):
+        house.pump.attach(nic, 2)
+
+
+# Applications.
+
+@pumped
+async def test_kicks_are_coalesced():
+    house = House(busy_poll_us=0)
+    await house.settle()
+    for _ in range(100):
+        house.pump.kick()
+    assert house.stack.calls == [], "nothing happens inside the caller"
+    await asyncio.sleep(0.01)
+    assert house.pump.statistics()["kicks"] == 2, "one for attach, one for all of ours"
+    assert house.stack.calls == ["events", "transmit"]
+
+
+@pumped
+async def test_what_an_event_handler_writes_leaves_in_the_same_breath():
+    house = House(busy_poll_us=0)
+    await house.settle()
+
+    def on_events() -> None:
+        house.stack.ready[1] = [frame(7)]
+        house.pump.kick()
+        house.on_events = lambda: None
+
+    house.on_events = on_events
+    house.far.send(frame(1))
+    assert await house.arrive(1) == [frame(7)]
+    assert house.stack.calls == ["receive", "events", "transmit"]
+
+
+@pumped
+async def test_handler_may_detach_and_close():
+    house = House()
+    house.on_events = lambda: house.pump.detach(1)
+    house.far.send(frame(1))
+    await asyncio.sleep(0.01)
+    assert house.stack.links == [(1, True), (1, False)]
+    house.pump.attach(house.nic, 1)
+    house.on_events = house.pump.close
+    house.far.send(frame(2))
+    await asyncio.sleep(0.01)
+    assert house.stack.links[2:] == [(1, True), (1, False)]
+
+
+@pumped
+async def test_other_callbacks_get_their_turn_under_flood():
+    house = House()
+    refill = 0
+
+    def refilled(index: int, now: int, burst: RxBurst) -> None:
+        nonlocal refill
+        refill += 1
+        for number in range(len(burst)):
+            house.far.send(frame(number))
+
+    house.stack.receive = refilled
+    for number in range(BURST):
+        house.far.send(frame(number))
+    turns = 0
+    while refill < 100:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 100 // pump_module.BUDGET - 1
+    assert house.pump.statistics()["yields"] >= 100 // pump_module.BUDGET - 1
+
+
+# Time.
+
+@pumped
+async def test_stack_is_woken_when_it_wants():
+    house = House(busy_poll_us=0)
+    await house.settle()
+    due = house.stack.deadline = time.monotonic_ns() + 30_000_000
+    house.pump.kick()
+    await asyncio.sleep(0.02)
+    assert house.stack.advanced == []
+    await asyncio.sleep(0.03)
+    assert len(house.stack.advanced) == 1 and house.stack.advanced[0] >= due
+    assert house.stack.calls[-3:] == ["advance", "events", "transmit"]
+
+
+@pumped
+async def test_earlier_deadline_replaces_the_timer_and_later_one_does_not():
+    house = House(busy_poll_us=0)
+    far_off = time.monotonic_ns() + 3_600_000_000_000
+    house.stack.deadline = far_off
+    await house.settle()
+    due = house.stack.deadline = time.monotonic_ns() + 5_000_000
+    house.pump.kick()
+    await asyncio.sleep(0)
+    house.stack.deadline = due + 10_000_000
+    house.pump.kick()
+    await asyncio.sleep(0.05)
+    assert len(house.stack.advanced) >= 1
+    assert house.pump.statistics()["timers"] <= 3
+
+
+@pumped
+async def test_deadline_that_stays_in_the_past_does_not_spin():
+    house = House()
+    house.stack.wake_at = lambda: 1
+    house.pump.kick()
+    await asyncio.sleep(0.1)
+    assert 2 <= len(house.stack.advanced) <= 110
+
+
+@pumped
+async def test_due_work_is_not_left_to_a_late_timer():
+    """Sub-millisecond deadlines are met by whatever turn comes first."""
+    house = House(busy_poll_us=10_000)
+    await house.settle()
+    start = house.stack.deadline = time.monotonic_ns() + 200_000
+    house.far.send(frame(1))
+    while not house.stack.advanced:
+        await asyncio.sleep(0)
+    assert house.pump.statistics()["timers"] == 0
+    assert house.stack.advanced[0] >= start
+
+
+@pumped
+async def test_busy_polling_ends_in_sleep():
+    house = House(busy_poll_us=2000)
+    house.far.send(frame(1))
+    await asyncio.sleep(0.02)
+    polls = house.pump.statistics()["busy_polls"]
+    assert polls > 10
+    await asyncio.sleep(0.02)
+    assert house.pump.statistics()["busy_polls"] == polls
+
+
+@pumped
+async def test_without_busy_polling_a_turn_looks_once():
+    house = House(busy_poll_us=0)
+    await house.settle()
+    before = house.pump.statistics()["busy_polls"]
+    house.far.send(frame(1))
+    await asyncio.sleep(0.02)
+    assert house.stack.received == [frame(1)]
+    assert house.pump.statistics()["busy_polls"] == before
+
+
+@pumped
+async def test_polling_goes_on_while_it_pays():
+    house = House(echo=True, busy_poll_us=1_000_000)
+    for number in range(50):
+        house.far.send(frame(number))
+        assert await house.arrive(1) == [frame(number)]
+    assert house.pump.statistics()["wakeups"] <= 2
+
+
+@pumped
+async def test_vain_polling_becomes_rare():
+    house = House(busy_poll_us=1000)
+    polled = []
+    for number in range(12):
+        before = house.pump.statistics()["busy_polls"]
+        house.far.send(frame(number))
+        await asyncio.sleep(0.01)
+        polled.append(house.pump.statistics()["busy_polls"] > before)
+    assert polled[0] and polled.count(True) <= 4
+    assert len(house.stack.received) == 12
+
+
+# Devices.
+
+@pumped
+async def test_link_changes_reach_the_stack(monkeypatch):
+    monkeypatch.setattr(pump_module, "LINK_CHECK_S", 0.01)
+
+    class Switched:
+        """A NIC whose cable can be pulled."""
+        name, link_up = "switched", True
+
+        def __init__(self, nic: Tap) -> None:
+            self.fileno, self.receive, self.transmit, self.room = nic.fileno, nic.receive, nic.transmit, nic.room
+
+    house = House()
+    house.pump.detach(1)
+    house.stack.links.clear()
+    nic = Switched(house.nic)
+    house.pump.attach(nic, 1)
+    for up in False, True:
+        nic.link_up = up
+        await asyncio.sleep(0.05)
+    assert house.stack.links == [(1, True), (1, False), (1, True)]
+
+
+@pumped
+async def test_full_device_is_served_again_when_it_has_room():
+    class Narrow:
+        """A NIC with a ring of a few descriptors."""
+        name, link_up, free = "narrow", True, 2
+
+        def __init__(self, nic: Tap) -> None:
+            self.nic, self.fileno = nic, nic.fileno
+
+        def receive(self, burst: RxBurst) -> int:
+            """Only ever interrupts because descriptors became free."""
+            self.nic.receive(burst)
+            burst.clear()
+            return 0
+
+        def room(self) -> int:
+            return self.free
+
+        def transmit(self, burst: TxBurst) -> int:
+            self.free -= len(burst)
+            assert self.free >= 0
+            return self.nic.transmit(burst)
+
+    house = House(busy_poll_us=0)
+    house.pump.detach(1)
+    nic = Narrow(house.nic)
+    house.stack.ready[1] = [frame(number) for number in range(5)]
+    house.pump.attach(nic, 1)
+    assert await house.arrive(2) == [frame(0), frame(1)]
+    await asyncio.sleep(0.01)
+    assert nic.free == 0 and len(house.stack.ready[1]) == 3
+    nic.free = 64
+    house.far.send(frame(9))        # the interrupt of the device
+    assert await house.arrive(3) == [frame(2), frame(3), frame(4)]
+
+
+@pumped
+async def test_gone_device_is_detached():
+    house = House()
+    await house.settle()
+    with capture_logs() as logs:
+        house.far.send(frame(1))
+        house.far.close()
+        await asyncio.sleep(0.02)
+    assert house.stack.received == [frame(1)]
+    assert house.stack.links == [(1, True), (1, False)]
+    assert [entry["event"] for entry in logs] == ["nic_gone"]
+    wakeups = house.pump.statistics()["wakeups"]
+    await asyncio.sleep(0.02)
+    assert house.pump.statistics()["wakeups"] == wakeups
+
+
+# Failures.
+
+@pytest.mark.parametrize("callback", ["receive", "advance", "wake_at", "transmit", "on_events"])
+@pumped
+async def test_exception_is_logged_once_and_stops_nothing(callback):
+    house = House(echo=True)
+    await house.settle()
+    owner = house if callback == "on_events" else house.stack
+    original = getattr(owner, callback)
+    failures = 0
+
+    def fail(*_args):
+        nonlocal failures
+        failures += 1
+        raise RuntimeError("boom")
+
+    setattr(owner, callback, fail)
+    with capture_logs() as logs:
+        for number in range(5):
+            house.stack.deadline = time.monotonic_ns()
+            house.far.send(frame(number))
+            await asyncio.sleep(0.005)
+    assert failures >= 2
+    assert house.pump.statistics()["errors"] == failures
+    assert [(entry["event"], entry["callback"]) for entry in logs] == [("pump_callback_failed", callback)]
+
+    setattr(owner, callback, original)
+    house.stack.ready.clear()
+    await asyncio.sleep(0.01)
+    _empty(house.far)
+    house.far.send(frame(99))
+    assert await house.arrive(1) == [frame(99)]
+
+
+def _empty(far: socket.socket) -> None:
+    try:
+        while True:
+            far.recv(2048)
+    except BlockingIOError:
+        return
+
+
+@pumped
+async def test_close_sends_what_is_ready_and_lets_go():
+    house = House()
+    await house.settle()
+    house.stack.deadline = time.monotonic_ns() + 5_000_000
+    house.pump.kick()
+    await asyncio.sleep(0)
+    house.stack.ready[1] = [frame(number) for number in range(3 * BURST)]
+    house.pump.kick()
+    house.pump.close()
+    house.pump.close()
+    assert await house.arrive(3 * BURST) == [frame(number) for number in range(3 * BURST)]
+    house.stack.calls.clear()
+    house.far.send(frame(1))
+    house.pump.kick()
+    await asyncio.sleep(0.02)
+    assert house.stack.calls == []
+    assert house.stack.links == [(1, True), (1, False)]
