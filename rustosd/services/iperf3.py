@@ -575,7 +575,7 @@ class Iperf3Service(Service):
 
     def statistics(self) -> Iterator[Sample]:
         yield from super().statistics()
-        yield Sample("rustos_iperf3_tests", "gauge", "Tests in progress.", len(self._sessions), {})
+        yield Sample("rustos_iperf3_active_tests", "gauge", "Tests in progress.", len(self._sessions), {})
         for outcome, count in self.outcomes.items():
             yield Sample(
                 "rustos_iperf3_tests_total", "counter", "Tests by how they ended.", count, {"outcome": outcome}

@@ -7,7 +7,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rustosd.services import http as http_service
@@ -372,16 +372,19 @@ PIECES = st.sampled_from(
 STREAMS = st.lists(st.one_of(PIECES, st.binary(max_size=12)), max_size=6).map(b"".join)
 
 
+@settings(deadline=None)
 @given(STREAMS, st.lists(st.integers(0, 10_000), max_size=20))
 def test_answers_do_not_depend_on_how_the_octets_are_cut(octets, cuts):
     assert feed(octets, cuts) == feed(octets, [])
 
 
+@settings(deadline=None)
 @given(STREAMS, st.lists(st.integers(0, 10_000), max_size=5), st.integers(0, 400_000))
 def test_answers_do_not_depend_on_how_fast_they_are_read(octets, cuts, room):
     assert feed(octets, cuts, room) == feed(octets, [])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**40), st.integers(0, 3000))
 def test_every_stretch_of_the_pattern(start, length):
     connection, transport = connect()
