@@ -115,6 +115,9 @@ class TcpStream(Pump, Stream, asyncio.BufferedProtocol):
     def sweep(self) -> bool:
         return False
 
+    def abort(self) -> None:
+        """Nothing: the session tells the client first, and the service ends what is left after that."""
+
     def get_buffer(self, sizehint: int) -> bytearray:
         return SINK
 
