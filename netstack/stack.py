@@ -187,7 +187,12 @@ class Stack:
         """
         self.interface(index)
         slot = self.state.add_address(index, address)
-        route_module.add_route(self.state, str(ipaddress.ip_interface(address).network), None, index)
+        try:
+            route_module.add_route(self.state, str(ipaddress.ip_interface(address).network), None, index,
+                                   kind="connected")
+        except OSError:
+            self.state.remove_address(index, address)
+            raise
         neighbor_start_address(self.state.net, index, slot)
 
     def remove_address(self, index: int, address: str) -> None:

@@ -49,9 +49,7 @@ class Attempt:
         """Reset the connection if it is one, and forget it."""
         if not self.established.cancel() and not self.established.cancelled():
             self.established.exception()        # seen, or nobody is left who wants to
-        if not self.bits & EVENT_CLOSED:
-            stack.tcp.abort(self.handle)
-        stack.release(self.handle)
+        stack.reset(self.handle)
 
     def close(self) -> None:
         """The stack closes: whoever waits gets ConnectionAbortedError."""

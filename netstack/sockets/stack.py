@@ -75,8 +75,7 @@ class AsyncStack:
     def _accept(self, handle: int, bits: int, errno: int) -> None:
         server = self.servers.get(self.tcp.listener_of(handle))
         if server is None:          # closed since
-            self.tcp.abort(handle)
-            self.release(handle)
+            self.reset(handle)
             return
         try:
             protocol = server._factory()
@@ -87,8 +86,7 @@ class AsyncStack:
         except BaseException as exc:
             self.loop.call_exception_handler(
                 {"message": "Error on transport creation for incoming connection", "exception": exc})
-            self.tcp.abort(handle)
-            self.release(handle)
+            self.reset(handle)
             return
         transport = self._adopt(handle, protocol, server)
         server._attach()
@@ -104,6 +102,12 @@ class AsyncStack:
         """The application is done with the connection; the core completes its closing handshake."""
         self.connections.pop(handle, None)
         self.tcp.release(handle)
+        self.kick()
+
+    def reset(self, handle: int) -> None:
+        """The application is done with the connection and wants the peer to see RST."""
+        self.connections.pop(handle, None)
+        self.tcp.abort(handle)
         self.kick()
 
     def transports(self) -> Iterator[StreamTransport]:

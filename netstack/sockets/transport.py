@@ -18,7 +18,7 @@ from netstack.sockets.view import SocketView
 from netstack.tcp.api import EVENT_CLOSED, EVENT_EOF, EVENT_WRITABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from netstack.sockets.server import Server
     from netstack.sockets.stack import AsyncStack
@@ -162,7 +162,10 @@ class StreamTransport(_FlowControlMixin):
         chunks = self._chunks
         write = self._stack.tcp.write
         while chunks:
-            taken = write(self._handle, chunks[0])
+            try:
+                taken = write(self._handle, chunks[0])
+            except OSError:         # it is over; CLOSED tells how
+                break
             self._unsent -= taken
             if taken < len(chunks[0]):
                 chunks[0] = memoryview(chunks[0])[taken:]
@@ -224,9 +227,8 @@ class StreamTransport(_FlowControlMixin):
                 return
             try:
                 taken = self._stack.tcp.write(self._handle, data)
-            except OSError as exc:      # over, and the news is still on its way to us
-                self._fatal_error(exc, "Fatal write error on transport")
-                return
+            except OSError:             # it is over; CLOSED, which is on its way, tells how
+                taken = 0
             if taken == size:
                 return
             self._chunks = deque()
@@ -290,11 +292,8 @@ class StreamTransport(_FlowControlMixin):
         self._force_close(exc)
 
     def _force_close(self, exc: BaseException | None) -> None:
-        if self._lost:
-            return
-        if not self._news & EVENT_CLOSED:
-            self._stack.tcp.abort(self._handle)
-        self._lose(exc)
+        if not self._lost:
+            self._lose(exc, self._stack.reset)
 
     def _fate(self) -> OSError:
         """The exception that tells how the connection ended, as Linux puts it."""
@@ -303,21 +302,22 @@ class StreamTransport(_FlowControlMixin):
             code = errors.EPIPE     # both sides were through with it
         return fate(code, f"connection with {text(*self._stack.tcp.remote(self._handle))}")
 
-    def _lose(self, exc: BaseException | None) -> None:
+    def _lose(self, exc: BaseException | None, let_go: Callable[[int], None] | None = None) -> None:
+        """Nothing is left to do: connection_lost comes in the next round of the loop."""
         self._chunks = None
         self._unsent = 0
         self._closing = True
         self._lost = 1
-        self._loop.call_soon(self._finish, exc)
+        self._loop.call_soon(self._finish, exc, let_go or self._stack.release)
 
-    def _finish(self, exc: BaseException | None) -> None:
+    def _finish(self, exc: BaseException | None, let_go: Callable[[int], None]) -> None:
         """Tell the protocol and give the connection back to the core, which completes the closing handshake."""
         try:
             self._protocol.connection_lost(exc)
         finally:
             self._extra = {"peername": self.get_extra_info("peername"), "sockname": self.get_extra_info("sockname")}
             self._protocol = None
-            self._stack.release(self._handle)
+            let_go(self._handle)
             server, self._server = self._server, None
             if server is not None:
                 server._detach()

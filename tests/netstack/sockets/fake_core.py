@@ -103,7 +103,7 @@ class FakeTcp:
         end = self._live(handle)
         assert not end.fin_queued, "written to after FIN"
         if end.over:
-            return 0
+            raise BrokenPipeError(errno.EPIPE, "over")
         assert isinstance(data, bytes) or memoryview(data).format == "B"
         taken = min(len(data), self.ring - len(end.sent))
         end.sent += data[:taken]
@@ -121,9 +121,9 @@ class FakeTcp:
 
     def abort(self, handle):
         end = self._live(handle)
-        if not end.over and end.peer is not None:
-            self.flights.append(("rst", end.peer, errno.ECONNRESET))
-        end.over = True
+        end.released = True
+        self.news.pop(handle, None)
+        self.abort_quietly(end)
 
     def release(self, handle):
         end = self._live(handle)
@@ -173,9 +173,9 @@ class FakeTcp:
                 self.ends.pop(end.handle, None)
 
     def abort_quietly(self, end):
-        end.over = True
-        if end.peer is not None:
+        if not end.over and end.peer is not None:
             self.flights.append(("rst", end.peer, errno.ECONNRESET))
+        end.over = True
         self.ends.pop(end.handle, None)
 
     def _arrive_syn(self, end, _):
@@ -194,6 +194,9 @@ class FakeTcp:
     def _arrive_data(self, end, _):
         peer = end.peer
         if end.over or peer is None:
+            return
+        if peer.over and end.sent:
+            self.die(end, errno.ECONNRESET)
             return
         if peer.released and end.sent:      # nobody reads there any more
             self.abort_quietly(peer)
@@ -280,7 +283,7 @@ class FakeUdp:
                     self.news.append(other)
                 return
         if endpoint in self.peers:
-            self.errors[endpoint] = ConnectionRefusedError(errno.ECONNREFUSED, "port unreachable")
+            self.errors[endpoint] = ConnectionRefusedError(errno.ECONNREFUSED, "port closed")
             self.news.append(endpoint)
 
     def receive(self, endpoint, most):
