@@ -164,7 +164,8 @@ class Service:
             for host in self.hosts:
                 await self.listen(network, host)
         except BaseException:
-            self._close_listeners()
+            self._close_servers()
+            self._close_endpoints()
             raise
         self._sweeper = self.loop.call_later(self.idle_s / QUIET_SWEEPS, self._sweep)
 
@@ -184,7 +185,7 @@ class Service:
     async def stop(self, grace_s: float = 5.0) -> None:
         """Stops listening, lets connections end for `grace_s` seconds, aborts the rest; returns when all is gone."""
         self.stopping = True
-        self._close_listeners()
+        self._close_servers()
         for connection in tuple(self._connections):
             connection.finish()
         if not await self._empty_within(grace_s):
@@ -194,6 +195,7 @@ class Service:
                 for connection in tuple(self._connections):
                     connection.transport.abort()
                 await self._empty_within(ABORT_WAIT_S)
+        self._close_endpoints()  # last: a UDP test in progress still needs its endpoint
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -259,10 +261,12 @@ class Service:
             self._emptied = None
         return True
 
-    def _close_listeners(self) -> None:
+    def _close_servers(self) -> None:
         for server in self._servers:
             server.close()
+        self._servers.clear()
+
+    def _close_endpoints(self) -> None:
         for transport in self._endpoints:
             transport.close()
-        self._servers.clear()
         self._endpoints.clear()

@@ -80,6 +80,7 @@ class HttpConnection(Pump, asyncio.Protocol):
         self.position = 0  # the pattern octet the next block starts at
         self.remaining = 0  # octets of the response in hand still to write
         self.last_request = False
+        self.says_keep_alive = False  # an HTTP/1.0 client must be told that its wish is granted
         self.input_ended = False
         self.reading = True
         self.linger_octets: int | None = None  # what a lingering connection may still send us
@@ -185,6 +186,8 @@ class HttpConnection(Pump, asyncio.Protocol):
         ]
         if self.last_request:
             lines.append("Connection: close")
+        elif self.says_keep_alive:
+            lines.append("Connection: keep-alive")
         head = "\r\n".join((*lines, "\r\n")).encode("latin-1")
         if head_only:
             self._write(head)
@@ -216,6 +219,7 @@ class HttpConnection(Pump, asyncio.Protocol):
         body = request.body_octets
         refuse_body = body is None or body > MAX_DRAIN_OCTETS or (body > 0 and request.expects_continue)
         self.last_request = refuse_body or not request.keep_alive
+        self.says_keep_alive = request.minor == 0
         if not refuse_body:
             self.to_drain = body or 0
         response = self.service.route(request)

@@ -42,12 +42,14 @@ BARE_LINE_END = Refusal(400, "a line ends with CRLF, and with nothing else")
 class Request(NamedTuple):
     """What the server needs of a request.
 
+    `minor` is the version's: HTTP/1.minor.
     `span` is the one byte range asked for: (first, last), (first, None) or (None, suffix length); None for the whole.
     `body_octets` is the length of the body that follows, or None for one that is chunked.
     """
 
     method: str
     target: str
+    minor: int
     keep_alive: bool
     body_octets: int | None
     span: tuple[int | None, int | None] | None
@@ -102,6 +104,7 @@ def parse_head(head: bytes) -> Request | Refusal:
     return Request(
         method=method.decode("ascii"),
         target=_path(target),
+        minor=minor,
         keep_alive=_keep_alive(fields, minor),
         body_octets=body,
         span=_parse_range(fields) if method == b"GET" else None,

@@ -37,12 +37,13 @@ MAX_RESULTS_OCTETS = 256 * 1024  # 256 streams of some 200 octets, four times ov
 MAX_STREAMS = 128
 MAX_OMIT_S = 600
 MAX_DATAGRAM_OCTETS = 65507
-STEP_S = 30.0  # how long the peer may take for each step but the test itself
 MIN_TICK_S = 0.001
 # Blocks that all sources together may send before the loop runs others, unless there are more sources than that.
 BLOCKS_PER_TICK = 256
 COOKIE_OCTETS = 37
 LENGTH = struct.Struct(">I")
+# What decoding a stranger's JSON can raise; nesting without end is a RecursionError.
+BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class State(enum.IntEnum):
@@ -258,7 +259,7 @@ class Session(Connection, asyncio.BufferedProtocol):
         del self.inbox[:end]
         try:
             received(message)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except BAD_JSON:
             self._fail(fault)
         return True
 
@@ -294,7 +295,8 @@ class Session(Connection, asyncio.BufferedProtocol):
         self.started_at = self.measured_from = self.service.loop.time()
         self.cpu_before = os.times()
         parameters = self.parameters
-        within_s = parameters.omit + (parameters.time if parameters.timed else self.service.max_test_s) + STEP_S
+        longest_s = parameters.omit + (parameters.time if parameters.timed else self.service.max_test_s)
+        within_s = longest_s + self.service.step_s
         self._expect(Phase.TEST_END, State.TEST_START, State.TEST_RUNNING, within_s=within_s)
         if parameters.omit:
             self._timer("omit", parameters.omit, self._end_omit)
@@ -331,6 +333,7 @@ class Session(Connection, asyncio.BufferedProtocol):
         self._timer("progress", self.service.idle_s, self._check_progress)
 
     def _end_test(self) -> None:
+        self._cancel_timers()
         self.ended_at = self.service.loop.time()
         cpu_after = os.times()
         self.cpu_used = [after - before for after, before in zip(cpu_after[:2], self.cpu_before[:2], strict=True)]
@@ -420,9 +423,7 @@ class Session(Connection, asyncio.BufferedProtocol):
         if self.phase is Phase.OVER:
             return
         self.phase = Phase.OVER
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._cancel_timers()
         for stream in self.streams:
             stream.end()
             stream.release()
@@ -432,21 +433,27 @@ class Session(Connection, asyncio.BufferedProtocol):
     def _send(self, *states: State) -> None:
         self.transport.write(b"".join(state.to_bytes(1, "big", signed=True) for state in states))
 
-    def _expect(self, phase: Phase, *states: State, within_s: float = STEP_S) -> None:
+    def _expect(self, phase: Phase, *states: State, within_s: float | None = None) -> None:
         """Tells the client the states and waits for its part of the phase, within a bound."""
         self.phase = phase
         self._send(*states)
-        self._timer("deadline", within_s, self.terminate, "timed_out")
+        self._timer("deadline", within_s or self.service.step_s, self.terminate, "timed_out")
 
     def _timer(self, name: str, delay_s: float, callback: Callable[..., None], *arguments: Any) -> None:
         if name in self._timers:
             self._timers[name].cancel()
         self._timers[name] = self.service.loop.call_later(delay_s, callback, *arguments)
 
+    def _cancel_timers(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
 
 class Iperf3Service(Service):
     """An iperf3 server that runs up to `max_tests` tests at once, each for at most `max_test_s` seconds.
 
+    The client has `step_s` seconds for each of its steps before and after the test itself.
     A connection without a full cookie, and a test without a set length that moves nothing, end after `idle_s` seconds.
     """
 
@@ -461,11 +468,13 @@ class Iperf3Service(Service):
         max_connections: int = 2048,
         max_tests: int = 8,
         max_test_s: float = 86400.0,
+        step_s: float = 30.0,
         idle_s: float = 30.0,
     ) -> None:
         super().__init__(port=port, hosts=hosts, max_connections=max_connections, idle_s=idle_s)
         self.max_tests = max_tests
         self.max_test_s = max_test_s
+        self.step_s = step_s
         self.outcomes: dict[str, int] = {}
         self._sessions: dict[bytes, Session] = {}
         self._serial = 0

@@ -189,6 +189,15 @@ async def test_pipelined_requests_are_answered_in_order(serve):
     assert answer == b""
 
 
+async def test_an_http_1_0_client_gets_what_it_knows(serve):
+    service = await serve(HttpService, **ARGUMENTS)
+    kept = await exchange(service, b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /healthz HTTP/1.0\r\n\r\n")
+    assert statuses(kept) == [200, 200]
+    first, second = kept.split(b"ok\n", 1)
+    assert b"Connection: keep-alive\r\n" in first
+    assert b"Connection: close\r\n" in second
+
+
 async def test_a_slow_reader_holds_no_more_than_a_block(serve):
     service = await serve(HttpService, **ARGUMENTS)
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1024)

@@ -25,7 +25,7 @@ def get(*fields: str) -> Request | Refusal:
 
 def test_a_plain_request():
     assert parse_head(head("GET /bytes/5?x=1 HTTP/1.1", "Host: [fd77::2]:80", "X-Any: thing")) == Request(
-        method="GET", target="/bytes/5", keep_alive=True, body_octets=0, span=None, expects_continue=False
+        method="GET", target="/bytes/5", minor=1, keep_alive=True, body_octets=0, span=None, expects_continue=False
     )
 
 
