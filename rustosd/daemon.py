@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from rustosd.config import Config, InterfaceConfig
 from rustosd.control.operations import Operations, version
 from rustosd.control.server import ControlServer
 from rustosd.hostnet import HostNetworkError, HostTap
-from rustosd.journal import Journal, JournalError
+from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
 from rustosd.pump import Pump
 from rustosd.services.base import Service
@@ -222,14 +222,20 @@ def _url(host: str) -> str:
 
 
 @contextlib.contextmanager
-def _journal(path: Path):
+def _journal(path: Path) -> Iterator[Journal]:
     """The journal, opened, with what a killed daemon left on the host given back. Raises JournalError."""
-    with Journal(path) as journal:
-        for entry in journal.pending.values():
-            log.warning("left_by_a_former_run", entry=repr(entry))
-        for entry, error in journal.give_back_all(hostnet.undo):
-            log.error("could_not_give_back", entry=repr(entry), error=str(error))
-        yield journal
+    directory_is_ours = not path.parent.exists()
+    try:
+        with Journal(path) as journal:
+            for entry in journal.pending.values():
+                log.warning("left_by_a_former_run", entry=repr(entry))
+            for entry, error in journal.give_back_all(hostnet.undo):
+                log.error("could_not_give_back", entry=repr(entry), error=str(error))
+            yield journal
+    finally:
+        if directory_is_ours or path.parent == DEFAULT_PATH.parent:
+            with contextlib.suppress(OSError):      # somebody else uses it too
+                path.parent.rmdir()
 
 
 def _stack(config: Config) -> Stack:
