@@ -7,6 +7,7 @@ start, a crash of a part) takes the same road back, last first.
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -203,18 +204,26 @@ class Daemon:
 
 
 def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:
-    host, other = hosts[0], hosts[-1]
-    service = config.service
-    commands = [(f"ping {other}", "")]
+    service, host = config.service, hosts[0]
+    one_of_each = {":" in each: each for each in reversed(hosts)}
+    commands = [(f"ping {each}", "") for each in reversed(one_of_each.values())]
     if service.http.enabled:
         port = "" if service.http.port == 80 else f":{service.http.port}"
         commands.append((f"curl http://{_url(host)}{port}/metrics", "also /, and /bytes/N for N octets"))
     if service.iperf3.enabled:
         port = "" if service.iperf3.port == 5201 else f" -p {service.iperf3.port}"
         commands.append((f"iperf3 -c {host}{port}", "-R for the other way, -P 4 for four at once"))
-    here = Path(sys.argv[0]).with_name("rustosctl")
-    commands.append((f"{here if here.exists() else 'rustosctl'} status", "or nic, conn, drops, ping; --help tells"))
-    return [f"  {command:<40}{'# ' if note else ''}{note}".rstrip() for command, note in commands]
+    commands.append((f"{_rustosctl()} status", "or nic, conn, drops, ping; --help tells"))
+    width = max(len(command) for command, _ in commands)
+    return [f"  {command:<{width}}   {'# ' if note else ''}{note}".rstrip() for command, note in commands]
+
+
+def _rustosctl() -> str:
+    """How to call rustosctl from here: the one beside us, unless the shell finds it anyway."""
+    beside = Path(sys.argv[0]).absolute().with_name("rustosctl")
+    if shutil.which("rustosctl") == str(beside) or not beside.exists():
+        return "rustosctl"
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 def _url(host: str) -> str:

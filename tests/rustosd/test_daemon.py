@@ -100,7 +100,7 @@ def shared(tmp_path_factory):
 def test_it_says_what_to_try(shared):
     said = shared.said()
     assert "10.77.0.2 and fd77::2 behind rustos0" in said
-    for word in ("ping fd77::2", "curl http://10.77.0.2/metrics", "iperf3 -c 10.77.0.2", "rustosctl"):
+    for word in ("ping 10.77.0.2", "ping fd77::2", "curl http://10.77.0.2/metrics", "iperf3 -c 10.77.0.2", "rustosctl"):
         assert word in said
 
 
