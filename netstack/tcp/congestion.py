@@ -56,6 +56,8 @@ def congestion_acked(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], octets
             segments = max(octets // c.mss, 1)
             c.duplicates -= min(segments, c.duplicates)
             c.flags |= F_RETRANSMIT
+        else:
+            c.head_again = c.snd_max
         return
     c.duplicates = 0
     if c.flags & F_RTO_RECOVERY:
@@ -73,6 +75,8 @@ def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) ->
     in_network: uint32_t
     count(t.net, TCP_DUPLICATE_ACKS_RECEIVED, 1)
     c.duplicates += 1
+    if c.flags & F_RECOVERY and _lost_again(c):
+        c.flags |= F_RETRANSMIT
     if c.flags & (F_RECOVERY | F_RTO_RECOVERY):
         return
     if c.duplicates < DUPLICATE_THRESHOLD and not (c.sacked_count and _lost_before(c, 0)):
@@ -88,6 +92,18 @@ def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) ->
     c.timed_at = 0
     c.flags |= F_RECOVERY | F_RETRANSMIT
     count(t.net, TCP_FAST_RETRANSMITS, 1)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _lost_again(c: cython.pointer[cython.const[Tcb]]) -> cython.bint:
+    """Did what was sent after the retransmission at snd_una arrive, and it not? RFC 6675 would wait for a timeout."""
+    last: uint32_t
+    if c.sacked_count == 0:
+        return False
+    last = c.sacked[c.sacked_count - 1].end
+    return seq_lt(c.head_again + 2 * cython.cast(uint32_t, c.mss), last)
 
 
 @cython.cfunc

@@ -302,6 +302,8 @@ def tcb_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     at: int64_t = 0
     if c.rto_at:
         at = c.rto_at
+    if c.tail_at and (at == 0 or c.tail_at < at):
+        at = c.tail_at
     if c.persist_at and (at == 0 or c.persist_at < at):
         at = c.persist_at
     if c.ack_at and (at == 0 or c.ack_at < at):
@@ -349,6 +351,7 @@ def set_state(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], event: cython
 def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """(Re)start the 2 MSL timer; nothing else runs in TIME-WAIT. A full house recycles an older one."""
     c.rto_at = 0
+    c.tail_at = 0
     c.persist_at = 0
     c.keepalive_at = 0
     c.ack_at = 0
@@ -373,6 +376,7 @@ def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython
     set_state(t, c, TIMEOUT_2MSL if c.state == TIME_WAIT else RESET)
     _leave(t, c)
     c.rto_at = 0
+    c.tail_at = 0
     c.persist_at = 0
     c.ack_at = 0
     c.close_at = 0
