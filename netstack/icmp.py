@@ -20,6 +20,8 @@ from cython.cimports.netstack.counters import (
 )
 from cython.cimports.netstack.ip import (
     HOP_LIMIT,
+    IPV4_HEADER,
+    IPV6_HEADER,
     PACKET_START,
     PROTOCOL_ICMP,
     PROTOCOL_ICMPV6,
@@ -28,8 +30,8 @@ from cython.cimports.netstack.ip import (
     Path,
     ip_send,
     path_resolve,
+    path_resolve_on,
 )
-from cython.cimports.netstack.link import link_source
 from cython.cimports.netstack.net import LOOPBACK, NetState, Packet, is_local, packet_free, packet_new
 from cython.cimports.netstack.verdict import (
     ANSWERED,
@@ -40,7 +42,6 @@ from cython.cimports.netstack.verdict import (
     ICMP_TYPE_UNKNOWN,
     ICMP_UNMATCHED,
     NO_MEMORY,
-    NO_SOURCE_ADDRESS,
     TOO_BIG,
 )
 from cython.cimports.netstack.wire.address import (
@@ -254,18 +255,15 @@ def _answer_echo(net: cython.pointer[Net], view: cython.pointer[cython.const[IpV
     of the interface (RFC 4443 4.2).
     """
     path: Path
-    bound: Addr = view.destination
-    if view.multicast:
-        if view.family == 4:
-            return ICMP_ECHO_MULTICAST
-        if not link_source(net, view.interface, cython.address(view.source), cython.address(bound)):
-            return NO_SOURCE_ADDRESS
-    elif view.link_multicast:
+    bound: cython.pointer[cython.const[Addr]] = cython.address(view.destination)
+    if (view.multicast or view.link_multicast) and (view.family == 4 or not view.multicast):
         return ICMP_ECHO_MULTICAST
-    verdict: cython.int = _resolve_reply(net, view, cython.address(bound), cython.address(path))
+    if view.multicast:
+        bound = cython.NULL
+    verdict: cython.int = _resolve_reply(net, view, bound, cython.address(path))
     if verdict != 0:
         return verdict
-    if view.length + _header_length(view.family) > path.mtu:
+    if view.length + (IPV4_HEADER if view.family == 4 else IPV6_HEADER) > path.mtu:
         return TOO_BIG
     p: cython.pointer[Packet] = _message(view.length)
     if p == cython.NULL:
@@ -288,18 +286,10 @@ def _resolve_reply(net: cython.pointer[Net], view: cython.pointer[cython.const[I
     """The way back to the source of a packet; 0 or a Verdict. Never to a group or a broadcast address."""
     memset(path, 0, cython.sizeof(Path))
     path.destination = view.source
-    verdict: cython.int = path_resolve(net, path, bound)
+    verdict: cython.int = path_resolve_on(net, path, bound, view.interface)
     if verdict == 0 and path.neighbor < 0 and path.interface != LOOPBACK:
         return ICMP_ECHO_MULTICAST
     return verdict
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _header_length(family: uint8_t) -> uint32_t:
-    return 20 if family == 4 else 40
 
 
 @cython.cfunc
@@ -402,7 +392,7 @@ def icmp_send_echo(net: cython.pointer[Net], destination: cython.pointer[cython.
     memset(cython.address(path), 0, cython.sizeof(Path))
     path.destination = destination[0]
     verdict: cython.int = path_resolve(net, cython.address(path), cython.NULL)
-    if verdict == 0 and (n > 65535 or 8 + n + _header_length(family) > path.mtu):
+    if verdict == 0 and (n > 65535 or 8 + n + (IPV4_HEADER if family == 4 else IPV6_HEADER) > path.mtu):
         verdict = TOO_BIG
     p: cython.pointer[Packet] = cython.NULL
     if verdict == 0:
@@ -432,18 +422,18 @@ def icmp_send_error(net: cython.pointer[Net], view: cython.pointer[cython.const[
                     pointer: uint32_t) -> cython.bint:
     """Answer a packet with an error unless the RFCs or the rate limit forbid it; True: sent."""
     path: Path
-    own: Addr = view.destination
+    own: cython.pointer[cython.const[Addr]] = cython.address(view.destination)
     if not _may_complain(view):
         return False
-    if not is_local(net, cython.address(own)):
-        memset(cython.address(own), 0, cython.sizeof(Addr))
-    if _resolve_reply(net, view, cython.address(own), cython.address(path)) != 0:
+    if not is_local(net, own):
+        own = cython.NULL
+    if _resolve_reply(net, view, own, cython.address(path)) != 0:
         return False
     if not _take_token(net):
         _count(net, ICMP_ERRORS_SUPPRESSED)
         return False
-    quoted: uint32_t = min(view.header_length + view.length, QUOTE_IPV4 if view.family == 4 else QUOTE_IPV6)
-    quoted = min(quoted, path.mtu - _header_length(view.family) - 8)
+    most: uint32_t = QUOTE_IPV4 if view.family == 4 else QUOTE_IPV6
+    quoted: uint32_t = min(min(view.header_length + view.length, most), path.mtu - (IPV4_HEADER if view.family == 4 else IPV6_HEADER) - 8)
     p: cython.pointer[Packet] = _message(8 + quoted)
     if p == cython.NULL:
         return False

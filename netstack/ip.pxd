@@ -1,6 +1,6 @@
 # The network layer's sending half for both families: where a packet goes, its headers, its queue.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
-from netstack.net cimport Net, Packet
+from netstack.net cimport Net, Packet, interface_send, packet_unsent   # the last two for those who send
 from netstack.wire.address cimport Addr
 
 cpdef enum Protocol:
@@ -11,6 +11,7 @@ cpdef enum Protocol:
 
 cpdef enum:
     HOP_LIMIT = 64
+    NEIGHBORS = 4096            # the usual limit of the neighbor table
     PACKET_START = 128          # where the transport header goes in a new Packet: room for all headers before it
     ETHERNET_HEADER = 14
     IPV4_HEADER = 20            # without options
@@ -41,13 +42,8 @@ cdef uint32_t write_headers(Net *net, const Path *path, uint8_t protocol, uint8_
 # checksum_start counts from octets[start], so it is 0 for a plain TCP or UDP header) only the pseudo-header sum there, for the device or
 # else ip_send to complete: prepends the headers, resolves the neighbor or lets the packet wait, pushes it on the interface's output.
 # Takes the packet over. A path that has become invalid is resolved anew. Returns 0 or the reason it was dropped for (also counted in
-# net.unsent): TOO_BIG, what path_resolve says, INTERFACE_DOWN, INTERFACE_QUEUE_FULL.
+# net.unsent): TOO_BIG, what path_resolve says, NEIGHBOR_FAILED, INTERFACE_DOWN, INTERFACE_QUEUE_FULL.
 cdef int ip_send(Net *net, Packet *p, const Path *path, uint8_t protocol, uint8_t hop_limit) noexcept nogil
-# Drop a packet of ours: counts net.unsent[verdict], frees it, returns the verdict.
-cdef int packet_unsent(Net *net, Packet *p, int verdict) noexcept nogil
-# Push a complete frame on an interface's output; takes it over.
-cdef int interface_send(Net *net, uint32_t interface, Packet *p) noexcept nogil
-
 # Received IP packets: bounds and every header field checked, addresses unpacked.
 cdef struct IpView:
     Addr source

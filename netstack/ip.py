@@ -7,8 +7,15 @@ from cython.cimports.cpython.bytes import PyBytes_AS_STRING
 from cython.cimports.libc.stdint import int32_t, uint8_t, uint16_t, uint32_t
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.mm.frame import TSO4, TSO6, TX_CHECKSUM
-from cython.cimports.mm.hw import get16, get32, put16, put32, store16
-from cython.cimports.netstack.neighbor import Neighbor, neighbor_at, neighbor_find, neighbor_hold, neighbor_use
+from cython.cimports.mm.hw import get16, put16, put32, store16
+from cython.cimports.netstack.neighbor import (
+    Neighbor,
+    neighbor_at,
+    neighbor_find,
+    neighbor_hold,
+    neighbor_use,
+    neighbors_create,
+)
 from cython.cimports.netstack.net import (
     ADDRESS_PREFERRED,
     LOOPBACK,
@@ -22,14 +29,10 @@ from cython.cimports.netstack.net import (
     interface_address,
     is_local,
     is_subnet_broadcast,
-    packet_free,
     packet_new,
-    queue_push,
 )
-from cython.cimports.netstack.route import Route, common_prefix, route_lookup
+from cython.cimports.netstack.route import ROUTES, Route, common_prefix, route_lookup, routes_create
 from cython.cimports.netstack.verdict import (
-    INTERFACE_DOWN,
-    INTERFACE_QUEUE_FULL,
     IPV4_CHECKSUM,
     IPV4_FRAGMENT,
     IPV4_HEADER_LENGTH,
@@ -86,7 +89,7 @@ NEXT_MOBILITY = cython.declare(uint8_t, 135)
 OPTION_PAD1 = cython.declare(uint8_t, 0)            # RFC 8200 4.2
 OPTION_PADN = cython.declare(uint8_t, 1)
 OPTION_ROUTER_ALERT = cython.declare(uint8_t, 5)    # RFC 2711
-MAX_EXTENSION_HEADERS = cython.declare(cython.int, 8)   # RFC 8504 5.3 lets a host set a limit; nobody sends more than three
+MAX_EXTENSION_HEADERS = cython.declare(cython.int, 8)   # RFC 8504 5.3 lets a host have a limit
 
 
 # --- received packets -----------------------------------------------------------------------------------------------
@@ -177,7 +180,7 @@ def _options_v6(p: cython.pointer[cython.const[uint8_t]], n: uint32_t, kind: uin
 @cython.nogil
 @cython.exceptval(check=False)
 def _extensions(view: cython.pointer[IpView]) -> cython.int:
-    """Step over extension headers that ask for nothing: 0, or IPV6_EXTENSION_HEADER with the view at the one that does."""
+    """Step over headers that ask for nothing: 0, or IPV6_EXTENSION_HEADER with the view at the one that does."""
     size: uint32_t
     count: cython.int = 0
     while True:
@@ -300,9 +303,9 @@ def _choose_source(net: cython.pointer[Net], interface: cython.pointer[cython.co
 @cython.nogil
 @cython.exceptval(check=False)
 def _interface_of(net: cython.pointer[Net], a: cython.pointer[cython.const[Addr]]) -> int32_t:
-    """The interface that is up and has this address; -1: none."""
+    """The interface (not loopback) that is up and has this address; -1: none."""
     i: cython.int
-    for i in range(MAX_INTERFACES):
+    for i in range(LOOPBACK + 1, MAX_INTERFACES):
         if net.interfaces[i] != cython.NULL and net.interfaces[i].up and (
                 interface_address(net.interfaces[i], a) != cython.NULL):
             return i
@@ -315,8 +318,8 @@ def _interface_of(net: cython.pointer[Net], a: cython.pointer[cython.const[Addr]
 def _first_link(net: cython.pointer[Net], near: cython.pointer[cython.const[Addr]]) -> int32_t:
     """The first interface that is up and has an address of the family; -1: none."""
     i: cython.int
-    for i in range(MAX_INTERFACES):
-        if i != LOOPBACK and net.interfaces[i] != cython.NULL and net.interfaces[i].up and (
+    for i in range(LOOPBACK + 1, MAX_INTERFACES):
+        if net.interfaces[i] != cython.NULL and net.interfaces[i].up and (
                 _best_of(net.interfaces[i], near, cython.NULL) != cython.NULL):
             return i
     return -1
@@ -358,7 +361,7 @@ def path_resolve_on(net: cython.pointer[Net], path: cython.pointer[Path], bound:
     path.generation = 0
     path.neighbor = -1
     memset(path.mac, 0, 6)
-    if is_unspecified(to):
+    if is_unspecified(to) or (is_multicast(to) and _scope(to) < 2):     # RFC 4291 2.7: ff01::/16 never leaves a host
         return NO_ROUTE
     if bound != cython.NULL and (is_v4(bound) != is_v4(to) or not is_local(net, bound)):
         return NO_SOURCE_ADDRESS
@@ -440,7 +443,8 @@ def _address_link(net: cython.pointer[Net], path: cython.pointer[Path],
     elif is_limited_broadcast(next_hop) or is_subnet_broadcast(net.interfaces[path.interface], next_hop):
         memset(path.mac, 0xFF, 6)
     elif path.interface != LOOPBACK:
-        path.neighbor = neighbor_find(net, path.interface, next_hop)
+        if net.neighbors != cython.NULL:
+            path.neighbor = neighbor_find(net, path.interface, next_hop)
         if path.neighbor < 0:
             return NEIGHBOR_QUEUE_FULL
     path.generation = net.generation
@@ -485,26 +489,6 @@ def write_headers(net: cython.pointer[Net], path: cython.pointer[cython.const[Pa
     store_v4(ip + 16, cython.address(path.destination))
     store16(ip + 10, fold(sum_octets(ip, IPV4_HEADER, 0)))
     return ETHERNET_HEADER + IPV4_HEADER
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def packet_unsent(net: cython.pointer[Net], p: cython.pointer[Packet], verdict: cython.int) -> cython.int:
-    net.unsent[verdict] += 1
-    packet_free(p)
-    return verdict
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def interface_send(net: cython.pointer[Net], interface: uint32_t, p: cython.pointer[Packet]) -> cython.int:
-    if interface >= MAX_INTERFACES or net.interfaces[interface] == cython.NULL or not net.interfaces[interface].up:
-        return packet_unsent(net, p, INTERFACE_DOWN)
-    if not queue_push(cython.address(net.interfaces[interface].output), p):
-        return packet_unsent(net, p, INTERFACE_QUEUE_FULL)
-    return 0
 
 
 @cython.cfunc
@@ -561,13 +545,18 @@ def ip_send(net: cython.pointer[Net], p: cython.pointer[Packet], path: cython.po
     neighbor: cython.pointer[Neighbor] = neighbor_at(net, path.neighbor)
     if not neighbor_use(net, neighbor):
         memset(out, 0, 6)
-        neighbor_hold(net, neighbor, p)
-        return 0
+        return neighbor_hold(net, neighbor, p)
     memcpy(out, neighbor.mac, 6)
     return interface_send(net, path.interface, p)
 
 
 # --- the Python face ------------------------------------------------------------------------------------------------
+
+def create_tables(state: NetState, routes: int = ROUTES, neighbors: int = NEIGHBORS) -> None:
+    """Give the state its route and neighbor tables, with bounds. Raises ValueError, MemoryError."""
+    routes_create(state.net, routes)
+    neighbors_create(state.net, neighbors)
+
 
 @cython.cfunc
 @cython.exceptval(-1, check=False)
@@ -606,10 +595,11 @@ def path_to(state: NetState, destination: object, source: object = None, interfa
 
 
 def send_packet(state: NetState, destination: object, protocol: int, payload: bytes, hop_limit: int = HOP_LIMIT,
-                source: object = None, checksum_offset: int = 0) -> str:
+                source: object = None, checksum_offset: int = 0, segment_size: int = 0) -> str:
     """Send one IP packet with this transport header and data; returns "delivered" or the label of what it ended in.
 
     `checksum_offset`, if not 0: where in it the transport checksum goes, which holds the pseudo header's sum so far.
+    `segment_size`, if not 0: a TCP super-segment for the device to split into so many octets of data each.
     Raises OSError as path_to does, MemoryError.
     """
     path: Path
@@ -623,6 +613,7 @@ def send_packet(state: NetState, destination: object, protocol: int, payload: by
     memcpy(cython.address(p.octets[0]) + PACKET_START, PyBytes_AS_STRING(payload), n)
     p.length = n
     p.checksum_offset = checksum_offset
+    p.segment_size = segment_size
     return LABELS[ip_send(state.net, p, cython.address(path), protocol, hop_limit)]
 
 

@@ -20,6 +20,7 @@ from cython.cimports.netstack.net import (
     packet_new,
     queue_push,
 )
+from cython.cimports.netstack.route import common_prefix
 from cython.cimports.netstack.verdict import INTERFACE_DOWN, INTERFACE_QUEUE_FULL
 from cython.cimports.netstack.wire.address import is_unspecified, is_v4, store_v6
 from cython.cimports.netstack.wire.arp import ARP_LENGTH, ARP_REPLY, ARP_REQUEST, arp_emit, same_mac
@@ -233,29 +234,11 @@ def link_source(net: cython.pointer[cython.const[Net]], interface: uint32_t,
         own = cython.address(net.interfaces[interface].addresses[slot])
         if own.state != ADDRESS_PREFERRED or is_v4(cython.address(own.address)) != is_v4(near):
             continue
-        common = _common_bits(cython.address(own.address), near)
+        common = common_prefix(cython.address(own.address), near)
         if common > best:
             best = common
             source[0] = own.address
     return best >= 0
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _common_bits(a: cython.pointer[cython.const[Addr]], b: cython.pointer[cython.const[Addr]]) -> cython.int:
-    i: cython.int
-    bits: cython.int
-    differ: uint8_t
-    for i in range(16):
-        differ = a.octets[i] ^ b.octets[i]
-        if differ:
-            bits = 8 * i
-            while not differ & 0x80:
-                differ <<= 1
-                bits += 1
-            return bits
-    return 128
 
 
 @cython.cfunc

@@ -55,7 +55,8 @@ cdef Neighbor *neighbor_at(const Net *net, int32_t index) noexcept nogil
 cdef bint neighbor_use(Net *net, Neighbor *n) noexcept nogil
 # Queue a whole frame (Ethernet header with the source MAC and type filled in, destination MAC blank) until the address
 # is known, and solicit if that has not begun. Takes the packet over in any case; drops end in net.unsent.
-cdef void neighbor_hold(Net *net, Neighbor *n, Packet *p) noexcept nogil
+# Returns 0 or the Verdict this packet was dropped for: NEIGHBOR_FAILED while the neighbor is known not to answer.
+cdef int neighbor_hold(Net *net, Neighbor *n, Packet *p) noexcept nogil
 # Upper-layer reachability confirmation (RFC 4861 7.3.1): TCP made forward progress.
 cdef void neighbor_confirm(Net *net, int32_t index) noexcept nogil
 # Received frames. frame: the Ethernet header; length: of the frame. Both return a Verdict.

@@ -313,20 +313,21 @@ def neighbor_use(net: cython.pointer[Net], n: cython.pointer[Neighbor]) -> cytho
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def neighbor_hold(net: cython.pointer[Net], n: cython.pointer[Neighbor], p: cython.pointer[Packet]) -> cython.void:
+def neighbor_hold(net: cython.pointer[Net], n: cython.pointer[Neighbor], p: cython.pointer[Packet]) -> cython.int:
     """Keep a frame until the address is known; the oldest of too many goes (RFC 1122 2.3.2.2, RFC 4861 7.2.2)."""
     if n.state == NEIGHBOR_FAILED:
         link_unsent(net, p, NEIGHBOR_FAILED_VERDICT)
-        return
+        return NEIGHBOR_FAILED_VERDICT
     if n.state != NEIGHBOR_INCOMPLETE:
         memcpy(cython.address(p.octets[p.start]), n.mac, 6)
         link_send(net, n.interface, p)
-        return
+        return 0
     if n.waiting.count == n.waiting.limit:
         link_unsent(net, queue_pop(cython.address(n.waiting)), NEIGHBOR_QUEUE_FULL)
     queue_push(cython.address(n.waiting), p)
     if n.probes == 0:
         _probe(net, n)
+    return 0
 
 
 @cython.cfunc
@@ -631,6 +632,9 @@ def _act_on_address(net: cython.pointer[Net], interface: uint32_t, own: cython.p
         return INT64_MAX
     if own.probe_at > net.now:
         return own.probe_at
+    if not net.interfaces[interface].up:
+        own.probe_at = INT64_MAX        # neighbor_start_address begins anew when the link comes back
+        return INT64_MAX
     if own.state == ADDRESS_PREFERRED:
         arp_request(net, interface, cython.NULL, cython.address(own.address), cython.address(own.address))
         own.probes_left -= 1

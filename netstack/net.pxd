@@ -102,6 +102,11 @@ cdef bint queue_push(PacketQueue *q, Packet *p) noexcept nogil  # False: full, p
 cdef Packet *queue_pop(PacketQueue *q) noexcept nogil           # NULL: empty
 cdef void queue_clear(PacketQueue *q) noexcept nogil
 
+# End a packet of ours: counts net.unsent[verdict], frees it, returns the verdict.
+cdef int packet_unsent(Net *net, Packet *p, int verdict) noexcept nogil
+# Push a complete frame on an interface's output; takes it over. Returns 0, INTERFACE_DOWN or INTERFACE_QUEUE_FULL.
+cdef int interface_send(Net *net, uint32_t interface, Packet *p) noexcept nogil
+
 # Any interface's address that equals `a`, whatever its state; NULL: not ours. Of several the preferred one. Constant time.
 cdef InterfaceAddress *own_address(Net *net, const Addr *a) noexcept nogil
 # Ours and usable (preferred), or loopback.

@@ -12,7 +12,7 @@ from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.mm.frame import RX_CHECKSUM, TSO4, TSO6, TX_CHECKSUM
 from cython.cimports.mm.hw import get32
 from cython.cimports.netstack.counters import COUNTERS
-from cython.cimports.netstack.verdict import INTERFACE_DOWN, VERDICTS
+from cython.cimports.netstack.verdict import INTERFACE_DOWN, INTERFACE_QUEUE_FULL, VERDICTS
 from cython.cimports.netstack.wire.address import Addr, address_from, address_text, is_loopback, is_v4, same_address
 
 from netstack.counters import LABELS as COUNTER_LABELS
@@ -188,6 +188,26 @@ def queue_clear(q: cython.pointer[PacketQueue]) -> cython.void:
     while p != cython.NULL:
         packet_free(p)
         p = queue_pop(q)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def packet_unsent(net: cython.pointer[Net], p: cython.pointer[Packet], verdict: cython.int) -> cython.int:
+    net.unsent[verdict] += 1
+    packet_free(p)
+    return verdict
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def interface_send(net: cython.pointer[Net], interface: uint32_t, p: cython.pointer[Packet]) -> cython.int:
+    if interface >= MAX_INTERFACES or net.interfaces[interface] == cython.NULL or not net.interfaces[interface].up:
+        return packet_unsent(net, p, INTERFACE_DOWN)
+    if not queue_push(cython.address(net.interfaces[interface].output), p):
+        return packet_unsent(net, p, INTERFACE_QUEUE_FULL)
+    return 0
 
 
 # --- own addresses --------------------------------------------------------------------------------------------------
@@ -470,10 +490,11 @@ class NetState:
         return [_interface_row(self.net.interfaces[i]) for i in range(MAX_INTERFACES)
                 if self.net.interfaces[i] != cython.NULL]
 
-    def add_address(self, index: int, address: object) -> int:
+    def add_address(self, index: int, address: object, detect: bool = True) -> int:
         """Give an interface an address such as "10.77.0.2/24"; returns its slot.
 
-        IPv4 (and all on loopback) can be used at once, IPv6 is tentative until duplicate address detection is done.
+        IPv4 (and all on loopback) can be used at once, IPv6 is tentative until duplicate address detection is done;
+        not `detect`: it is known to be unique.
         Raises ValueError for what no host can have or what is there already, OSError (ENOSPC) beyond MAX_ADDRESSES.
         """
         i: cython.pointer[Interface] = _interface(self.net, index)
@@ -493,7 +514,7 @@ class NetState:
         own: cython.pointer[InterfaceAddress] = cython.address(i.addresses[slot])
         own.address = a
         own.prefix_length = parsed.network.prefixlen
-        tentative: cython.bint = parsed.version == 6 and index != LOOPBACK
+        tentative: cython.bint = detect and parsed.version == 6 and index != LOOPBACK
         own.state = ADDRESS_TENTATIVE if tentative else ADDRESS_PREFERRED
         own.probes_left = 1 if tentative else 0     # RFC 4862 5.1 DupAddrDetectTransmits
         own.probe_at = self.net.now

@@ -35,13 +35,16 @@ class PacketStack(Protocol):
         """Take in frames that came by interface `index`."""
 
     def advance(self, now: int) -> None:
-        """Do everything that is due, and carry what waits on the loopback interface."""
+        """Do everything that is due."""
 
     def wake_at(self) -> int | None:
         """When `advance` has something to do next; None: nothing waits for time to pass."""
 
     def transmit(self, index: int, now: int, burst: TxBurst) -> int:
         """Fill the burst with frames for interface `index`; how many."""
+
+    def loop(self, now: int) -> int:
+        """Carry a burst over the loopback interface; how many frames."""
 
     def set_link(self, index: int, up: bool) -> None:
         """Whether frames can pass on interface `index`."""
@@ -233,24 +236,22 @@ class Pump:
         for port in self._ports:
             worked |= self._receive(port, now)
             dirty |= port.full
-        # Whoever woke us, time is seen to; and what applications wrote may be due at once, as on loopback.
-        if dirty or 0 < self._wake <= now:
+        if 0 < self._wake <= now:       # whoever woke us
             worked |= self._advance(now)
         if worked or dirty:
+            worked |= self._loop_back(now)
             self._deliver()
             worked |= self._flush(now)
         return worked or self._dirty
 
     def _advance(self, now: int) -> bool:
-        """Let the stack act on time; whether the armed deadline had come."""
-        due = 0 < self._wake <= now
-        if due:
-            self._wake = 0
+        """The armed deadline has come: let the stack act on time."""
+        self._wake = 0
         try:
             self._stack.advance(now)
         except Exception:
             self._complain("advance")
-        return due
+        return True
 
     def _receive(self, port: _Port, now: int) -> bool:
         try:
@@ -266,6 +267,14 @@ class Pump:
                 return True
         except Exception:
             self._complain("receive")
+        return False
+
+    def _loop_back(self, now: int) -> bool:
+        """What the host sends to itself needs no NIC."""
+        try:
+            return self._stack.loop(now) > 0
+        except Exception:
+            self._complain("loop")
         return False
 
     def _deliver(self) -> None:

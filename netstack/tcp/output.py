@@ -11,7 +11,7 @@ from cython.cimports.netstack.counters import (
 from cython.cimports.netstack.ip import (
     HOP_LIMIT, PACKET_START, PROTOCOL_TCP, Path, ip_send, path_resolve, write_headers)
 from cython.cimports.netstack.neighbor import Neighbor, neighbor_at, neighbor_hold, neighbor_use
-from cython.cimports.netstack.net import Packet, count, packet_new, count_unsent
+from cython.cimports.netstack.net import LOOPBACK, Packet, count, count_unsent, packet_new
 from cython.cimports.netstack.tcp.congestion import first_lost_hole, pipe
 from cython.cimports.netstack.tcp.ring import ring_parts
 from cython.cimports.netstack.tcp.state import (
@@ -256,9 +256,10 @@ def _hold(t: cython.pointer[TcpTable], f: cython.pointer[TxFrame], neighbor: cyt
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, n: uint32_t) -> cython.void:
-    """Account for `n` sequence numbers from `seq` on having gone out."""
-    end: uint32_t = seq + n
+def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, payload: uint32_t,
+          control: uint32_t) -> cython.void:
+    """Account for a segment: `payload` octets from `seq` on, and 1 for SYN or FIN."""
+    end: uint32_t = seq + payload + control
     if seq_lt(seq, c.snd_max):
         c.retransmits += 1
         count(t.net, TCP_RETRANSMITS, 1)
@@ -267,11 +268,12 @@ def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, n:
     elif c.timed_at == 0:
         c.timed_at = t.net.now
         c.timed_seq = end
+    if payload and seq_lt(c.snd_max, seq + payload):
+        count(t.net, TCP_OCTETS_SENT, seq + payload - seq_max(seq, c.snd_max))
+        c.octets_sent += seq + payload - seq_max(seq, c.snd_max)
     if seq_lt(c.snd_nxt, end):
         c.snd_nxt = end
     if seq_lt(c.snd_max, end):
-        count(t.net, TCP_OCTETS_SENT, end - seq_max(seq, c.snd_max))
-        c.octets_sent += end - seq_max(seq, c.snd_max)
         c.snd_max = end
     if c.rto_at == 0:
         c.rto_at = t.net.now + rto_now(t, c)
@@ -286,7 +288,7 @@ def _send_syn(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.poi
     done: cython.int
     c.flags &= ~cython.cast(uint32_t, F_SYN_DUE | F_ACK_NOW)
     done = _emit(t, c, f, c.iss, 0, SYN if c.state == SYN_SENT else SYN | ACK)
-    _sent(t, c, c.iss, 1)
+    _sent(t, c, c.iss, 0, 1)
     tcb_arm(t, c)
     return done
 
@@ -437,7 +439,7 @@ def _send_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.po
     if n and seq + n == c.snd_una + c.send.used:
         flags |= PSH
     done = _emit(t, c, f, seq, n, flags)
-    _sent(t, c, seq, n + (1 if fin else 0))
+    _sent(t, c, seq, n, 1 if fin else 0)
     tcb_arm(t, c)
     return done
 
@@ -574,3 +576,23 @@ def send_reset(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.vo
     """Tell the peer of a synchronized connection that it is over."""
     if c.state >= SYN_RECEIVED and path_refresh(t, c):
         _reset_packet(t, cython.address(c.path), c.local_port, c.remote_port, c.snd_max, c.rcv_nxt, RST | ACK)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tcp_forget_interface(t: cython.pointer[TcpTable], interface: uint32_t) -> cython.void:
+    """Move everything off an interface that is gone; loopback, which is always served, sends it on to where it belongs."""
+    i: uint32_t
+    c: cython.pointer[Tcb]
+    t.dirty_head[interface] = -1
+    t.dirty_tail[interface] = -1
+    for i in range(t.block_count):
+        c = t.blocks[i]
+        if c is cython.NULL or c.path.interface != interface:
+            continue
+        c.path.interface = LOOPBACK
+        c.path.generation = 0
+        if c.flags & F_DIRTY:
+            c.flags &= ~cython.cast(uint32_t, F_DIRTY)
+            tcb_dirty(t, c)

@@ -184,6 +184,8 @@ def test_an_ipv4_address_is_ours_at_once_an_ipv6_one_after_detection():
     assert not state.is_own("::7f00:1") and not state.is_own("::2")
     state.add_address(0, "2001:db8::1/128")     # no detection on loopback
     assert state.is_own("2001:db8::1")
+    state.add_address(index, "fd77::3/64", detect=False)
+    assert state.is_own("fd77::3")
 
 
 def test_addresses_are_removed_by_their_text():

@@ -78,6 +78,11 @@ class RouteModel(RuleBasedStateMachine):
         if key not in self.model:
             self.model.append(key)
 
+    @rule(data=st.data(), metric=metrics, interface=interfaces)
+    def add_another_way(self, data, metric, interface):
+        if self.model:
+            self.add(data.draw(st.sampled_from(self.model))[0], metric, interface)
+
     @rule(data=st.data(), any_interface=st.booleans(), any_metric=st.booleans())
     def remove(self, data, any_interface, any_metric):
         network, metric, interface = data.draw(
@@ -193,6 +198,17 @@ def test_the_way_over_a_dead_link_gives_way_to_the_next_best():
     state.set_up(2, True)
     state.remove_interface(1)       # its route stays until it is forgotten, and does no harm
     assert route.lookup(state, "10.0.0.1")["interface"] == 2
+
+
+def test_of_equal_ways_the_older_is_taken():
+    state = make_state()
+    for interface in (2, 1, 3):
+        route.add_route(state, "10.0.0.0/24", None, interface, metric=5)
+    assert route.lookup(state, "10.0.0.1")["interface"] == 2
+    route.add_route(state, "10.0.0.0/24", None, 2, metric=5)       # to replace it keeps its place
+    assert route.lookup(state, "10.0.0.1")["interface"] == 2
+    route.remove_route(state, "10.0.0.0/24", 2)
+    assert route.lookup(state, "10.0.0.1")["interface"] == 1
 
 
 @pytest.mark.parametrize("arguments, complaint", [

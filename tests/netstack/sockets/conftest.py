@@ -1,0 +1,185 @@
+"""One test body, several networks: uvloop on the kernel's sockets is what ours must not be told from."""
+
+import asyncio
+import gc
+import socket
+import struct
+import subprocess
+
+import pytest
+import uvloop
+from fake_core import FakeStack
+
+from netstack.sockets import AsyncStack
+
+
+class Recorder(asyncio.Protocol):
+    """Notes every callback; data that arrives in pieces is one entry."""
+
+    def __init__(self, keep_open=False, on_data=None, pause=False):
+        self.log = []
+        self.keep_open = keep_open
+        self.on_data = on_data
+        self.pause = pause
+        self.transport = None
+        self.exception = None
+        self.lost = asyncio.get_running_loop().create_future()
+
+    @property
+    def data(self):
+        return b"".join(entry for entry in self.log if isinstance(entry, bytes))
+
+    @property
+    def names(self):
+        return ["data" if isinstance(entry, bytes) else entry for entry in self.log]
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.log.append("made")
+        if self.pause:
+            transport.pause_reading()
+
+    def data_received(self, data):
+        if self.log and isinstance(self.log[-1], bytes):
+            self.log[-1] += data
+        else:
+            self.log.append(data)
+        if self.on_data:
+            self.on_data(self, data)
+
+    def eof_received(self):
+        self.log.append("eof")
+        return self.keep_open
+
+    def connection_lost(self, exc):
+        self.log.append("lost" if exc is None else type(exc).__name__)
+        self.exception = exc
+        self.lost.set_result(exc)
+
+    def pause_writing(self):
+        self.log.append("pause")
+
+    def resume_writing(self):
+        self.log.append("resume")
+
+
+class Kernel:
+    """The loop's own sockets on the loopback interface."""
+
+    name = "kernel"
+    open_connection = staticmethod(asyncio.open_connection)
+    start_server = staticmethod(asyncio.start_server)
+
+    def __init__(self, loop):
+        self.create_server = loop.create_server
+        self.create_connection = loop.create_connection
+        self.create_datagram_endpoint = loop.create_datagram_endpoint
+        self.start_tls = loop.start_tls
+
+    def reset(self, transport):
+        """Make the peer see a reset."""
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+    async def stop(self):
+        pass
+
+
+class Fake(AsyncStack):
+    """Our face on the stand-in for the core."""
+
+    name = "fake"
+
+    def __init__(self, loop, ring=65536):
+        core = FakeStack(loop, ring)
+        super().__init__(core, loop, core.kick)
+        core.face = self
+
+    def reset(self, transport):
+        transport.abort()
+
+    async def stop(self):
+        self.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not self.connections, "handles were never released"
+        assert not self.servers
+        assert not self.endpoints
+
+
+NETWORKS = {"kernel": Kernel, "fake": Fake}
+
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"uvloop": uvloop.new_event_loop}
+
+
+async def running(network):
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, uvloop.Loop)
+    problems = []
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    network.problems = problems
+    watchdog = loop.call_later(30, lambda: [task.cancel("30 s are over") for task in asyncio.all_tasks(loop)])
+    yield network
+    await network.stop()
+    watchdog.cancel()
+    gc.collect()
+    assert not problems, problems
+
+
+@pytest.fixture(params=NETWORKS)
+async def net(request):
+    """Each network in turn."""
+    async for network in running(NETWORKS[request.param](asyncio.get_running_loop())):
+        yield network
+
+
+@pytest.fixture(params=[name for name in NETWORKS if name != "kernel"])
+async def ours(request):
+    """Each network with our sockets."""
+    async for network in running(NETWORKS[request.param](asyncio.get_running_loop())):
+        yield network
+
+
+@pytest.fixture
+async def fake():
+    async for network in running(Fake(asyncio.get_running_loop())):
+        yield network
+
+
+@pytest.fixture
+def joined(net):
+    """A coroutine that connects two protocols; returns (client, server) recorders or whatever the factories make."""
+    async def join(client_factory=Recorder, server_factory=Recorder, host="127.0.0.1"):
+        made = asyncio.get_running_loop().create_future()
+
+        def factory():
+            protocol = server_factory()
+            made.set_result(protocol)
+            return protocol
+
+        server = await net.create_server(factory, host, 0)
+        _, client = await net.create_connection(client_factory, host, server.sockets[0].getsockname()[1])
+        accepted = await made
+        server.close()
+        return client, accepted
+    return join
+
+
+async def until(condition, seconds=10):
+    """Wait for a condition that the loop's other tasks bring about."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """(certificate, key) for localhost, signed by itself."""
+    where = tmp_path_factory.mktemp("tls")
+    cert, key = where / "cert.pem", where / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1", "-keyout", key, "-out", cert],
+                   check=True, capture_output=True)
+    return cert, key
