@@ -452,12 +452,15 @@ class Timeline:
 
     def spend_quick_acks(self):
         """Use up the ACKs that are not delayed while a connection is young."""
-        self.quick_octets = 16
-        for _ in range(16):
-            self.inject("A", payload=b"q")
-            self.expect("A", ack=self.peer_next)
+        length = len(self.log)
+        with self.burst():
+            for _ in range(16):
+                self.inject("A", payload=b"q")
+        self.expect("A", ack=17)
         self.read(16)
         self.tcp.ready()
+        del self.log[length:]
+        self._note("!", "16 octets have used up the quick ACKs")
 
     def _settled(self):
         self.mark()
