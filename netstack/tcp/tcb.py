@@ -370,7 +370,7 @@ def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython
 @cython.nogil
 @cython.exceptval(check=False)
 def tcb_fin_wait_2(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
-    """Give the peer of a connection that its application let go of a minute to close its side, as Linux's tcp_fin_timeout."""
+    """The peer of a connection without an application has a minute to close its side, as Linux's tcp_fin_timeout."""
     c.close_at = t.net.now + FIN_WAIT_2_NS
     tcb_arm(t, c)
 
