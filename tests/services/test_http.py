@@ -191,7 +191,8 @@ async def test_pipelined_requests_are_answered_in_order(serve):
 
 async def test_an_http_1_0_client_gets_what_it_knows(serve):
     service = await serve(HttpService, **ARGUMENTS)
-    kept = await exchange(service, b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /healthz HTTP/1.0\r\n\r\n")
+    asked = b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /healthz HTTP/1.0\r\n\r\n"
+    kept = await exchange(service, asked)
     assert statuses(kept) == [200, 200]
     first, second = kept.split(b"ok\n", 1)
     assert b"Connection: keep-alive\r\n" in first
