@@ -413,7 +413,8 @@ class Tcp:
         self._let_go(c)
         if c.state == SYN_SENT:
             tcb_close(t, c, 0)
-        elif c.receive.used and c.state != CLOSED and c.state != TIME_WAIT:     # RFC 9293 3.6.1: the peer must learn they were not read
+        elif c.receive.used and c.state != CLOSED and c.state != TIME_WAIT:
+            # RFC 9293 3.6.1: the peer must learn they were not read
             send_reset(t, c)
             tcb_close(t, c, 0)
         elif c.state != CLOSED:

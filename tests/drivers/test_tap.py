@@ -166,9 +166,10 @@ def super_segments(family: int) -> None:
     frames = map(Ether, peer.rx.frames_bytes())
     rows = [row for row in zip(frames, peer.rx.segment_sizes(), peer.rx.flags(), strict=True) if TCP in row[0]]
     assert b"".join(bytes(frame[TCP].payload) for frame, _, _ in rows) == data
-    assert 1 <= len(rows) <= 5      # the kernel sends two segments at a time while it does not know the path
-    assert {(size, flags) for _, size, flags in rows} == {(1400, Feature.RX_CHECKSUM)}
-    assert tap.statistics()["rx_super_segments"] == len(rows)
+    sizes = [size for _, size, _ in rows]       # a segment sent alone is none; how many go together is the kernel's choice
+    assert 1400 in sizes and {*sizes} <= {0, 1400}
+    assert {flags for _, _, flags in rows} == {Feature.RX_CHECKSUM}
+    assert tap.statistics()["rx_super_segments"] == sizes.count(1400)
 
     # Us to Linux: 60,000 octets in one write, and neither side sums a checksum.
     data = random.Random(5).randbytes(60000)
