@@ -456,7 +456,7 @@ def icmp_send_error(net: cython.pointer[Net], view: cython.pointer[cython.const[
 @cython.nogil
 @cython.exceptval(check=False)
 def _may_complain(view: cython.pointer[cython.const[IpView]]) -> cython.bint:
-    """Not about errors or later fragments, not to or about groups: RFC 1122 3.2.2, 1812 4.3.2.7, 4443 2.4 (e)."""
+    """Not about errors or later fragments, nor groups: RFC 1122 3.2.2, RFC 1812 4.3.2.7, RFC 4443 2.4 (e)."""
     source: cython.pointer[cython.const[Addr]] = cython.address(view.source)
     if view.multicast or view.link_multicast or is_multicast(source) or is_limited_broadcast(source):
         return False

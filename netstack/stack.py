@@ -182,6 +182,7 @@ class Stack:
         self.state.set_up(index, up)
         if not up:
             neighbors_forget_interface(self.state.net, index)
+            tcp_forget_interface(cython.address(self.tcp.table), index)
             return
         for slot in range(MAX_ADDRESSES):
             if i.addresses[slot].state != ADDRESS_FREE:

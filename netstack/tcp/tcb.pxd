@@ -128,6 +128,8 @@ cdef struct Tcb:
     int64_t idle_at             # give empty rings' memory back
     int64_t wake_at             # the deadline the heap knows: never later than the earliest above
     int64_t opened_at
+    int64_t sent_at             # when data or SYN or FIN went out last
+    int64_t answered_at         # when something empty and unacceptable was answered last
     uint64_t octets_sent
     uint64_t octets_received
     uint32_t retransmits
@@ -191,4 +193,5 @@ cdef void tcb_news(TcpTable *t, Tcb *c, int news) noexcept nogil    # it has som
 cdef void tcb_arm(TcpTable *t, Tcb *c) noexcept nogil               # its deadlines changed
 cdef void tcb_close(TcpTable *t, Tcb *c, int error) noexcept nogil  # enter CLOSED: free what it holds, tell the application
 cdef void tcb_time_wait(TcpTable *t, Tcb *c) noexcept nogil         # (re)start the 2 MSL timer
+cdef void tcb_fin_wait_2(TcpTable *t, Tcb *c) noexcept nogil        # nobody waits for the peer's FIN: not for ever either
 cdef uint32_t receive_room(const TcpTable *t, const Tcb *c) noexcept nogil

@@ -12,6 +12,7 @@ from cython.cimports.netstack.timers import timer_clear, timer_set, timers_creat
 from cython.cimports.netstack.wire.address import Addr, is_unspecified, is_v4, same_address
 
 FIRST_SLOTS = cython.declare(uint32_t, 64)
+FIN_WAIT_2_NS = cython.declare(int64_t, 60_000_000_000)
 
 
 @cython.cfunc
@@ -164,6 +165,8 @@ def tcb_free(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void
     t.free_slots[t.free_count] = cython.cast(int32_t, c.index)
     t.free_count += 1
     t.count -= 1
+    ring_release(cython.address(c.send), cython.address(t.budget))
+    ring_release(cython.address(c.receive), cython.address(t.budget))
     free(c.gaps)
     free(c.sacked)
     free(c)
@@ -362,6 +365,15 @@ def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython
     tcb_arm(t, c)
     if t.time_wait_count > t.limits.time_wait:
         _recycle_time_wait(t, c)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tcb_fin_wait_2(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
+    """The peer of a connection without an application has a minute to close its side, as Linux's tcp_fin_timeout."""
+    c.close_at = t.net.now + FIN_WAIT_2_NS
+    tcb_arm(t, c)
 
 
 @cython.cfunc
