@@ -414,8 +414,7 @@ class Tcp:
         if c.state == SYN_SENT:
             tcb_close(t, c, 0)
         elif c.receive.used and c.state != CLOSED and c.state != TIME_WAIT:
-            # RFC 9293 3.6.1: the peer must learn they were not read
-            send_reset(t, c)
+            send_reset(t, c)        # RFC 9293 3.6.1: the peer must learn they were not read
             tcb_close(t, c, 0)
         elif c.state != CLOSED:
             if not c.flags & F_FIN_QUEUED:
