@@ -433,7 +433,7 @@ def _fin_due(c: cython.pointer[Tcb], end: uint32_t) -> cython.bint:
     if c.state == ESTABLISHED or c.state == CLOSE_WAIT:
         return True
     if c.state == FIN_WAIT_1 or c.state == CLOSING or c.state == LAST_ACK:
-        return seq_lt(c.snd_nxt, c.snd_max)     # a timeout took snd_nxt back before it
+        return seq_lt(c.snd_nxt, c.snd_max) and c.snd_wnd != 0     # a timeout took snd_nxt back before it
     return False
 
 

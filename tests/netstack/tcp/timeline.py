@@ -161,6 +161,17 @@ class Timeline:
             self._run_until(self._now + round(seconds * S))
             self._nothing_unsaid()
 
+    def wait(self, seconds=3600):
+        """Run until something is sent. Returns when, in seconds."""
+        self._nothing_unsaid()
+        limit = self._now + round(seconds * S)
+        while not self.outbox:
+            due = self.stack.wake_at()
+            if due is None or due > limit:
+                self.fail(f"nothing is sent within {seconds} s")
+            self._run_until(due)
+        return self.now
+
     def drain(self, seconds=0):
         """Run for so long and take whatever is sent, as a list."""
         if seconds:
@@ -435,6 +446,8 @@ class Timeline:
         """A connection from the peer with these options, ready for use. `quick`: its first ACKs are not delayed."""
         if self.listener is None:
             self.listen()
+        if win is not AUTO:
+            self.win = win
         if ts is not None:
             self.peer_ts = ts
         self.inject("S", seq=0, win=win, mss=mss, wscale=wscale, sack_ok=sack_ok)
@@ -449,6 +462,8 @@ class Timeline:
         """A connection to the peer, ready for use."""
         self.connect()
         self.expect("S", seq=0)
+        if win is not AUTO:
+            self.win = win
         if ts is not None:
             self.peer_ts = ts
         self.inject("SA", seq=0, ack=1, win=win, mss=mss, wscale=wscale, sack_ok=sack_ok)
@@ -502,14 +517,19 @@ class Timeline:
     # -- facts -------------------------------------------------------------------------------------
 
     def state(self):
-        """The connection's state; None when there is none."""
+        """The connection's state, or those of all connections when there is no current one; None when there is none."""
+        if self.handle is not None:
+            return self.tcp.info(self.handle)["state"]
         rows = self.stack.connections()
         return rows[0]["state"] if len(rows) == 1 else [row["state"] for row in rows] or None
 
     def info(self, name=None):
         """What the stack knows of the connection, released or not."""
         rows = self.stack.connections()
-        assert len(rows) == 1, rows
+        if self.handle is not None:
+            rows = [self.tcp.info(self.handle)]
+        if len(rows) != 1:
+            self.fail(f"there are {len(rows)} connections")
         return rows[0][name] if name else rows[0]
 
     def mark(self):
