@@ -262,6 +262,7 @@ def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, pa
     end: uint32_t = seq + payload + control
     if seq_lt(seq, c.snd_max):
         c.retransmits += 1
+        c.high_rxt = seq_max(c.high_rxt, seq + payload)
         count(t.net, TCP_RETRANSMITS, 1)
         if c.timed_at and seq_lt(seq, c.timed_seq):     # Karn's rule: what is sent twice is not timed
             c.timed_at = 0
@@ -333,7 +334,6 @@ def _retransmission(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: cy
             end = seq_min(end, c.sacked[0].start)
         if seq_lt(c.snd_una, end):
             seq[0] = c.snd_una
-            c.high_rxt = seq_max(c.high_rxt, end)
             return end - c.snd_una
     return _hole(t, c, seq, True)
 
@@ -360,7 +360,6 @@ def _hole(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: cython.point
     if not seq_lt(hole.start, end):
         return 0
     seq[0] = hole.start
-    c.high_rxt = end
     return end - hole.start
 
 

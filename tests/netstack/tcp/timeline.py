@@ -97,6 +97,7 @@ class Timeline:
         self._start = self._now
         self.outbox.clear()
         self.others.clear()
+        self.log.clear()
         self.our_iss = None
         self.ts_base = None         # what our timestamp clock would show at time 0
         self.last_ts = 0            # our timestamp that the peer echoes
@@ -114,7 +115,7 @@ class Timeline:
 
     def fail(self, why):
         """Fail with the whole timeline."""
-        lines = "\n".join(self.log[-200:])
+        lines = "\n".join(self.log[-60:])
         raise AssertionError(f"{why}\n--- timeline ---\n{lines}\n--- {self._stamp()} {why}")
 
     def _stamp(self, at=None):
@@ -248,6 +249,14 @@ class Timeline:
         if self._held is None:
             self._nothing_unsaid()
         self.receive(bytes(self.build(flags, **fields)))
+
+    def feed(self, times, flags, **fields):
+        """Inject a segment so many times, one after the other; returns all that is sent in answer."""
+        sent = []
+        for _ in range(times):
+            self.inject(flags, **fields)
+            sent += self.drain()
+        return sent
 
     def receive(self, frame, flags=0, segment_size=0):
         """A raw frame arrives."""
