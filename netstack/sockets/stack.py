@@ -48,7 +48,7 @@ class AsyncStack:
     def dispatch(self) -> None:
         """Deliver all events that are new since the last call to their protocols.
 
-        Bounded: READ_MOST octets or DATAGRAMS_MOST datagrams each; who has more waiting gets it in later rounds of the loop.
+        Bounded: READ_MOST octets or DATAGRAMS_MOST datagrams each; who has more waiting gets it in later rounds.
         """
         connections = self.connections
         for handle, bits, errno in self.tcp.ready():

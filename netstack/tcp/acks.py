@@ -5,12 +5,12 @@ from cython.cimports.libc.stdint import int64_t, uint32_t
 from cython.cimports.libc.stdlib import malloc
 from cython.cimports.netstack.neighbor import neighbor_confirm
 from cython.cimports.netstack.tcp.congestion import congestion_acked, congestion_duplicate
-from cython.cimports.netstack.tcp.output import rto_now, timestamp_now
+from cython.cimports.netstack.tcp.output import rto_now, tail_arm, timestamp_now
 from cython.cimports.netstack.tcp.ranges import ranges_add, ranges_cut
 from cython.cimports.netstack.tcp.ring import ring_drop
 from cython.cimports.netstack.tcp.tcb import (
-    F_FIN_QUEUED, F_NEW_SACK, F_RECOVERY, F_SACK, F_TIMESTAMPS, F_WANT_WRITE, MAX_RANGES, NEWS_WRITABLE, tcb_dirty,
-    tcb_news)
+    F_FIN_QUEUED, F_NEW_SACK, F_RECOVERY, F_SACK, F_TAIL_PROBED, F_TIMESTAMPS, F_WANT_WRITE, MAX_RANGES,
+    NEWS_WRITABLE, tcb_dirty, tcb_news)
 from cython.cimports.netstack.wire.tcp import FIN, SYN, Range, seq_le, seq_lt
 
 MS = cython.declare(int64_t, 1_000_000)
@@ -170,6 +170,8 @@ def _advance(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
     c.soft_error = 0
     congestion_acked(t, c, octets)
     c.rto_at = t.net.now + rto_now(t, c) if c.snd_una != c.snd_max else 0
+    c.flags &= ~cython.cast(uint32_t, F_TAIL_PROBED)
+    tail_arm(t, c)
     if c.path.neighbor >= 0 and c.path.generation == t.net.generation:
         neighbor_confirm(t.net, c.path.neighbor)
     if c.flags & F_WANT_WRITE:

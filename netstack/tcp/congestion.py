@@ -44,7 +44,7 @@ def _initial_window(c: cython.pointer[cython.const[Tcb]]) -> uint32_t:
 @cython.nogil
 @cython.exceptval(check=False)
 def _grow(c: cython.pointer[Tcb], octets: uint32_t) -> cython.void:
-    """Slow start or congestion avoidance by octets acknowledged; no growth while the window is not what limits (RFC 7661)."""
+    """Slow start or congestion avoidance by octets acknowledged; none while the window does not limit (RFC 7661)."""
     if not c.flags & F_CWND_LIMITED or c.cwnd >= CWND_MAX:
         return
     if c.cwnd < c.ssthresh:
@@ -73,6 +73,8 @@ def congestion_acked(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], octets
             if segments > 1:
                 c.duplicates -= min(segments - 1, c.duplicates)
             c.flags |= F_RETRANSMIT
+        else:
+            c.head_again = c.snd_max
         return
     c.duplicates = 0
     if c.flags & F_RTO_RECOVERY:
@@ -93,6 +95,8 @@ def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) ->
     in_network: uint32_t
     count(t.net, TCP_DUPLICATE_ACKS_RECEIVED, 1)
     c.duplicates += 1
+    if c.flags & F_RECOVERY and _lost_again(c):
+        c.flags |= F_RETRANSMIT
     if c.flags & (F_RECOVERY | F_RTO_RECOVERY):
         return
     if c.duplicates < DUPLICATE_THRESHOLD and not (c.sacked_count and _lost_before(c, 0)):
@@ -108,6 +112,18 @@ def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) ->
     c.timed_at = 0
     c.flags |= F_RECOVERY | F_RETRANSMIT
     count(t.net, TCP_FAST_RETRANSMITS, 1)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _lost_again(c: cython.pointer[cython.const[Tcb]]) -> cython.bint:
+    """Did what was sent after the retransmission at snd_una arrive, and it not? RFC 6675 would wait for a timeout."""
+    last: uint32_t
+    if c.sacked_count == 0:
+        return False
+    last = c.sacked[c.sacked_count - 1].end
+    return seq_lt(c.head_again + 2 * cython.cast(uint32_t, c.mss), last)
 
 
 @cython.cfunc
@@ -135,7 +151,7 @@ def congestion_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> c
 @cython.nogil
 @cython.exceptval(check=False)
 def _lost_before(c: cython.pointer[cython.const[Tcb]], i: uint32_t) -> cython.bint:
-    """Is the hole before SACKed range `i` lost? Three ranges or more than two segments lie above it (RFC 6675 4 IsLost)."""
+    """Is the hole before SACKed range `i` lost? Three ranges or over two segments lie above it (RFC 6675 4, IsLost)."""
     if c.sacked_count - i >= DUPLICATE_THRESHOLD:
         return True
     return ranges_octets(cython.address(c.sacked[i]), c.sacked_count - i) > (

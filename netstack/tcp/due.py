@@ -4,15 +4,15 @@ import cython
 from cython.cimports.libc.errno import ETIMEDOUT
 from cython.cimports.libc.stdint import int64_t, uint32_t
 from cython.cimports.netstack.counters import (
-    TCP_ABORTS, TCP_CONNECT_FAILURES, TCP_DELAYED_ACKS, TCP_RETRANSMIT_TIMEOUTS)
+    TCP_ABORTS, TCP_CONNECT_FAILURES, TCP_DELAYED_ACKS, TCP_RETRANSMIT_TIMEOUTS, TCP_TAIL_PROBES)
 from cython.cimports.netstack.net import count
 from cython.cimports.netstack.tcp.congestion import congestion_timeout
 from cython.cimports.netstack.tcp.output import rto_now, send_reset
 from cython.cimports.netstack.tcp.ring import ring_release
 from cython.cimports.netstack.tcp.state import CLOSED, SYN_RECEIVED, SYN_SENT
 from cython.cimports.netstack.tcp.tcb import (
-    F_ACK_NOW, F_KEEPALIVE_DUE, F_PROBE, F_RELEASED, F_SYN_DUE, F_WANT_WRITE, NEWS_WRITABLE, Tcb, tcb_arm, tcb_close,
-    tcb_dirty, tcb_news, tcb_reap)
+    F_ACK_NOW, F_KEEPALIVE_DUE, F_PROBE, F_RELEASED, F_SYN_DUE, F_TAIL_PROBE, F_TAIL_PROBED, F_WANT_WRITE,
+    NEWS_WRITABLE, Tcb, tcb_arm, tcb_close, tcb_dirty, tcb_news, tcb_reap)
 from cython.cimports.netstack.timers import timer_clear, timers_next, timers_top
 
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
@@ -60,6 +60,12 @@ def _due(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
         c.ack_at = 0
         c.flags |= F_ACK_NOW
         count(t.net, TCP_DELAYED_ACKS, 1)
+        tcb_dirty(t, c)
+    if c.tail_at and c.tail_at <= now:
+        c.tail_at = 0
+        c.flags |= F_TAIL_PROBE | F_TAIL_PROBED
+        c.rto_at = now + rto_now(t, c)      # RFC 8985 7.3: the probe has its whole timeout
+        count(t.net, TCP_TAIL_PROBES, 1)
         tcb_dirty(t, c)
     if c.rto_at and c.rto_at <= now:
         _retransmission_timeout(t, c)

@@ -110,10 +110,10 @@ def _grow(t: cython.pointer[TcpTable]) -> cython.bint:
 @cython.nogil
 @cython.exceptval(check=False)
 def _recycle_time_wait(t: cython.pointer[TcpTable], spare: cython.pointer[Tcb]) -> cython.bint:
-    """Close one connection in TIME-WAIT, not `spare`, that its application let go of; looks at a bounded number of slots."""
-    steps: cython.int
+    """Close one connection in TIME-WAIT, not `spare`, that its application let go of; looks at some slots only."""
+    _step: cython.int
     c: cython.pointer[Tcb]
-    for steps in range(1024):
+    for _step in range(1024):
         t.time_wait_hand += 1
         if t.time_wait_hand >= t.block_count:
             t.time_wait_hand = 0
@@ -220,7 +220,8 @@ def _leave(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def tcb_find(t: cython.pointer[TcpTable], remote: cython.pointer[cython.const[Addr]],
-             local: cython.pointer[cython.const[Addr]], remote_port: uint16_t, local_port: uint16_t) -> cython.pointer[Tcb]:
+             local: cython.pointer[cython.const[Addr]], remote_port: uint16_t,
+             local_port: uint16_t) -> cython.pointer[Tcb]:
     """The connection between two sockets, or NULL."""
     i: int32_t = t.buckets[_bucket(t, remote, local, (cython.cast(uint32_t, remote_port) << 16) | local_port)]
     c: cython.pointer[Tcb]
@@ -305,6 +306,8 @@ def tcb_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     at: int64_t = 0
     if c.rto_at:
         at = c.rto_at
+    if c.tail_at and (at == 0 or c.tail_at < at):
+        at = c.tail_at
     if c.persist_at and (at == 0 or c.persist_at < at):
         at = c.persist_at
     if c.ack_at and (at == 0 or c.ack_at < at):
@@ -352,6 +355,7 @@ def set_state(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], event: cython
 def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """(Re)start the 2 MSL timer; nothing else runs in TIME-WAIT. A full house recycles an older one."""
     c.rto_at = 0
+    c.tail_at = 0
     c.persist_at = 0
     c.keepalive_at = 0
     c.ack_at = 0
@@ -385,6 +389,7 @@ def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython
     set_state(t, c, TIMEOUT_2MSL if c.state == TIME_WAIT else RESET)
     _leave(t, c)
     c.rto_at = 0
+    c.tail_at = 0
     c.persist_at = 0
     c.ack_at = 0
     c.close_at = 0

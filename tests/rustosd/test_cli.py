@@ -19,8 +19,6 @@ from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer
 from tests.rustosd.fake import FakeCore
 
-# ruff: noqa: E501 (tables are as wide as they are)
-
 
 @pytest.fixture
 def core():
