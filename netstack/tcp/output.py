@@ -18,7 +18,8 @@ from cython.cimports.netstack.tcp.state import (
     CLOSE_WAIT, CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, SEND_FIN, SYN_RECEIVED, SYN_SENT)
 from cython.cimports.netstack.tcp.tcb import (
     F_ACK_NOW, F_CWND_LIMITED, F_DIRTY, F_FIN_QUEUED, F_FIN_SENT, F_KEEPALIVE_DUE, F_NODELAY, F_PROBE, F_RECOVERY,
-    F_RETRANSMIT, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, receive_room, set_state, tcb_arm, tcb_dirty, tcb_reap)
+    F_RETRANSMIT, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TAIL_PROBE, F_TAIL_PROBED, F_TIMESTAMPS,
+    receive_room, set_state, tcb_arm, tcb_dirty, tcb_reap)
 from cython.cimports.netstack.verdict import NO_MEMORY
 from cython.cimports.netstack.wire.address import Addr, is_v4
 from cython.cimports.netstack.wire.checksum import fold, sum_octets, sum_odd, sum_pseudo
@@ -28,6 +29,8 @@ from cython.cimports.netstack.wire.tcp import (
 
 MS = cython.declare(int64_t, 1_000_000)
 RTO_MAX_NS = cython.declare(int64_t, 60_000_000_000)    # RFC 6298 2.5: at least 60 s
+PROBE_SLACK_NS = cython.declare(int64_t, 2_000_000)     # the loop's timer is no finer than 1 ms, at both ends
+MAX_ACK_DELAY_NS = cython.declare(int64_t, 40_000_000)  # of a peer that delays ACKs: Linux's and ours
 LARGEST = cython.declare(uint32_t, 65535)               # IP total length of a super-segment
 EMITTED = cython.declare(cython.int, 1)
 HELD = cython.declare(cython.int, 2)                    # waits for its neighbor; no frame now
@@ -262,7 +265,8 @@ def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, pa
     end: uint32_t = seq + payload + control
     if seq_lt(seq, c.snd_max):
         c.retransmits += 1
-        c.high_rxt = seq_max(c.high_rxt, seq + payload)
+        if c.flags & (F_RECOVERY | F_RTO_RECOVERY):
+            c.high_rxt = seq_max(c.high_rxt, seq + payload)
         count(t.net, TCP_RETRANSMITS, 1)
         if c.timed_at and seq_lt(seq, c.timed_seq):     # Karn's rule: what is sent twice is not timed
             c.timed_at = 0
@@ -278,8 +282,25 @@ def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, pa
         c.snd_max = end
     if c.rto_at == 0:
         c.rto_at = t.net.now + rto_now(t, c)
+    tail_arm(t, c)
     c.persist_at = 0
     c.sent_at = t.net.now
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tail_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
+    """(Re)start the timer of the tail loss probe, where it is earlier than the retransmission's (RFC 8985 7.2)."""
+    wait: int64_t = 2 * c.srtt + PROBE_SLACK_NS
+    c.tail_at = 0
+    if (c.srtt == 0 or c.flags & (F_SACK | F_RECOVERY | F_RTO_RECOVERY | F_TAIL_PROBED) != F_SACK
+            or c.sacked_count or c.send.used == 0 or c.state < ESTABLISHED or c.snd_una == c.snd_max):
+        return
+    if c.snd_max - c.snd_una <= c.mss:
+        wait += MAX_ACK_DELAY_NS
+    if t.net.now + wait < c.rto_at:
+        c.tail_at = t.net.now + wait
 
 
 @cython.cfunc
@@ -334,6 +355,7 @@ def _retransmission(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: cy
             end = seq_min(end, c.sacked[0].start)
         if seq_lt(c.snd_una, end):
             seq[0] = c.snd_una
+            c.head_again = c.snd_max
             return end - c.snd_una
     return _hole(t, c, seq, True)
 
@@ -360,18 +382,40 @@ def _hole(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: cython.point
     if not seq_lt(hole.start, end):
         return 0
     seq[0] = hole.start
+    if hole.start == c.snd_una:
+        c.head_again = c.snd_max
     return end - hole.start
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _tail(c: cython.pointer[Tcb], seq: cython.pointer[uint32_t]) -> uint32_t:
+    """Octets of the tail loss probe, if it is due: the last segment, when nothing new may go instead (RFC 8985 7.3)."""
+    end: uint32_t = seq_min(c.snd_una + c.send.used, c.snd_max)
+    if not c.flags & F_TAIL_PROBE:
+        return 0
+    c.flags &= ~cython.cast(uint32_t, F_TAIL_PROBE)
+    if c.flags & (F_RECOVERY | F_RTO_RECOVERY) or not seq_lt(c.snd_una, end):
+        return 0
+    seq[0] = seq_max(c.snd_una, end - c.mss)
+    return end - seq[0]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _super_size(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> uint32_t:
-    """The most payload one frame may carry: a multiple of the MSS where the device splits, else one MSS."""
+    """The most payload one frame may carry: one MSS, or a multiple where the device splits.
+
+    Never more than a quarter of the window: a frame may be lost whole, and only what follows it tells of that.
+    """
+    most: uint32_t
     v4: cython.bint = is_v4(cython.address(c.path.destination))
-    if t.net.interfaces[c.path.interface].features & (TSO4 if v4 else TSO6):
-        return (LARGEST - 100) // c.mss * c.mss if c.mss < LARGEST - 100 else c.mss
-    return c.mss
+    if not t.net.interfaces[c.path.interface].features & (TSO4 if v4 else TSO6):
+        return c.mss
+    most = min(LARGEST - 100, min(c.cwnd, c.snd_wnd_max) >> 2)
+    return most - most % c.mss if most > c.mss else c.mss
 
 
 @cython.cfunc
@@ -448,16 +492,15 @@ def _send_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.po
     done: cython.int
     if n == 0:
         n = _new_data(t, c)
+        seq = c.snd_nxt
         if n == 0:
             n = _hole(t, c, cython.address(seq), False)
-            if n == 0:
-                seq = c.snd_nxt
-        else:
-            seq = c.snd_nxt
+        if n == 0:
+            n = _tail(c, cython.address(seq))
     fin = _fin_due(c, seq + n)
     if n == 0 and not fin:
         return _send_probe(t, c, f) if c.flags & F_PROBE else 0
-    c.flags &= ~cython.cast(uint32_t, F_PROBE)
+    c.flags &= ~cython.cast(uint32_t, F_PROBE | F_TAIL_PROBE)
     if fin:
         flags |= FIN
         c.flags |= F_FIN_SENT
@@ -559,8 +602,8 @@ def tcp_transmit(t: cython.pointer[TcpTable], interface: uint32_t, frames: cytho
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _reset_packet(t: cython.pointer[TcpTable], path: cython.pointer[cython.const[Path]], local: uint16_t, remote: uint16_t,
-                  seq: uint32_t, ack: uint32_t, flags: cython.int) -> cython.void:
+def _reset_packet(t: cython.pointer[TcpTable], path: cython.pointer[cython.const[Path]], local: uint16_t,
+                  remote: uint16_t, seq: uint32_t, ack: uint32_t, flags: cython.int) -> cython.void:
     """Queue a bare RST."""
     p: cython.pointer[Packet] = packet_new(PACKET_START + TCP_HEADER, PACKET_START)
     at: cython.pointer[uint8_t]
@@ -615,7 +658,7 @@ def send_reset(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.vo
 @cython.nogil
 @cython.exceptval(check=False)
 def tcp_forget_interface(t: cython.pointer[TcpTable], interface: uint32_t) -> cython.void:
-    """Move everything off an interface that is gone; loopback, which is always served, sends it on to where it belongs."""
+    """Move everything off an interface that is gone; loopback, always served, sends it on to where it belongs."""
     i: uint32_t
     c: cython.pointer[Tcb]
     next_one: int32_t
