@@ -31,7 +31,9 @@ def modules():
                                 extra_compile_args=CFLAGS, extra_link_args=LDFLAGS)
 
 
-extensions = [*modules(), Extension(SHARED, ["mm/_cyutility.c"], extra_compile_args=CFLAGS)]
+# "no": the package without its compiled modules, for an editable install that build_ext --inplace completes.
+EXTENSIONS = os.environ.get("RUSTOSD_EXTENSIONS", "yes") != "no"
+extensions = [*modules(), Extension(SHARED, ["mm/_cyutility.c"], extra_compile_args=CFLAGS)] if EXTENSIONS else []
 setup(
     ext_modules=cythonize(extensions, build_dir=BUILD_DIR, nthreads=JOBS, compiler_directives=DIRECTIVES,
                           shared_utility_qualified_name=SHARED, emit_linenums=True),

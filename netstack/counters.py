@@ -26,6 +26,7 @@ _TABLE = {
     TCP_RETRANSMITS: "TCP segments sent again",
     TCP_RETRANSMIT_TIMEOUTS: "retransmission timeouts",
     TCP_FAST_RETRANSMITS: "recoveries begun by duplicate or selective acknowledgments",
+    TCP_TAIL_PROBES: "probes sent because the last segments in flight went unanswered",
     TCP_DUPLICATE_ACKS_RECEIVED: "duplicate acknowledgments received",
     TCP_OUT_OF_ORDER: "TCP segments received ahead of their turn and kept",
     TCP_ZERO_WINDOW_PROBES: "probes sent into a closed window",

@@ -632,6 +632,9 @@ def _act_on_address(net: cython.pointer[Net], interface: uint32_t, own: cython.p
         return INT64_MAX
     if own.probe_at > net.now:
         return own.probe_at
+    if not net.interfaces[interface].up:
+        own.probe_at = INT64_MAX        # neighbor_start_address begins anew when the link comes back
+        return INT64_MAX
     if own.state == ADDRESS_PREFERRED:
         arp_request(net, interface, cython.NULL, cython.address(own.address), cython.address(own.address))
         own.probes_left -= 1
@@ -777,7 +780,8 @@ def remove_neighbor(state: NetState, interface: int, address: object) -> bool:
 
 @cython.cfunc
 def _has_link(state: NetState, interface: int) -> bool:
-    return LOOPBACK < interface < MAX_INTERFACES and state.net.interfaces[cython.cast(cython.int, interface)] != cython.NULL
+    return LOOPBACK < interface < MAX_INTERFACES and (
+        state.net.interfaces[cython.cast(cython.int, interface)] != cython.NULL)
 
 
 @cython.cfunc

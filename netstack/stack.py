@@ -168,17 +168,25 @@ class Stack:
         self.interface(index)
         self.take_back()
         route_module.forget_interface(self.state, index)
-        neighbors_forget_interface(self.state.net, index)
         self.state.remove_interface(index)
+        neighbors_forget_interface(self.state.net, index)
         tcp_forget_interface(cython.address(self.tcp.table), index)
 
     def set_link(self, index: int, up: bool) -> None:
-        """The link came or went."""
-        self.interface(index)
+        """The link came or went. Its addresses are announced, and IPv6 ones tried, whenever it comes (RFC 4862 5.4)."""
+        i: cython.pointer[Interface] = self.interface(index)
+        slot: cython.int
         self.take_back()
+        if bool(i.up) == bool(up):
+            return
         self.state.set_up(index, up)
         if not up:
             neighbors_forget_interface(self.state.net, index)
+            tcp_forget_interface(cython.address(self.tcp.table), index)
+            return
+        for slot in range(MAX_ADDRESSES):
+            if i.addresses[slot].state != ADDRESS_FREE:
+                neighbor_start_address(self.state.net, index, slot)
 
     def add_address(self, index: int, address: str) -> None:
         """Give an interface an address such as "10.77.0.2/24" and the route to its prefix.

@@ -12,6 +12,7 @@ from cython.cimports.netstack.timers import timer_clear, timer_set, timers_creat
 from cython.cimports.netstack.wire.address import Addr, is_unspecified, is_v4, same_address
 
 FIRST_SLOTS = cython.declare(uint32_t, 64)
+FIN_WAIT_2_NS = cython.declare(int64_t, 60_000_000_000)
 
 
 @cython.cfunc
@@ -164,6 +165,8 @@ def tcb_free(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void
     t.free_slots[t.free_count] = cython.cast(int32_t, c.index)
     t.free_count += 1
     t.count -= 1
+    ring_release(cython.address(c.send), cython.address(t.budget))
+    ring_release(cython.address(c.receive), cython.address(t.budget))
     free(c.gaps)
     free(c.sacked)
     free(c)
@@ -302,6 +305,8 @@ def tcb_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     at: int64_t = 0
     if c.rto_at:
         at = c.rto_at
+    if c.tail_at and (at == 0 or c.tail_at < at):
+        at = c.tail_at
     if c.persist_at and (at == 0 or c.persist_at < at):
         at = c.persist_at
     if c.ack_at and (at == 0 or c.ack_at < at):
@@ -349,6 +354,7 @@ def set_state(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], event: cython
 def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """(Re)start the 2 MSL timer; nothing else runs in TIME-WAIT. A full house recycles an older one."""
     c.rto_at = 0
+    c.tail_at = 0
     c.persist_at = 0
     c.keepalive_at = 0
     c.ack_at = 0
@@ -358,6 +364,15 @@ def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython
     tcb_arm(t, c)
     if t.time_wait_count > t.limits.time_wait:
         _recycle_time_wait(t, c)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tcb_fin_wait_2(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
+    """Give the peer of a connection that its application let go of a minute to close its side, as Linux's tcp_fin_timeout."""
+    c.close_at = t.net.now + FIN_WAIT_2_NS
+    tcb_arm(t, c)
 
 
 @cython.cfunc
@@ -373,6 +388,7 @@ def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython
     set_state(t, c, TIMEOUT_2MSL if c.state == TIME_WAIT else RESET)
     _leave(t, c)
     c.rto_at = 0
+    c.tail_at = 0
     c.persist_at = 0
     c.ack_at = 0
     c.close_at = 0

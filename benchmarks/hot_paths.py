@@ -1,0 +1,1 @@
+def measure(report, rounds, say): pass

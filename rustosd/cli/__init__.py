@@ -1,0 +1,1 @@
+"""The two commands: `rustosd` is the daemon, `rustosctl` steers it."""

@@ -1,0 +1,304 @@
+"""`rustosctl`: look at a running daemon and change it. Noun, then verb; a noun alone lists."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from rustosd.cli import shell, tables
+from rustosd.control import protocol as p
+from rustosd.control.client import DEFAULT_SOCKET, CallFailed, Client, Unreachable
+from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
+
+T = TypeVar("T")
+PING_INTERVAL_MIN_S = 0.002
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[WORD VALUE]...")]
+
+app = typer.Typer(help="Steer a running rustosd: what it is doing, and what it should do.", rich_markup_mode=None,
+                  pretty_exceptions_enable=False)
+
+
+class _Settings:
+    socket = DEFAULT_SOCKET
+
+
+@app.callback()
+def _options(
+    socket: Annotated[str, typer.Option(envvar="RUSTOSD_SOCKET", help="The daemon's control socket.")] = DEFAULT_SOCKET,
+) -> None:
+    _Settings.socket = socket
+
+
+@contextlib.contextmanager
+def _daemon() -> Iterator[Client]:
+    try:
+        with Client(_Settings.socket) as client:
+            yield client
+    except Unreachable as error:
+        raise shell.Stop(str(error), shell.UNREACHABLE) from None
+    except CallFailed as error:
+        raise shell.Stop(str(error)) from None
+
+
+def _call(method: str, params: p.Parameters | None = None) -> Any:
+    with _daemon() as daemon:
+        return daemon.call(method, params)
+
+
+def _checked(kind: Callable[[str], T], text: str) -> T:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _options_of(words: Sequence[str] | None, known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """`via ADDRESS dev NAME` as {"via": Address, "dev": InterfaceName}, in the manner of iproute2."""
+    given: dict[str, Any] = {}
+    rest = list(words or ())
+    while rest:
+        word = rest.pop(0)
+        if word not in known:
+            raise typer.BadParameter(f"unexpected {word!r}; known here: {', '.join(known)}")
+        if word in given:
+            raise typer.BadParameter(f"{word} is there twice")
+        if not rest:
+            raise typer.BadParameter(f"{word} needs a value behind it")
+        given[word] = _checked(known[word], rest.pop(0))
+    return given
+
+
+def _metric(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 0xFFFFFFFF:
+        raise ValueError(f"{text!r} is no metric, a number from 0 to 4294967294")
+    return int(text)
+
+
+def _noun(name: str, text: str, listing: tables.Listing, method: str) -> typer.Typer:
+    """A group of commands whose list is also what the noun alone shows."""
+    group = typer.Typer(help=text, rich_markup_mode=None)
+
+    def print_list(as_json: bool) -> None:
+        tables.show(listing, _call(method), as_json)
+
+    @group.callback(invoke_without_command=True)
+    def alone(context: typer.Context, json: Json = False) -> None:
+        if context.invoked_subcommand is None:
+            print_list(json)
+
+    @group.command("list", help=p.METHODS[method].help)
+    def list_(json: Json = False) -> None:
+        print_list(json)
+
+    app.add_typer(group, name=name)
+    return group
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """The daemon in one look. Exit status 3 when none is running."""
+    now: p.Status = _call("daemon.status")
+    if json:
+        tables.print_json("status", now)
+        return
+    tables.show_facts((
+        ("version", now.version), ("pid", str(now.pid)), ("up", tables.duration(now.uptime_s)),
+        ("interfaces", str(now.interfaces)), ("connections", str(now.connections)),
+        ("listeners", str(now.listeners)), ("services", tables.plain(now.services)),
+        ("frames in", str(now.rx_frames)), ("frames out", str(now.tx_frames)), ("dropped", str(now.dropped_frames)),
+    ))
+
+
+nic = _noun("nic", "Interfaces of the stack.", tables.NICS, "nic.list")
+
+
+@nic.command("show")
+def nic_show(name: str, json: Json = False) -> None:
+    """All about one interface."""
+    rows: list[p.Nic] = [row for row in _call("nic.list") if row.name == name]
+    if not rows:
+        raise shell.Stop(f"there is no interface {name}; see: rustosctl nic list")
+    if json:
+        tables.print_json("nic", rows[0])
+        return
+    row = rows[0]
+    tables.show_facts((
+        ("nic", row.name), ("kind", row.kind), ("link", row.link), ("mac", tables.plain(row.mac)),
+        ("mtu", str(row.mtu)), ("offload", tables.plain(row.offload)),
+        *(("address", address) for address in row.addresses),
+        ("received", f"{row.rx_frames} frames, {tables.octets(row.rx_octets)}"),
+        ("sent", f"{row.tx_frames} frames, {tables.octets(row.tx_octets)}"),
+        ("refused by the device", str(row.rx_dropped)),
+    ))
+
+
+addr = _noun("addr", "Addresses of the interfaces.", tables.ADDRESSES, "addr.list")
+
+
+@addr.command("add")
+def addr_add(nic: str, address: Annotated[str, typer.Argument(metavar="ADDRESS/LENGTH")]) -> None:
+    """Give an interface an address: rustosctl addr add rustos0 10.77.0.3/24"""
+    _call("addr.add", p.AddressChange(nic=_checked(InterfaceName, nic), address=_checked(Cidr, address)))
+
+
+@addr.command("del")
+def addr_del(nic: str, address: Annotated[str, typer.Argument(metavar="ADDRESS/LENGTH")]) -> None:
+    """Take an address from an interface."""
+    _call("addr.del", p.AddressChange(nic=_checked(InterfaceName, nic), address=_checked(Cidr, address)))
+
+
+route = _noun("route", "The routing table.", tables.ROUTES, "route.list")
+
+
+@route.command("add")
+def route_add(destination: Annotated[str, typer.Argument(metavar="PREFIX")], words: Words = None) -> None:
+    """Add a static route: rustosctl route add 192.0.2.0/24 via 10.77.0.1 [dev NIC] [metric N]"""
+    given = _options_of(words, {"via": Address, "dev": InterfaceName, "metric": _metric})
+    if "via" not in given and "dev" not in given:
+        raise typer.BadParameter("a route needs via ADDRESS or dev NIC")
+    _call("route.add", p.RouteChange(destination=_destination(destination, given), gateway=given.get("via"),
+                                     nic=given.get("dev"), metric=given.get("metric", 0)))
+
+
+@route.command("del")
+def route_del(destination: Annotated[str, typer.Argument(metavar="PREFIX")], words: Words = None) -> None:
+    """Remove the static routes to a prefix: rustosctl route del PREFIX [via ADDRESS] [dev NIC] [metric N]"""
+    given = _options_of(words, {"via": Address, "dev": InterfaceName, "metric": _metric})
+    _call("route.del", p.RouteRemoval(destination=_destination(destination, given), gateway=given.get("via"),
+                                      nic=given.get("dev"), metric=given.get("metric")))
+
+
+def _destination(text: str, given: dict[str, Any]) -> Prefix:
+    """`default` is of the family of its gateway."""
+    if text == "default" and "via" in given and given["via"].version == 6:
+        return Prefix("::/0")
+    return _checked(Prefix, text)
+
+
+neigh = _noun("neigh", "The ARP and NDP cache.", tables.NEIGHBORS, "neigh.list")
+
+
+@neigh.command("add")
+def neigh_add(address: str, words: Words = None) -> None:
+    """Add a permanent neighbor: rustosctl neigh add 10.77.0.9 lladdr 02:00:00:00:00:09 dev rustos0"""
+    given = _options_of(words, {"lladdr": Mac, "dev": InterfaceName})
+    _need(given, "lladdr", "dev")
+    _call("neigh.add", p.NeighborChange(address=_checked(Address, address), mac=given["lladdr"], nic=given["dev"]))
+
+
+@neigh.command("del")
+def neigh_del(address: str, words: Words = None) -> None:
+    """Forget a neighbor: rustosctl neigh del 10.77.0.9 dev rustos0"""
+    given = _options_of(words, {"dev": InterfaceName})
+    _need(given, "dev")
+    _call("neigh.del", p.NeighborRemoval(address=_checked(Address, address), nic=given["dev"]))
+
+
+def _need(given: dict[str, Any], *words: str) -> None:
+    for word in words:
+        if word not in given:
+            raise typer.BadParameter(f"{word} is missing")
+
+
+conn = typer.Typer(help="TCP connections, listeners and UDP sockets.", rich_markup_mode=None)
+app.add_typer(conn, name="conn")
+Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="List at most so many.")]
+
+
+@conn.callback(invoke_without_command=True)
+def conn_alone(context: typer.Context, limit: Limit = 10_000, json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        conn_list(limit, json)
+
+
+@conn.command("list")
+def conn_list(limit: Limit = 10_000, json: Json = False) -> None:
+    """Connections, listeners and UDP sockets."""
+    answer: p.Connections = _call("conn.list", p.ConnectionQuery(limit=limit))
+    tables.show(tables.CONNECTIONS, answer.connections, json, answer.total)
+
+
+All = Annotated[bool, typer.Option("--all", "-a", help="Also those that never happened.")]
+
+
+@app.command()
+def drops(every: All = False, json: Json = False) -> None:
+    """Why frames were dropped."""
+    rows: list[p.Drop] = _call("drops.list")
+    shown = [row for row in rows if every or row.frames]
+    tables.show(tables.DROPS, sorted(shown, key=lambda row: -row.frames), json)
+
+
+@app.command()
+def counters(every: All = False, json: Json = False) -> None:
+    """What the stack counts."""
+    rows: list[p.Count] = _call("counters.list")
+    tables.show(tables.COUNTERS, [row for row in rows if every or row.count], json)
+
+
+@app.command()
+def ping(
+    host: Annotated[str, typer.Argument(metavar="ADDRESS")],
+    count: Annotated[int | None, typer.Option("-c", min=1, help="Stop after so many; else at Ctrl-C.")] = None,
+    interval_s: Annotated[float, typer.Option("-i", min=PING_INTERVAL_MIN_S, help="Seconds between two.")] = 1.0,
+    size: Annotated[int, typer.Option("-s", min=0, max=65507, help="Octets of data in each.")] = 56,
+    timeout_s: Annotated[float, typer.Option("-W", min=0.001, max=60, help="Seconds to wait for an answer.")] = 1.0,
+    json: Json = False,
+) -> int:
+    """Send echo requests from the stack. Exit status 1 when nothing answered."""
+    address = _checked(Address, host)
+    if json and count is None:
+        count = 4
+    identifier = int.from_bytes(os.urandom(2))
+    results: list[p.Echo] = []
+    say = (lambda text: None) if json else (lambda text: print(text, flush=True))
+    say(f"PING {address}: {size} octets of data")
+    try:
+        with _daemon() as daemon:
+            while count is None or len(results) < count:
+                begun = time.monotonic()
+                results.append(daemon.call("ping.echo", p.EchoRequest(
+                    address=address, identifier=identifier, sequence=(len(results) + 1) & 0xFFFF, octets=size,
+                    timeout_ms=round(timeout_s * 1000) or 1)))
+                say(_echo_line(results[-1]))
+                if count is None or len(results) < count:
+                    time.sleep(max(0.0, begun + interval_s - time.monotonic()))
+    except KeyboardInterrupt:
+        say("")
+    answered = [echo.rtt_us for echo in results if echo.rtt_us is not None]
+    if json:
+        tables.print_json("ping", {"address": address, "sent": len(results), "received": len(answered),
+                                   "echoes": results})
+    else:
+        say(_summary(address, len(results), answered))
+        sys.stdout.flush()
+    return shell.OK if answered else shell.FAILED
+
+
+def _echo_line(echo: p.Echo) -> str:
+    if echo.error is not None:
+        return f"seq={echo.sequence}: {echo.error}"
+    if echo.rtt_us is None:
+        return f"seq={echo.sequence}: no answer from {echo.address}"
+    return (f"{echo.octets + 8} octets from {echo.address}: seq={echo.sequence} ttl={echo.hop_limit} "
+            f"time={echo.rtt_us / 1000:.3f} ms")
+
+
+def _summary(address: str, sent: int, answered_us: Sequence[float]) -> str:
+    lost = 100 * (sent - len(answered_us)) / sent if sent else 0
+    lines = [f"--- {address} ---", f"{sent} sent, {len(answered_us)} received, {lost:.0f}% lost"]
+    if answered_us:
+        low, mean, high = min(answered_us), sum(answered_us) / len(answered_us), max(answered_us)
+        lines.append(f"round trip min/avg/max = {low / 1000:.3f}/{mean / 1000:.3f}/{high / 1000:.3f} ms")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The entry point of the `rustosctl` command."""
+    sys.exit(shell.run(app, "rustosctl"))

@@ -1,0 +1,147 @@
+"""Rows as people and programs read them: the same struct becomes a line of a table or an object of the JSON."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from rustosd.control import protocol as p
+
+MISSING = "-"
+_GOOD = {"up", "preferred", "reachable", "permanent", "established"}
+_BAD = {"down", "duplicate", "failed"}
+
+
+def plain(value: Any) -> str:
+    """Any value as text, a dash for what is missing."""
+    if value is None or value == "" or value == []:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return str(value)
+
+
+def octets(value: int | None) -> str:
+    """An amount of octets with a binary unit: 1.5 MiB."""
+    if value is None:
+        return MISSING
+    amount, unit = float(value), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{value} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units: 3h 12m."""
+    whole = int(seconds)
+    parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s")]
+    while len(parts) > 1 and parts[0][0] == 0:
+        parts.pop(0)
+    return " ".join(f"{count}{unit}" for count, unit in parts[:2])
+
+
+def milliseconds(value_us: float | None) -> str:
+    """A time given in microseconds as 0.123 ms."""
+    return MISSING if value_us is None else f"{value_us / 1000:.3f} ms"
+
+
+class Column(NamedTuple):
+    title: str
+    field: str
+    right: bool = False
+    text: Callable[[Any], str] = plain
+
+
+class Listing(NamedTuple):
+    """How rows of one type are shown: the key of the JSON, the noun of the count line, the columns."""
+
+    key: str
+    one: str
+    many: str
+    columns: Sequence[Column]
+
+
+NICS = Listing("nics", "interface", "interfaces", (
+    Column("NIC", "name"), Column("KIND", "kind"), Column("LINK", "link"), Column("MAC", "mac"),
+    Column("MTU", "mtu", True), Column("OFFLOAD", "offload"), Column("RX FRAMES", "rx_frames", True),
+    Column("RX", "rx_octets", True, octets), Column("TX FRAMES", "tx_frames", True),
+    Column("TX", "tx_octets", True, octets), Column("ADDRESSES", "addresses"),
+))
+ADDRESSES = Listing("addresses", "address", "addresses", (
+    Column("NIC", "nic"), Column("ADDRESS", "address"), Column("STATE", "state"),
+))
+ROUTES = Listing("routes", "route", "routes", (
+    Column("DESTINATION", "destination"), Column("GATEWAY", "gateway"), Column("NIC", "nic"),
+    Column("SOURCE", "source"), Column("METRIC", "metric", True), Column("KIND", "kind"),
+))
+NEIGHBORS = Listing("neighbors", "neighbor", "neighbors", (
+    Column("ADDRESS", "address"), Column("MAC", "mac"), Column("NIC", "nic"), Column("STATE", "state"),
+))
+CONNECTIONS = Listing("connections", "socket", "sockets", (
+    Column("ID", "id", True), Column("PROTO", "protocol"), Column("STATE", "state"), Column("LOCAL", "local"),
+    Column("REMOTE", "remote"), Column("UNREAD", "unread_octets", True), Column("UNSENT", "unsent_octets", True),
+    Column("RX", "rx_octets", True, octets), Column("TX", "tx_octets", True, octets),
+    Column("RTT", "rtt_us", True, milliseconds), Column("RETRANS", "retransmits", True),
+))
+DROPS = Listing("drops", "reason", "reasons", (
+    Column("FRAMES", "frames", True), Column("DIRECTION", "direction"), Column("REASON", "reason"),
+    Column("MEANING", "help"),
+))
+COUNTERS = Listing("counters", "counter", "counters", (
+    Column("COUNT", "count", True), Column("COUNTER", "counter"), Column("MEANING", "help"),
+))
+
+
+def print_json(key: str, value: Any) -> None:
+    """{"schema": 1, key: value} on stdout."""
+    document = msgspec.json.encode({"schema": p.SCHEMA, key: value}, enc_hook=str)
+    sys.stdout.write(msgspec.json.format(document, indent=2).decode() + "\n")
+
+
+def show(listing: Listing, rows: Sequence[Any], as_json: bool, total: int | None = None) -> None:
+    """Print rows as a table with a count line, or as JSON."""
+    if as_json:
+        print_json(listing.key, rows)
+        return
+    _print_table([(column.title, column.right) for column in listing.columns],
+                 [[column.text(getattr(row, column.field)) for column in listing.columns] for row in rows])
+    count = len(rows) if total is None else total
+    shown = f"{len(rows)} of {count}" if count != len(rows) else f"{count}"
+    print(f"{shown} {listing.one if count == 1 else listing.many}")
+
+
+def show_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns, without a header."""
+    _print_table([("", True), ("", False)], [[name, value] for name, value in facts], header=False)
+
+
+def _print_table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], header: bool = True) -> None:
+    if sys.stdout.isatty():
+        _print_rich(columns, rows, header)
+        return
+    widths = [max([len(title), *(len(row[i]) for row in rows)]) for i, (title, _) in enumerate(columns)]
+    lines = [[title for title, _ in columns]] if header else []
+    for line in [*lines, *rows]:
+        cells = (text.rjust(width) if right else text.ljust(width)
+                 for text, width, (_, right) in zip(line, widths, columns, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _print_rich(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], header: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for title, right in columns:
+        table.add_column(title, justify="right" if right else "left", no_wrap=title != "MEANING" and header,
+                         overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, "green" if cell in _GOOD else "red" if cell in _BAD else
+                             "dim" if cell == MISSING else "") for cell in row))
+    Console(highlight=False).print(table)

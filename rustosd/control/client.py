@@ -1,0 +1,78 @@
+"""The other end of the control socket, for `rustosctl`: blocking, one call at a time, few imports."""
+
+import socket
+from typing import Any
+
+import msgspec
+
+from rustosd.control.protocol import METHODS, Parameters, Reply, decode_value
+
+DEFAULT_SOCKET = "/run/rustosd/control.sock"
+TIMEOUT_S = 70.0            # the longest operation is a ping that waits a minute
+
+
+class Unreachable(Exception):
+    """No daemon answers on the socket; the text says what to do."""
+
+
+class CallFailed(Exception):
+    """The daemon refused or failed; the text is its message."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """A connection to the daemon. Raises Unreachable when there is none."""
+
+    def __init__(self, path: str = DEFAULT_SOCKET):
+        self.path = path
+        self._count = 0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(TIMEOUT_S)
+        try:
+            self._socket.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            self._socket.close()
+            raise Unreachable(f"no daemon answers on {path}; start one with `rustosd run`, "
+                              "or name its socket with --socket") from None
+        except PermissionError:
+            self._socket.close()
+            raise Unreachable(f"no permission to open {path}; try again as root") from None
+        except OSError as error:
+            self._socket.close()
+            raise Unreachable(f"cannot reach a daemon on {path}: {error.strerror or error}") from None
+        self._lines = self._socket.makefile("rb")
+
+    def call(self, method: str, params: Parameters | None = None) -> Any:
+        """Carry out a method of `protocol.METHODS` and return its typed result.
+
+        Raises CallFailed when the daemon says no, Unreachable when it goes away.
+        """
+        self._count += 1
+        body = msgspec.to_builtins(params, enc_hook=str) if params is not None else {}
+        request = {"jsonrpc": "2.0", "id": self._count, "method": method, "params": body}
+        try:
+            self._socket.sendall(msgspec.json.encode(request) + b"\n")
+            line = self._lines.readline()
+        except TimeoutError:
+            raise Unreachable(f"the daemon on {self.path} did not answer in {TIMEOUT_S:.0f} s") from None
+        except OSError as error:
+            raise Unreachable(f"the daemon on {self.path} went away: {error.strerror or error}") from None
+        if not line.endswith(b"\n"):
+            raise Unreachable(f"the daemon on {self.path} closed the connection")
+        reply = msgspec.json.decode(line, type=Reply)
+        if reply.error is not msgspec.UNSET:
+            raise CallFailed(reply.error.code, reply.error.message)
+        return msgspec.json.decode(reply.result, type=METHODS[method].gives, dec_hook=decode_value)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,221 @@
+"""The control socket: who may connect, how much a client may hold, and how a line becomes a call.
+
+A client is served one request at a time, so its cost is bounded: a line of MAX_REQUEST_OCTETS, one reply, and the
+patience of REPLY_TIMEOUT_S for a client that does not read.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from rustosd.control.protocol import (
+    BUSY,
+    FAILED,
+    FORBIDDEN,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    MAX_REQUEST_OCTETS,
+    METHOD_NOT_FOUND,
+    METHODS,
+    PARSE_ERROR,
+    Failure,
+    Reply,
+    Request,
+    decode_value,
+)
+
+REPLY_TIMEOUT_S = 10.0
+IDLE_TIMEOUT_S = 600.0
+_UCRED = struct.Struct("iII")      # unix(7), SO_PEERCRED: pid, uid, gid
+
+log = structlog.get_logger()
+_requests = msgspec.json.Decoder(Request)
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class OperationFailed(Exception):
+    """An operation was understood and could not be done; the text is for the person who asked."""
+
+
+class ControlServer:
+    """Serves `operations` (`rustosd.control.operations.Operations` or its like) on a unix socket.
+
+    `start` makes the socket and its directory, `stop` removes what `start` made.
+    """
+
+    def __init__(self, path: str, operations: Any, max_clients: int = 64):
+        self.path = Path(path)
+        self.operations = operations
+        self.max_clients = max_clients
+        self.clients: set[asyncio.Task] = set()
+        self._server: asyncio.Server | None = None
+        self._directory_is_ours = False
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the path is in use or cannot be made, with what to do."""
+        self._directory_is_ours = not self.path.parent.exists()
+        try:
+            self.path.parent.mkdir(mode=0o755, exist_ok=True)
+            self._remove_stale()
+            before = os.umask(0o177)        # between bind and chmod nobody else gets in
+            try:
+                self._server = await asyncio.start_unix_server(
+                    self._serve, str(self.path), limit=MAX_REQUEST_OCTETS)
+            finally:
+                os.umask(before)
+        except OSError as error:
+            self._remove_directory()
+            if error.strerror and str(self.path) in error.strerror:
+                raise
+            raise OSError(error.errno, f"cannot make the control socket {self.path}: {error.strerror or error}; "
+                          "choose another with socket = ... under [control]") from None
+
+    async def stop(self) -> None:
+        """Close the socket and all clients, and remove the file."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None       # who is being accepted right now finds nobody in
+        server.close()
+        for task in tuple(self.clients):
+            task.cancel()
+        await asyncio.gather(*self.clients, return_exceptions=True)
+        await server.wait_closed()
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        self._remove_directory()
+
+    def _remove_directory(self) -> None:
+        if self._directory_is_ours:
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
+
+    def _remove_stale(self) -> None:
+        """A daemon that was killed leaves its socket behind; one that lives must not lose it."""
+        try:
+            if not stat.S_ISSOCK(self.path.lstat().st_mode):
+                raise FileExistsError(17, f"{self.path} is there and no socket; move it away, "
+                                      "or choose another with socket = ... under [control]")
+        except FileNotFoundError:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(str(self.path))
+            except ConnectionRefusedError:
+                self.path.unlink()
+                return
+            except OSError:
+                pass
+        raise OSError(98, f"another daemon serves {self.path}; stop it, "
+                      "or choose another socket with socket = ... under [control]")
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._server is None:
+            writer.transport.abort()
+            return
+        self.clients.add(task)
+        try:
+            if not self._may_enter(writer):
+                await self._send(writer, _failure(None, FORBIDDEN, "not permitted: be root or the daemon's own user"))
+            elif len(self.clients) > self.max_clients:
+                await self._send(writer, _failure(None, BUSY, f"{self.max_clients} clients are connected already"))
+            else:
+                await self._converse(reader, writer)
+        except (TimeoutError, ConnectionError):
+            writer.transport.abort()        # does not read, or left
+        except asyncio.CancelledError:
+            writer.transport.abort()        # we stop; being cancelled is the expected end
+        finally:
+            self.clients.discard(task)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(IDLE_TIMEOUT_S):
+                    line = await reader.readuntil(b"\n")
+            except asyncio.IncompleteReadError:
+                return
+            except asyncio.LimitOverrunError:
+                message = f"a request has at most {MAX_REQUEST_OCTETS} octets"
+                await self._send(writer, _failure(None, INVALID_REQUEST, message))
+                return
+            if line.strip() and (reply := await self.answer(line)) is not None:
+                await self._send(writer, reply)
+
+    async def _send(self, writer: asyncio.StreamWriter, reply: Reply) -> None:
+        writer.transport.set_write_buffer_limits(0)     # drain waits until all is with the kernel
+        writer.write(_encode(reply) + b"\n")
+        async with asyncio.timeout(REPLY_TIMEOUT_S):
+            await writer.drain()
+
+    @staticmethod
+    def _may_enter(writer: asyncio.StreamWriter) -> bool:
+        duplicate = os.dup(writer.get_extra_info("socket").fileno())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=duplicate) as peer:
+            _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        return uid in (0, os.geteuid())
+
+    async def answer(self, line: bytes) -> Reply | None:
+        """What one line is answered with; None for a notification. Never raises for what the line says."""
+        try:
+            request = _requests.decode(line)
+        except (msgspec.ValidationError, RecursionError) as error:
+            return _failure(_id_of(line), INVALID_REQUEST, f"not a JSON-RPC 2.0 request: {error}")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _failure(None, PARSE_ERROR, f"not JSON: {error}")
+        reply = await self._call(request)
+        return None if request.id is msgspec.UNSET else reply
+
+    async def _call(self, request: Request) -> Reply:
+        identity = None if request.id is msgspec.UNSET else request.id
+        method = METHODS.get(request.method)
+        if method is None:
+            return _failure(identity, METHOD_NOT_FOUND, f"no method {request.method[:80]!r}")
+        try:
+            params = msgspec.json.decode(request.params, type=method.takes, dec_hook=decode_value)
+        except (msgspec.DecodeError, RecursionError) as error:
+            return _failure(identity, INVALID_PARAMS, f"{method.name}: {error}")
+        try:
+            result = getattr(self.operations, method.handler)(params)
+            if inspect.isawaitable(result):
+                result = await result
+        except (OperationFailed, ValueError, LookupError, OSError) as error:
+            return _failure(identity, FAILED, _text_of(error))
+        except Exception:
+            log.exception("operation_crashed", method=method.name)
+            return _failure(identity, INTERNAL_ERROR, f"{method.name} failed inside; the daemon's log has the trace")
+        if method.changes:
+            log.info("configuration_changed", method=method.name, params=msgspec.to_builtins(params, enc_hook=str))
+        return Reply(jsonrpc="2.0", id=identity, result=msgspec.Raw(_encode(result)))
+
+
+def _text_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
+
+
+def _failure(identity: int | str | None, code: int, message: str) -> Reply:
+    return Reply(jsonrpc="2.0", id=identity, error=Failure(code=code, message=message))
+
+
+def _id_of(line: bytes) -> int | str | None:
+    """The id of a request that is wrong otherwise (JSON-RPC 2.0, 5), when it can be told."""
+    class OnlyId(msgspec.Struct):
+        id: int | str | None = None
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
+        return msgspec.json.decode(line, type=OnlyId).id
+    return None

@@ -1,0 +1,119 @@
+"""Text that was checked: addresses, prefixes, names. Each a `str` in its canonical form; bad text is a ValueError."""
+
+import ipaddress
+import re
+from pathlib import PurePosixPath
+
+SUN_PATH_OCTETS = 107   # unix(7): sockaddr_un.sun_path holds 108 with its zero
+
+
+class Address(str):
+    """An IP address of either family, `10.77.0.1` or `fd77::1`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        try:
+            return super().__new__(cls, ipaddress.ip_address(text))
+        except ValueError:
+            raise ValueError(f"{text!r} is no IP address") from None
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self else 4
+
+
+class Cidr(str):
+    """The address of an interface with the length of its prefix, `10.77.0.2/24`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        try:
+            parsed = ipaddress.ip_interface(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no address with a prefix length, such as 10.77.0.2/24") from None
+        if "/" not in text:
+            length = 64 if parsed.version == 6 else 24
+            raise ValueError(f"{text!r} lacks its prefix length, for example {text}/{length}")
+        if parsed.is_multicast or parsed.is_unspecified or str(parsed.ip) == "255.255.255.255":
+            raise ValueError(f"{text!r} cannot be the address of an interface")
+        return super().__new__(cls, parsed)
+
+    @property
+    def parsed(self) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+        return ipaddress.ip_interface(str(self))
+
+
+class Prefix(str):
+    """The destination of a route, `192.0.2.0/24`; an address alone is a host route, `default` is 0.0.0.0/0."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        try:
+            return super().__new__(cls, ipaddress.ip_network("0.0.0.0/0" if text == "default" else text))
+        except ValueError as error:
+            if "host bits" in str(error):
+                exact = ipaddress.ip_network(text, strict=False)
+                raise ValueError(f"{text!r} has bits set behind the prefix; did you mean {exact}?") from None
+            raise ValueError(f"{text!r} is no prefix, such as 192.0.2.0/24 or 2001:db8::/32") from None
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self else 4
+
+
+class Mac(str):
+    """A unicast Ethernet address, `02:00:5e:10:00:01`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        if not re.fullmatch(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", text):
+            raise ValueError(f"{text!r} is no MAC address; write six octets as 02:00:5e:10:00:01")
+        octets = bytes.fromhex(text.replace(":", "").replace("-", ""))
+        if octets[0] & 1:
+            raise ValueError(f"{text!r} is a multicast MAC address; clear the lowest bit of its first octet")
+        if not any(octets):
+            raise ValueError(f"{text!r} belongs to nobody; write six octets as 02:00:5e:10:00:01")
+        return super().__new__(cls, octets.hex(":"))
+
+    @property
+    def octets(self) -> bytes:
+        return bytes.fromhex(self.replace(":", ""))
+
+
+class InterfaceName(str):
+    """A name the kernel takes for an interface: 1 to 15 letters, digits and `_.-`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", text):
+            raise ValueError(f"{text!r} is no interface name: 1 to 15 letters, digits, _, . and -, such as rustos0")
+        return super().__new__(cls, text)
+
+
+class FilePath(str):
+    """The absolute path of a file."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        if not PurePosixPath(text).is_absolute() or "\0" in text:
+            raise ValueError(f"{text!r} is no absolute path, such as /run/rustosd/control.sock")
+        return super().__new__(cls, text)
+
+
+class SocketPath(FilePath):
+    """The absolute path of a unix socket, at most 107 octets long."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        if len(text.encode()) > SUN_PATH_OCTETS:
+            raise ValueError(f"a socket's path has at most {SUN_PATH_OCTETS} octets, this one {len(text.encode())}")
+        return super().__new__(cls, text)

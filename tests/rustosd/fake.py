@@ -1,0 +1,133 @@
+"""A daemon core without a device: a stack whose rows are lists, so that control and CLI are tested without root."""
+
+import ipaddress
+
+from rustosd.pinger import Answer
+
+VERDICT_HELP = {"delivered": "taken", "ipv4_checksum": "wrong IPv4 header checksum", "no_route": "no route there"}
+COUNTER_HELP = {"tcp_retransmits": "TCP segments sent again", "udp_datagrams_sent": "UDP datagrams sent"}
+
+
+class FakeStack:
+    """The Python face of `netstack.stack.Stack`, as far as control, metrics and CLI use it."""
+
+    def __init__(self):
+        self.nics = [
+            {"index": 0, "name": "lo", "mac": "00:00:00:00:00:00", "up": True, "mtu": 65535, "features": [],
+             "rx_frames": 0, "rx_octets": 0, "tx_frames": 0, "tx_octets": 0},
+            {"index": 1, "name": "rustos0", "mac": "02:00:5e:10:00:01", "up": True, "mtu": 1500,
+             "features": ["rx_checksum", "tso4"],
+             "rx_frames": 1200, "rx_octets": 1536, "tx_frames": 7, "tx_octets": 5 << 30},
+        ]
+        self.address_rows = [{"interface": 1, "name": "rustos0", "address": "10.77.0.2/24", "state": "preferred"},
+                             {"interface": 1, "name": "rustos0", "address": "fd77::2/64", "state": "tentative"}]
+        self.route_rows = [{"prefix": "10.77.0.0/24", "gateway": None, "interface": 1, "source": None, "metric": 0,
+                            "kind": "connected"},
+                           {"prefix": "203.0.113.0/24", "gateway": "10.77.0.1", "interface": 1, "source": None,
+                            "metric": 0, "kind": "static"}]
+        self.neighbor_rows = [{"address": "10.77.0.1", "mac": None, "interface": 1, "state": "incomplete"}]
+        self.connection_rows = [
+            {"handle": 7 | 2 << 32, "state": "ESTABLISHED", "local_host": "fd77::2", "local_port": 80,
+             "remote_host": "fd77::1", "remote_port": 40000, "unread": 0, "unsent": 512, "octets_received": 100,
+             "octets_sent": 2048, "retransmits": 1, "srtt_ns": 250_000}]
+        self.tcp = self.udp = self
+
+    def usage(self):
+        return {"connections": len(self.connection_rows), "connections_limit": 65536, "time_wait": 0,
+                "buffer_octets": 4096, "buffer_octets_limit": 1 << 29, "block_octets": 1536}
+
+    def rows(self):
+        return [{"local": "10.77.0.2", "local_port": 7, "remote": None, "remote_port": None,
+                 "queued_octets": 0, "rx_octets": 9, "tx_octets": 9}]
+
+    def interfaces(self):
+        return [row | {"addresses": [a["address"] for a in self.address_rows if a["interface"] == row["index"]]}
+                for row in self.nics]
+
+    def addresses(self):
+        return self.address_rows
+
+    def add_address(self, index, cidr):
+        if any(row["address"] == cidr for row in self.address_rows):
+            raise ValueError(f"{self.nics[index]['name']} already has {ipaddress.ip_interface(cidr).ip}")
+        self.address_rows.append({"interface": index, "name": self.nics[index]["name"], "address": cidr,
+                                  "state": "preferred"})
+
+    def remove_address(self, index, cidr):
+        for row in self.address_rows:
+            if (row["interface"], row["address"]) == (index, cidr):
+                self.address_rows.remove(row)
+                return
+        raise ValueError(f"{self.nics[index]['name']} has no address {cidr}")
+
+    def routes(self):
+        return self.route_rows
+
+    def add_route(self, prefix, gateway=None, interface=None, metric=0):
+        if gateway == "198.51.100.1":
+            raise OSError(101, f"{gateway} is on no connected link")
+        self.route_rows.append({"prefix": prefix, "gateway": gateway, "interface": interface or 1, "source": None,
+                                "metric": metric, "kind": "static"})
+
+    def remove_route(self, prefix, interface=-1, metric=None):
+        kept = [row for row in self.route_rows if (row["prefix"], row["interface"], row["metric"]) != (
+            prefix, interface, metric)]
+        removed, self.route_rows = len(self.route_rows) - len(kept), kept
+        return removed
+
+    def neighbors(self):
+        return self.neighbor_rows
+
+    def set_neighbor(self, index, address, mac):
+        self.neighbor_rows.append({"address": address, "mac": mac, "interface": index, "state": "permanent"})
+
+    def remove_neighbor(self, index, address):
+        kept = [row for row in self.neighbor_rows if row["address"] != address]
+        removed, self.neighbor_rows = len(kept) < len(self.neighbor_rows), kept
+        return removed
+
+    def connections(self):
+        return self.connection_rows
+
+    def listeners(self):
+        return [{"host": None, "port": 80, "backlog": 1024, "half_open": 0, "waiting": 0}]
+
+    def verdicts(self):
+        return {"delivered": 1000, "answered": 3, "forwarded": 0, "ipv4_checksum": 4, "tcp_flags": 0}
+
+    def unsent(self):
+        return {"delivered": 0, "no_route": 9}
+
+    def counters(self):
+        return {"tcp_retransmits": 5, "udp_datagrams_sent": 0}
+
+
+class FakeCore:
+    """A `Core`: 10.77.0.1 answers pings, 10.77.0.9 does not, 10.77.0.8 is unreachable, others have no route."""
+
+    verdict_help = VERDICT_HELP
+    counter_help = COUNTER_HELP
+
+    def __init__(self):
+        self.stack = FakeStack()
+        self.kicks = 0
+        self.pings = []
+
+    def kick(self):
+        self.kicks += 1
+
+    def nic_facts(self, name):
+        return {"kind": "tap", "rx_dropped": 2} if name == "rustos0" else {}
+
+    def services(self):
+        return ["echo/7", "http/80"]
+
+    async def ping(self, address, identifier, sequence, octets, timeout_s):
+        self.pings.append((address, identifier, sequence, octets, timeout_s))
+        if address == "10.77.0.1":
+            return Answer(address, 0.00025, 64, None)
+        if address == "10.77.0.8":
+            return Answer("10.77.0.2", 0.1, 64, "host unreachable")
+        if address == "10.77.0.9":
+            return None
+        raise OSError(101, f"no route to {address}")
