@@ -150,13 +150,13 @@ async def test_any_buffer_can_be_written(joined):
 
 
 async def test_a_buffer_of_words_can_be_written(ours):
-    server = await ours.create_server(lambda: peers.append(Recorder()) or peers[0], "127.0.0.1", 0)
     peers = []
+    server = await ours.create_server(lambda: peers.append(Recorder()) or peers[0], "127.0.0.1", 0)
     transport, _ = await ours.create_connection(Recorder, *server.sockets[0].getsockname())
     transport.write(array.array("I", [1, 2, 3]))
     transport.close()
-    server.close()
-    await server.wait_closed()
+    await until(lambda: peers)
+    await peers[0].lost
     assert peers[0].data == array.array("I", [1, 2, 3]).tobytes()
 
 
@@ -281,6 +281,7 @@ async def test_write_eof_follows_what_was_written(joined):
     await client.lost
 
 
+@pytest.mark.uvloop_differs("get_write_buffer_size still counts what abort dropped")
 async def test_abort_loses_what_was_written(joined):
     client, server = await joined()
     server.transport.pause_reading()
@@ -405,8 +406,8 @@ async def test_raising_factory_costs_only_its_connection(ours):
     ours.problems.clear()
     with pytest.raises(ZeroDivisionError):
         await ours.create_connection(fail, *server.sockets[0].getsockname())
-    await until(lambda: ours.problems)
-    ours.problems.clear()
+    await asyncio.sleep(0.02)
+    ours.problems.clear()       # whether the server saw that one before its reset
 
 
 class Buffered(asyncio.BufferedProtocol):
