@@ -46,7 +46,8 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="scripts/bench", description="Compare the stack with Linux and with pmd-pytcp on this machine, in one run.",
+        prog="scripts/bench",
+        description="Compare the stack with Linux and with pmd-pytcp on this machine, in one run.",
         epilog=f"Measures: {', '.join(measures.NAMES)}. What they mean: docs/performance.md")
     parser.add_argument("--only", metavar="MEASURE", action="append", choices=measures.NAMES,
                         help="this measure alone; may be given several times")

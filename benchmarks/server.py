@@ -1,7 +1,7 @@
 """The server that is measured: the same asyncio protocols on our stack or on the kernel's sockets.
 
-`python -m benchmarks.server kernel` or `... tap NAME MAC offload|plain ADDRESS KERNEL_ADDRESS`. Prints "ready", and ends with
-its standard input.
+`python -m benchmarks.server kernel`, or `... tap NAME MAC offload|plain ADDRESS KERNEL_ADDRESS`. Prints "ready", and
+ends with its standard input.
 """
 
 from __future__ import annotations

@@ -239,7 +239,8 @@ class Pump:
         if 0 < self._wake <= now:       # whoever woke us
             worked |= self._advance(now)
         if worked or dirty:
-            worked |= self._loop_back(now)
+            if self._loop_back(now):    # what it carried may be answered the same way: look again
+                worked = self._dirty = True
             self._deliver()
             worked |= self._flush(now)
         return worked or self._dirty

@@ -48,7 +48,7 @@ class AsyncStack:
     def dispatch(self) -> None:
         """Deliver all events that are new since the last call to their protocols.
 
-        Bounded: READ_MOST octets or DATAGRAMS_MOST datagrams each; who has more waiting gets it in later rounds of the loop.
+        Bounded: READ_MOST octets or DATAGRAMS_MOST datagrams each; who has more waiting gets it in later rounds.
         """
         connections = self.connections
         while news := self.tcp.ready():     # reading the last octet makes the news of EOF: a second look, never a third

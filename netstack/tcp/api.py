@@ -88,7 +88,7 @@ class Tcp:
     # -- listeners ---------------------------------------------------------------------------------
 
     def listen(self, host: str | None, port: int, backlog: int = 128) -> int:
-        """Accept connections to `host` (None: any, both families; "0.0.0.0" or "::": any of one) and `port` (0: pick one).
+        """Accept connections to `host` (None: any; "0.0.0.0" or "::": any of one family) and `port` (0: pick one).
 
         Raises OSError: EADDRINUSE, EADDRNOTAVAIL, or EMFILE when all listeners are in use.
         """
@@ -108,16 +108,18 @@ class Tcp:
         for i in range(t.limits.listeners):
             if not t.listeners[i].in_use:
                 chosen = i
-            elif t.listeners[i].port == port and _clash(cython.address(t.listeners[i]), cython.address(local), not host):
+            elif t.listeners[i].port == port and _clash(
+                    cython.address(t.listeners[i]), cython.address(local), not host):
                 raise OSError(errno.EADDRINUSE, f"port {port} is already listened on")
         if chosen < 0:
             raise OSError(errno.EMFILE, f"all {t.limits.listeners} listeners are in use")
-        self._start_listener(cython.address(t.listeners[chosen]), chosen, cython.address(local), port, backlog, not host)
+        self._start_listener(cython.address(t.listeners[chosen]), chosen, cython.address(local), port, backlog,
+                             not host)
         return chosen | cython.cast(int64_t, t.listeners[chosen].generation) << 32
 
     @cython.cfunc
-    def _start_listener(self, x: cython.pointer[Listener], index: cython.int, local: cython.pointer[Addr], port: cython.int,
-                        backlog: cython.int, any_family: cython.bint):
+    def _start_listener(self, x: cython.pointer[Listener], index: cython.int, local: cython.pointer[Addr],
+                        port: cython.int, backlog: cython.int, any_family: cython.bint):
         t: cython.pointer[TcpTable] = cython.address(self.table)
         x.local = local[0]
         x.port = cython.cast(uint16_t, port)
@@ -150,9 +152,9 @@ class Tcp:
     def _listener(self, handle: object) -> cython.pointer[Listener]:
         n: uint64_t = handle
         index: uint32_t = cython.cast(uint32_t, n & 0xFFFFFFFF)
-        if index < self.table.limits.listeners:
-            if self.table.listeners[index].in_use and self.table.listeners[index].generation == n >> 32:
-                return cython.address(self.table.listeners[index])
+        if (index < self.table.limits.listeners and self.table.listeners[index].in_use
+                and self.table.listeners[index].generation == n >> 32):
+            return cython.address(self.table.listeners[index])
         raise ValueError(f"no listener {handle}")
 
     def close_listener(self, handle: int) -> None:
@@ -295,7 +297,7 @@ class Tcp:
         return self.table.ready_count
 
     def read(self, handle: int, most: cython.Py_ssize_t = 262144) -> bytes:
-        """Up to `most` octets in order; b"" when none wait. EOF news follows once the last octet before a FIN is read."""
+        """Up to `most` octets in order; b"" when none wait. EOF news follows the last octet before a FIN."""
         c: cython.pointer[Tcb] = self._at(handle)
         n: uint32_t = cython.cast(uint32_t, min(most, cython.cast(cython.Py_ssize_t, c.receive.used)))
         if n == 0:
@@ -411,8 +413,8 @@ class Tcp:
         self._let_go(c)
         if c.state == SYN_SENT:
             tcb_close(t, c, 0)
-        elif c.receive.used and c.state != CLOSED and c.state != TIME_WAIT:     # RFC 9293 3.6.1: the peer must learn they were not read
-            send_reset(t, c)
+        elif c.receive.used and c.state != CLOSED and c.state != TIME_WAIT:
+            send_reset(t, c)        # RFC 9293 3.6.1: the peer must learn they were not read
             tcb_close(t, c, 0)
         elif c.state != CLOSED:
             if not c.flags & F_FIN_QUEUED:
@@ -494,7 +496,7 @@ class Tcp:
 def _clash(x: cython.pointer[Listener], local: cython.pointer[Addr], any_family: cython.bint) -> cython.bint:
     """Would two listeners of one port be told apart? Same address, or both bound to any of a family they share."""
     if x.any_family or any_family:
-        return x.any_family and any_family or is_unspecified(cython.address(x.local)) and is_unspecified(local)
+        return (x.any_family and any_family) or (is_unspecified(cython.address(x.local)) and is_unspecified(local))
     return same_address(cython.address(x.local), local)
 
 

@@ -44,7 +44,7 @@ def _initial_window(c: cython.pointer[cython.const[Tcb]]) -> uint32_t:
 @cython.nogil
 @cython.exceptval(check=False)
 def _grow(c: cython.pointer[Tcb], octets: uint32_t) -> cython.void:
-    """Slow start or congestion avoidance by octets acknowledged; no growth while the window is not what limits (RFC 7661)."""
+    """Slow start or congestion avoidance by octets acknowledged; none while the window does not limit (RFC 7661)."""
     if not c.flags & F_CWND_LIMITED or c.cwnd >= CWND_MAX:
         return
     if c.cwnd < c.ssthresh:
@@ -151,7 +151,7 @@ def congestion_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> c
 @cython.nogil
 @cython.exceptval(check=False)
 def _lost_before(c: cython.pointer[cython.const[Tcb]], i: uint32_t) -> cython.bint:
-    """Is the hole before SACKed range `i` lost? Three ranges or more than two segments lie above it (RFC 6675 4 IsLost)."""
+    """Is the hole before SACKed range `i` lost? Three ranges or over two segments lie above it (RFC 6675 4, IsLost)."""
     if c.sacked_count - i >= DUPLICATE_THRESHOLD:
         return True
     return ranges_octets(cython.address(c.sacked[i]), c.sacked_count - i) > (

@@ -343,9 +343,8 @@ def _effects(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cython.p
             return TCP_AFTER_CLOSE
         else:
             verdict = receive_data(t, c, s)
-    if s.flags & FIN or c.flags & F_FIN_ARRIVED:
-        if receive_fin(t, c, s):
-            verdict = DELIVERED
+    if (s.flags & FIN or c.flags & F_FIN_ARRIVED) and receive_fin(t, c, s):
+        verdict = DELIVERED
     if c.flags & F_KEEPALIVE:
         c.keepalive_at = t.net.now + KEEPALIVE_IDLE_NS
         c.probes = 0

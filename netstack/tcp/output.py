@@ -289,7 +289,7 @@ def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, pa
 @cython.nogil
 @cython.exceptval(check=False)
 def tail_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
-    """(Re)start the timer of the tail loss probe, where it would be earlier than the retransmission's (RFC 8985 7.2)."""
+    """(Re)start the timer of the tail loss probe, where it is earlier than the retransmission's (RFC 8985 7.2)."""
     wait: int64_t = 2 * c.srtt + PROBE_SLACK_NS
     c.tail_at = 0
     if (c.srtt == 0 or c.flags & (F_SACK | F_RECOVERY | F_RTO_RECOVERY | F_TAIL_PROBED) != F_SACK
@@ -595,8 +595,8 @@ def tcp_transmit(t: cython.pointer[TcpTable], interface: uint32_t, frames: cytho
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _reset_packet(t: cython.pointer[TcpTable], path: cython.pointer[cython.const[Path]], local: uint16_t, remote: uint16_t,
-                  seq: uint32_t, ack: uint32_t, flags: cython.int) -> cython.void:
+def _reset_packet(t: cython.pointer[TcpTable], path: cython.pointer[cython.const[Path]], local: uint16_t,
+                  remote: uint16_t, seq: uint32_t, ack: uint32_t, flags: cython.int) -> cython.void:
     """Queue a bare RST."""
     p: cython.pointer[Packet] = packet_new(PACKET_START + TCP_HEADER, PACKET_START)
     at: cython.pointer[uint8_t]
@@ -651,7 +651,7 @@ def send_reset(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.vo
 @cython.nogil
 @cython.exceptval(check=False)
 def tcp_forget_interface(t: cython.pointer[TcpTable], interface: uint32_t) -> cython.void:
-    """Move everything off an interface that is gone; loopback, which is always served, sends it on to where it belongs."""
+    """Move everything off an interface that is gone; loopback, always served, sends it on to where it belongs."""
     i: uint32_t
     c: cython.pointer[Tcb]
     next_one: int32_t

@@ -55,7 +55,8 @@ def receive_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cython.
         keep += c.gaps[c.gap_count - 1].end - c.rcv_nxt
     elif keep == 0:
         c.receive.head = 0      # start over at the front: the cache is warm there
-    if not ring_reserve(cython.address(c.receive), max(c.receive.used + distance + n, keep), keep, cython.address(t.budget)):
+    if not ring_reserve(cython.address(c.receive), max(c.receive.used + distance + n, keep), keep,
+                        cython.address(t.budget)):
         s.flags &= ~cython.cast(cython.int, FIN)
         return TCP_MEMORY
     if c.idle_at == 0:

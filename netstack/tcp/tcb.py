@@ -110,10 +110,10 @@ def _grow(t: cython.pointer[TcpTable]) -> cython.bint:
 @cython.nogil
 @cython.exceptval(check=False)
 def _recycle_time_wait(t: cython.pointer[TcpTable], spare: cython.pointer[Tcb]) -> cython.bint:
-    """Close one connection in TIME-WAIT, not `spare`, that its application let go of; looks at a bounded number of slots."""
-    steps: cython.int
+    """Close one connection in TIME-WAIT, not `spare`, that its application let go of; looks at some slots only."""
+    _step: cython.int
     c: cython.pointer[Tcb]
-    for steps in range(1024):
+    for _step in range(1024):
         t.time_wait_hand += 1
         if t.time_wait_hand >= t.block_count:
             t.time_wait_hand = 0
@@ -220,7 +220,8 @@ def _leave(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def tcb_find(t: cython.pointer[TcpTable], remote: cython.pointer[cython.const[Addr]],
-             local: cython.pointer[cython.const[Addr]], remote_port: uint16_t, local_port: uint16_t) -> cython.pointer[Tcb]:
+             local: cython.pointer[cython.const[Addr]], remote_port: uint16_t,
+             local_port: uint16_t) -> cython.pointer[Tcb]:
     """The connection between two sockets, or NULL."""
     i: int32_t = t.buckets[_bucket(t, remote, local, (cython.cast(uint32_t, remote_port) << 16) | local_port)]
     c: cython.pointer[Tcb]
@@ -370,7 +371,7 @@ def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython
 @cython.nogil
 @cython.exceptval(check=False)
 def tcb_fin_wait_2(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
-    """Give the peer of a connection that its application let go of a minute to close its side, as Linux's tcp_fin_timeout."""
+    """The peer of a connection without an application has a minute to close its side, as Linux's tcp_fin_timeout."""
     c.close_at = t.net.now + FIN_WAIT_2_NS
     tcb_arm(t, c)
 

@@ -68,7 +68,7 @@ def echo_at_once(host: str, connections: int, octets: int) -> int:
 
 
 def short_connections(host: str, times: int) -> int:
-    """Connections one after the other, closed first by us (echo) and by the server (HTTP) in turn; how many served us."""
+    """Connections one after the other, closed first by us (echo) and by the server (HTTP) in turn; how many did."""
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("1024 65535")     # this namespace's
     Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("1")
     served = 0

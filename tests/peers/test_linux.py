@@ -2,11 +2,19 @@
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 
 from tests.peers.clients import (
-    echo_at_once, expected_sha256, fetch_at_once, refused, short_connections, udp_refused, udp_round_trips)
+    echo_at_once,
+    expected_sha256,
+    fetch_at_once,
+    refused,
+    short_connections,
+    udp_refused,
+    udp_round_trips,
+)
 from tests.peers.conftest import V4, V6, Peer, need, url
 
 BOTH = pytest.mark.parametrize("host", [V4, V6], ids=["ipv4", "ipv6"])
@@ -120,5 +128,5 @@ def test_short_connections_leave_no_memory_behind(peer: Peer) -> None:
     for _ in range(batches):
         assert peer.netns.call(short_connections, V4, batch, timeout=120) == batch
         sizes.append(peer.resident_octets())
-    least = min(after - before for before, after in zip(sizes[1:], sizes[2:], strict=False))
+    least = min(after - before for before, after in pairwise(sizes[1:]))
     assert least < 16 * batch, sizes    # not even 16 octets for each connection

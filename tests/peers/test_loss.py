@@ -30,7 +30,8 @@ def lossy(peer: Peer, request: pytest.FixtureRequest) -> Iterator[Peer]:
 
 @BOTH
 def test_curl_gets_its_octets_intact(lossy: Peer, host: str) -> None:
-    answer = lossy.netns.run("sh", "-c", f"curl -sSgf '{url(host, '/bytes/100000000')}' | sha256sum", timeout=120).stdout
+    fetch = f"curl -sSgf '{url(host, '/bytes/100000000')}' | sha256sum"
+    answer = lossy.netns.run("sh", "-c", fetch, timeout=120).stdout
     assert answer.split()[0] == expected_sha256(100_000_000)
 
 

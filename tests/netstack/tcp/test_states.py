@@ -1,4 +1,4 @@
-"""Every synchronized state against every stimulus: RST, SYN, old, wrong and new segments (RFC 9293 3.10.7.4, RFC 5961)."""
+"""Every synchronized state against every stimulus: RST, SYN, old, wrong, new segments (RFC 9293 3.10.7.4, RFC 5961)."""
 
 import errno
 
