@@ -107,6 +107,15 @@ class Connection:
         tcp.ready()
 
 
+def burst(frames: list[bytes], flags: int, segment_size: int = 0) -> RxBurst:
+    """Frames as a driver hands them over."""
+    made = RxBurst()
+    for frame in frames:
+        if not made.append(frame, segment_size, flags):
+            raise BenchError(f"{len(frames)} frames are no burst")
+    return made
+
+
 class Meter:
     """Looks at one burst after the other: `start()`, the verbs, `stop(packets)`."""
 
