@@ -227,7 +227,7 @@ def _sender(features: int) -> Connection:
     connection = Connection(host, 40000)
     for _ in range(WARM_UP):
         host.now += _SECOND // 1000
-        host.stack.tcp.write(connection.handle, bytes(2 * BURST * MSS))
+        host.stack.tcp.write(connection.handle, bytes(8 * BURST * MSS))
         connection.acknowledge([])
     return connection
 
