@@ -219,10 +219,7 @@ class DmaPool:
 
     def owned(self) -> list[Owned]:
         """Who holds how much, sorted by owner: what is left here after everybody has closed is a leak."""
-        held: dict[str, list[int]] = {}
-        for block in self._blocks.values():
-            held.setdefault(block.owner, []).append(block.size)
-        return [Owned(owner, len(sizes), sum(sizes)) for owner, sizes in sorted(held.items())]
+        return account(self._blocks.values())
 
     @property
     def octets(self) -> int:
@@ -256,6 +253,14 @@ class DmaPool:
             self._chunks.remove(chunk)
             self._window.unmap(chunk.iova, chunk.memory.size)
             chunk.memory.close()
+
+
+def account(blocks: Iterable[DmaBlock]) -> list[Owned]:
+    """What each owner has of these blocks, sorted by owner."""
+    held: dict[str, list[int]] = {}
+    for block in blocks:
+        held.setdefault(block.owner, []).append(block.size)
+    return [Owned(owner, len(sizes), sum(sizes)) for owner, sizes in sorted(held.items())]
 
 
 def _aligned(value: int, align: int) -> int:
