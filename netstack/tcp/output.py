@@ -259,6 +259,17 @@ def _hold(t: cython.pointer[TcpTable], f: cython.pointer[TxFrame], neighbor: cyt
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _count_octets(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, n: uint32_t) -> cython.void:
+    """Count what of [seq, seq + n) was never sent before."""
+    if seq_lt(c.snd_max, seq + n):
+        n = seq + n - seq_max(seq, c.snd_max)
+        count(t.net, TCP_OCTETS_SENT, n)
+        c.octets_sent += n
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, payload: uint32_t,
           control: uint32_t) -> cython.void:
     """Account for a segment: `payload` octets from `seq` on, and 1 for SYN or FIN."""
@@ -273,9 +284,8 @@ def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, pa
     elif c.timed_at == 0:
         c.timed_at = t.net.now
         c.timed_seq = end
-    if payload and seq_lt(c.snd_max, seq + payload):
-        count(t.net, TCP_OCTETS_SENT, seq + payload - seq_max(seq, c.snd_max))
-        c.octets_sent += seq + payload - seq_max(seq, c.snd_max)
+    if payload:
+        _count_octets(t, c, seq, payload)
     if seq_lt(c.snd_nxt, end):
         c.snd_nxt = end
     if seq_lt(c.snd_max, end):
@@ -458,7 +468,7 @@ def _new_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> uint32_t:
     if can and can == available and (
             c.flags & (F_NODELAY | F_FIN_QUEUED) or c.snd_nxt == c.snd_una or c.snd_nxt != c.snd_max):
         return can
-    if can and window <= congestion and (can >= c.snd_wnd_max >> 1 or (offset == 0 and c.snd_nxt != c.snd_max)):
+    if can and window <= congestion and (can >= c.snd_wnd_max >> 1 or (offset == 0 and c.flags & F_RTO_RECOVERY)):
         return can              # the window is small, or shrank below what was sent already
     if c.rto_at == 0 and c.persist_at == 0:     # nothing in flight will bring an ACK: keep asking
         c.persist_at = t.net.now + rto_now(t, c)
@@ -533,6 +543,7 @@ def _send_probe(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.p
     if c.rto_at:
         return 0
     count(t.net, TCP_ZERO_WINDOW_PROBES, 1)
+    _count_octets(t, c, c.snd_una, n)
     c.snd_nxt = c.snd_una
     c.snd_max = seq_max(c.snd_max, c.snd_una + n)
     c.timed_at = 0
