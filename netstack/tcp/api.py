@@ -414,7 +414,8 @@ class Tcp:
         if c.state == SYN_SENT:
             tcb_close(t, c, 0)
         elif c.receive.used and c.state != CLOSED and c.state != TIME_WAIT:
-            send_reset(t, c)        # RFC 9293 3.6.1: the peer must learn they were not read
+            # RFC 9293 3.6.1: the peer must learn they were not read
+            send_reset(t, c)
             tcb_close(t, c, 0)
         elif c.state != CLOSED:
             if not c.flags & F_FIN_QUEUED:

@@ -259,21 +259,33 @@ def _hold(t: cython.pointer[TcpTable], f: cython.pointer[TxFrame], neighbor: cyt
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _count_octets(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, n: uint32_t) -> cython.void:
+    """Count what of [seq, seq + n) was never sent before."""
+    if seq_lt(c.snd_max, seq + n):
+        n = seq + n - seq_max(seq, c.snd_max)
+        count(t.net, TCP_OCTETS_SENT, n)
+        c.octets_sent += n
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, payload: uint32_t,
           control: uint32_t) -> cython.void:
     """Account for a segment: `payload` octets from `seq` on, and 1 for SYN or FIN."""
     end: uint32_t = seq + payload + control
     if seq_lt(seq, c.snd_max):
         c.retransmits += 1
+        if c.flags & (F_RECOVERY | F_RTO_RECOVERY):
+            c.high_rxt = seq_max(c.high_rxt, seq + payload)
         count(t.net, TCP_RETRANSMITS, 1)
         if c.timed_at and seq_lt(seq, c.timed_seq):     # Karn's rule: what is sent twice is not timed
             c.timed_at = 0
     elif c.timed_at == 0:
         c.timed_at = t.net.now
         c.timed_seq = end
-    if payload and seq_lt(c.snd_max, seq + payload):
-        count(t.net, TCP_OCTETS_SENT, seq + payload - seq_max(seq, c.snd_max))
-        c.octets_sent += seq + payload - seq_max(seq, c.snd_max)
+    if payload:
+        _count_octets(t, c, seq, payload)
     if seq_lt(c.snd_nxt, end):
         c.snd_nxt = end
     if seq_lt(c.snd_max, end):
@@ -293,7 +305,7 @@ def tail_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void
     wait: int64_t = 2 * c.srtt + PROBE_SLACK_NS
     c.tail_at = 0
     if (c.srtt == 0 or c.flags & (F_SACK | F_RECOVERY | F_RTO_RECOVERY | F_TAIL_PROBED) != F_SACK
-            or c.state < ESTABLISHED or c.snd_una == c.snd_max):
+            or c.sacked_count or c.send.used == 0 or c.state < ESTABLISHED or c.snd_una == c.snd_max):
         return
     if c.snd_max - c.snd_una <= c.mss:
         wait += MAX_ACK_DELAY_NS
@@ -346,22 +358,14 @@ def _send_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.poi
 def _retransmission(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: cython.pointer[uint32_t]) -> uint32_t:
     """Octets loss recovery wants sent again, from seq[0] on; 0: none now (RFC 6675 5, RFC 6582 3.2)."""
     end: uint32_t
-    data_end: uint32_t = c.snd_una + c.send.used
-    if c.flags & F_TAIL_PROBE:
-        c.flags &= ~cython.cast(uint32_t, F_TAIL_PROBE)
-        end = seq_min(data_end, c.snd_max)
-        if seq_lt(c.snd_una, end) and (end == data_end or pipe(c) + c.mss > c.cwnd):    # nothing new may go instead
-            seq[0] = seq_max(c.snd_una, end - c.mss)
-            return end - seq[0]
     if c.flags & F_RETRANSMIT:
         c.flags &= ~cython.cast(uint32_t, F_RETRANSMIT)
-        end = seq_min(c.snd_una + c.mss, seq_min(data_end, c.snd_max))
+        end = seq_min(c.snd_una + c.mss, seq_min(c.snd_una + c.send.used, c.snd_max))
         if c.sacked_count:
             end = seq_min(end, c.sacked[0].start)
         if seq_lt(c.snd_una, end):
             seq[0] = c.snd_una
             c.head_again = c.snd_max
-            c.high_rxt = seq_max(c.high_rxt, end)
             return end - c.snd_una
     return _hole(t, c, seq, True)
 
@@ -390,8 +394,22 @@ def _hole(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: cython.point
     seq[0] = hole.start
     if hole.start == c.snd_una:
         c.head_again = c.snd_max
-    c.high_rxt = end
     return end - hole.start
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _tail(c: cython.pointer[Tcb], seq: cython.pointer[uint32_t]) -> uint32_t:
+    """Octets of the tail loss probe, if it is due: the last segment, when nothing new may go instead (RFC 8985 7.3)."""
+    end: uint32_t = seq_min(c.snd_una + c.send.used, c.snd_max)
+    if not c.flags & F_TAIL_PROBE:
+        return 0
+    c.flags &= ~cython.cast(uint32_t, F_TAIL_PROBE)
+    if c.flags & (F_RECOVERY | F_RTO_RECOVERY) or not seq_lt(c.snd_una, end):
+        return 0
+    seq[0] = seq_max(c.snd_una, end - c.mss)
+    return end - seq[0]
 
 
 @cython.cfunc
@@ -450,7 +468,7 @@ def _new_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> uint32_t:
     if can and can == available and (
             c.flags & (F_NODELAY | F_FIN_QUEUED) or c.snd_nxt == c.snd_una or c.snd_nxt != c.snd_max):
         return can
-    if can and window <= congestion and (can >= c.snd_wnd_max >> 1 or (offset == 0 and c.snd_nxt != c.snd_max)):
+    if can and window <= congestion and (can >= c.snd_wnd_max >> 1 or (offset == 0 and c.flags & F_RTO_RECOVERY)):
         return can              # the window is small, or shrank below what was sent already
     if c.rto_at == 0 and c.persist_at == 0:     # nothing in flight will bring an ACK: keep asking
         c.persist_at = t.net.now + rto_now(t, c)
@@ -468,7 +486,7 @@ def _fin_due(c: cython.pointer[Tcb], end: uint32_t) -> cython.bint:
     if c.state == ESTABLISHED or c.state == CLOSE_WAIT:
         return True
     if c.state == FIN_WAIT_1 or c.state == CLOSING or c.state == LAST_ACK:
-        return seq_lt(c.snd_nxt, c.snd_max)     # a timeout took snd_nxt back before it
+        return seq_lt(c.snd_nxt, c.snd_max) and c.snd_wnd != 0     # a timeout took snd_nxt back before it
     return False
 
 
@@ -484,16 +502,15 @@ def _send_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.po
     done: cython.int
     if n == 0:
         n = _new_data(t, c)
+        seq = c.snd_nxt
         if n == 0:
             n = _hole(t, c, cython.address(seq), False)
-            if n == 0:
-                seq = c.snd_nxt
-        else:
-            seq = c.snd_nxt
+        if n == 0:
+            n = _tail(c, cython.address(seq))
     fin = _fin_due(c, seq + n)
     if n == 0 and not fin:
         return _send_probe(t, c, f) if c.flags & F_PROBE else 0
-    c.flags &= ~cython.cast(uint32_t, F_PROBE)
+    c.flags &= ~cython.cast(uint32_t, F_PROBE | F_TAIL_PROBE)
     if fin:
         flags |= FIN
         c.flags |= F_FIN_SENT
@@ -526,6 +543,7 @@ def _send_probe(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.p
     if c.rto_at:
         return 0
     count(t.net, TCP_ZERO_WINDOW_PROBES, 1)
+    _count_octets(t, c, c.snd_una, n)
     c.snd_nxt = c.snd_una
     c.snd_max = seq_max(c.snd_max, c.snd_una + n)
     c.timed_at = 0

@@ -97,6 +97,7 @@ class Timeline:
         self._start = self._now
         self.outbox.clear()
         self.others.clear()
+        self.log.clear()
         self.our_iss = None
         self.ts_base = None         # what our timestamp clock would show at time 0
         self.last_ts = 0            # our timestamp that the peer echoes
@@ -114,7 +115,7 @@ class Timeline:
 
     def fail(self, why):
         """Fail with the whole timeline."""
-        lines = "\n".join(self.log[-200:])
+        lines = "\n".join(self.log[-60:])
         raise AssertionError(f"{why}\n--- timeline ---\n{lines}\n--- {self._stamp()} {why}")
 
     def _stamp(self, at=None):
@@ -160,6 +161,17 @@ class Timeline:
         if seconds:
             self._run_until(self._now + round(seconds * S))
             self._nothing_unsaid()
+
+    def wait(self, seconds=3600):
+        """Run until something is sent. Returns when, in seconds."""
+        self._nothing_unsaid()
+        limit = self._now + round(seconds * S)
+        while not self.outbox:
+            due = self.stack.wake_at()
+            if due is None or due > limit:
+                self.fail(f"nothing is sent within {seconds} s")
+            self._run_until(due)
+        return self.now
 
     def drain(self, seconds=0):
         """Run for so long and take whatever is sent, as a list."""
@@ -237,6 +249,14 @@ class Timeline:
         if self._held is None:
             self._nothing_unsaid()
         self.receive(bytes(self.build(flags, **fields)))
+
+    def feed(self, times, flags, **fields):
+        """Inject a segment so many times, one after the other; returns all that is sent in answer."""
+        sent = []
+        for _ in range(times):
+            self.inject(flags, **fields)
+            sent += self.drain()
+        return sent
 
     def receive(self, frame, flags=0, segment_size=0):
         """A raw frame arrives."""
@@ -435,6 +455,8 @@ class Timeline:
         """A connection from the peer with these options, ready for use. `quick`: its first ACKs are not delayed."""
         if self.listener is None:
             self.listen()
+        if win is not AUTO:
+            self.win = win
         if ts is not None:
             self.peer_ts = ts
         self.inject("S", seq=0, win=win, mss=mss, wscale=wscale, sack_ok=sack_ok)
@@ -449,6 +471,8 @@ class Timeline:
         """A connection to the peer, ready for use."""
         self.connect()
         self.expect("S", seq=0)
+        if win is not AUTO:
+            self.win = win
         if ts is not None:
             self.peer_ts = ts
         self.inject("SA", seq=0, ack=1, win=win, mss=mss, wscale=wscale, sack_ok=sack_ok)
@@ -502,14 +526,19 @@ class Timeline:
     # -- facts -------------------------------------------------------------------------------------
 
     def state(self):
-        """The connection's state; None when there is none."""
+        """The connection's state, or those of all connections when there is no current one; None when there is none."""
+        if self.handle is not None:
+            return self.tcp.info(self.handle)["state"]
         rows = self.stack.connections()
         return rows[0]["state"] if len(rows) == 1 else [row["state"] for row in rows] or None
 
     def info(self, name=None):
         """What the stack knows of the connection, released or not."""
         rows = self.stack.connections()
-        assert len(rows) == 1, rows
+        if self.handle is not None:
+            rows = [self.tcp.info(self.handle)]
+        if len(rows) != 1:
+            self.fail(f"there are {len(rows)} connections")
         return rows[0][name] if name else rows[0]
 
     def mark(self):
