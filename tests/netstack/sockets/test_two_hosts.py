@@ -116,7 +116,7 @@ async def test_happy_eyeballs_waits_its_delay(hosts):
 
     left.sockets.resolver = resolver
     start = now()
-    transport, client = await left.sockets.create_connection(Recorder, "both.example", 80, happy_eyeballs_delay=0.25)
+    transport, _ = await left.sockets.create_connection(Recorder, "both.example", 80, happy_eyeballs_delay=0.25)
     assert transport.get_extra_info("peername") == (right.address, 80)
     assert 0.25 <= now() - start < 0.3
     assert len(left.stack.connections()) == 1
