@@ -212,7 +212,7 @@ def _acknowledged(loops: int, meter: Meter) -> None:
     host, tcp, handle = connection.host, connection.host.stack.tcp, connection.handle
     for _ in range(loops):
         host.now += _SECOND // 1000
-        tcp.write(handle, bytes(2 * BURST * MSS))
+        tcp.write(handle, bytes(2 * (BURST - 4) * MSS))     # each super-segment may end with an odd one
         answers = burst(connection.acks(host.sent()), RX_CHECKSUM)
         meter.start()
         host.take(answers)
