@@ -425,15 +425,16 @@ def icmp_send_error(net: cython.pointer[Net], view: cython.pointer[cython.const[
     own: cython.pointer[cython.const[Addr]] = cython.address(view.destination)
     if not _may_complain(view):
         return False
+    if not _take_token(net):
+        _count(net, ICMP_ERRORS_SUPPRESSED)
+        return False
     if not is_local(net, own):
         own = cython.NULL
     if _resolve_reply(net, view, own, cython.address(path)) != 0:
         return False
-    if not _take_token(net):
-        _count(net, ICMP_ERRORS_SUPPRESSED)
-        return False
+    headers: uint32_t = (IPV4_HEADER if view.family == 4 else IPV6_HEADER) + 8
     most: uint32_t = QUOTE_IPV4 if view.family == 4 else QUOTE_IPV6
-    quoted: uint32_t = min(min(view.header_length + view.length, most), path.mtu - (IPV4_HEADER if view.family == 4 else IPV6_HEADER) - 8)
+    quoted: uint32_t = min(min(view.header_length + view.length, most), path.mtu - headers)
     p: cython.pointer[Packet] = _message(8 + quoted)
     if p == cython.NULL:
         return False
@@ -455,7 +456,7 @@ def icmp_send_error(net: cython.pointer[Net], view: cython.pointer[cython.const[
 @cython.nogil
 @cython.exceptval(check=False)
 def _may_complain(view: cython.pointer[cython.const[IpView]]) -> cython.bint:
-    """RFC 1122 3.2.2, RFC 1812 4.3.2.7, RFC 4443 2.4 (e): not about errors, not to or about groups, not about pieces."""
+    """Not about errors or later fragments, nor groups: RFC 1122 3.2.2, RFC 1812 4.3.2.7, RFC 4443 2.4 (e)."""
     source: cython.pointer[cython.const[Addr]] = cython.address(view.source)
     if view.multicast or view.link_multicast or is_multicast(source) or is_limited_broadcast(source):
         return False
@@ -468,7 +469,7 @@ def _may_complain(view: cython.pointer[cython.const[IpView]]) -> cython.bint:
             return True
         # the queries; of a type nobody knows one cannot tell that it is no error
         return view.length > 0 and (view.payload[0] == V4_ECHO or view.payload[0] == V4_ECHO_REPLY or (
-            V4_TIMESTAMP <= view.payload[0] and view.payload[0] <= V4_ADDRESS_MASK_REPLY))
+            view.payload[0] >= V4_TIMESTAMP and view.payload[0] <= V4_ADDRESS_MASK_REPLY))
     if view.protocol != PROTOCOL_ICMPV6:
         return True
     return view.length > 0 and view.payload[0] >= V6_ECHO and view.payload[0] != V6_REDIRECT

@@ -780,7 +780,8 @@ def remove_neighbor(state: NetState, interface: int, address: object) -> bool:
 
 @cython.cfunc
 def _has_link(state: NetState, interface: int) -> bool:
-    return LOOPBACK < interface < MAX_INTERFACES and state.net.interfaces[cython.cast(cython.int, interface)] != cython.NULL
+    return LOOPBACK < interface < MAX_INTERFACES and (
+        state.net.interfaces[cython.cast(cython.int, interface)] != cython.NULL)
 
 
 @cython.cfunc

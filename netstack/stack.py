@@ -9,7 +9,7 @@ import cython
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t
 from cython.cimports.libc.stdlib import malloc, free
 from cython.cimports.libc.string import memcpy
-from cython.cimports.mm.frame import BURST, MAX_FRAME, RX_CHECKSUM, RxBurst, RxFrame, TxBurst, TxFrame
+from cython.cimports.mm.frame import MAX_FRAME, RX_CHECKSUM, RxBurst, RxFrame, TxBurst, TxFrame
 from cython.cimports.mm.hw import get16, get32
 from cython.cimports.netstack.icmp import (
     PARAMETER_PROBLEM, UNREACHABLE_PORT, UNREACHABLE_PROTOCOL, IcmpError, icmp_input, icmp_send_error)
@@ -19,18 +19,18 @@ from cython.cimports.netstack.neighbor import (
     arp_input, ndp_input, neighbor_start_address, neighbors_advance, neighbors_create, neighbors_forget_interface,
     neighbors_wake_at)
 from cython.cimports.netstack.net import (
-    ADDRESS_FREE, ADDRESS_PREFERRED, LOOPBACK, MAX_ADDRESSES, MAX_INTERFACES, Interface, InterfaceAddress, NetState,
-    Packet, interface_address, is_local, is_subnet_broadcast, own_address, packet_free, queue_pop)
+    ADDRESS_FREE, LOOPBACK, MAX_ADDRESSES, MAX_INTERFACES, Interface, NetState,
+    Packet, is_local, is_subnet_broadcast, packet_free, queue_pop)
 from cython.cimports.netstack.route import routes_create
 from cython.cimports.netstack.tcp.due import tcp_advance, tcp_wake_at
 from cython.cimports.netstack.tcp.input import tcp_error, tcp_input
 from cython.cimports.netstack.tcp.output import tcp_forget_interface, tcp_transmit
 from cython.cimports.netstack.udp import udp_error, udp_input
 from cython.cimports.netstack.verdict import (
-    DELIVERED, ETHERNET_NOT_FOR_US, ETHERNET_OVERSIZE, ETHERNET_TRUNCATED, ETHERNET_TYPE_UNKNOWN, ICMP_CHECKSUM,
+    ETHERNET_NOT_FOR_US, ETHERNET_OVERSIZE, ETHERNET_TRUNCATED, ETHERNET_TYPE_UNKNOWN, ICMP_CHECKSUM,
     INTERFACE_DOWN, IP_PROTOCOL_UNKNOWN, IPV4_NOT_FOR_US, IPV4_SOURCE, IPV6_EXTENSION_HEADER, IPV6_NOT_FOR_US,
     IPV6_SOURCE, UDP_PORT_CLOSED)
-from cython.cimports.netstack.wire.address import Addr, is_limited_broadcast, is_loopback, is_multicast, is_v4
+from cython.cimports.netstack.wire.address import Addr, is_limited_broadcast, is_loopback, is_v4
 from cython.cimports.netstack.wire.checksum import fold, sum_octets, sum_pseudo
 
 from netstack import icmp as icmp_module
@@ -182,6 +182,7 @@ class Stack:
         self.state.set_up(index, up)
         if not up:
             neighbors_forget_interface(self.state.net, index)
+            tcp_forget_interface(cython.address(self.tcp.table), index)
             return
         for slot in range(MAX_ADDRESSES):
             if i.addresses[slot].state != ADDRESS_FREE:
@@ -224,7 +225,7 @@ class Stack:
 
     def add_route(self, prefix: str, gateway: str | None = None, interface: int | None = None, metric: int = 0,
                   source: str | None = None) -> None:
-        """Send what matches `prefix` ("default" is not one: write 0.0.0.0/0 or ::/0) to a gateway or an interface's link.
+        """Send what matches `prefix` (0.0.0.0/0 and ::/0 for the defaults) to a gateway or an interface's link.
 
         Without `interface` the gateway's own route says which. Raises ValueError, or OSError.
         """
@@ -279,7 +280,8 @@ class Stack:
         """Everything else that is counted: label -> count."""
         return self.state.counters()
 
-    def ping_send(self, now: int, host: str, identifier: int, sequence: int, size: int = 56, hop_limit: int = 64) -> None:
+    def ping_send(self, now: int, host: str, identifier: int, sequence: int, size: int = 56,
+                  hop_limit: int = 64) -> None:
         """Send an echo request with `size` octets of payload. Raises OSError when there is no way to send it."""
         icmp_module.send_echo(self.state, now, host, identifier, sequence, size, hop_limit)
 
@@ -335,7 +337,8 @@ class Stack:
         if f.length > MAX_FRAME:
             return ETHERNET_OVERSIZE
         view.link_multicast = f.data[0] & 1
-        if not view.link_multicast and (get32(f.data) != get32(i.mac) or get16(f.data + 4) != get16(cython.address(i.mac[4]))):
+        if not view.link_multicast and (get32(f.data) != get32(i.mac)
+                                        or get16(f.data + 4) != get16(cython.address(i.mac[4]))):
             return ETHERNET_NOT_FOR_US
         kind = get16(f.data + 12)
         if kind == ETHERTYPE_ARP:
@@ -443,7 +446,8 @@ def _judge_addresses(state: NetState, i: cython.pointer[Interface], view: cython
     if is_subnet_broadcast(i, cython.address(view.destination)):
         view.multicast = 1
         return 0
-    if is_local(state.net, cython.address(view.destination)) and not (real and is_loopback(cython.address(view.destination))):
+    if is_local(state.net, cython.address(view.destination)) and not (
+            real and is_loopback(cython.address(view.destination))):
         return 0
     return IPV4_NOT_FOR_US if view.family == 4 else IPV6_NOT_FOR_US
 

@@ -23,7 +23,6 @@ from cython.cimports.netstack.ip import (
     PACKET_START,
     PROTOCOL_UDP,
     IpView,
-    Path,
     ip_send,
     path_resolve,
 )

@@ -7,10 +7,11 @@ start, a crash of a part) takes the same road back, last first.
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from rustosd.config import Config, InterfaceConfig
 from rustosd.control.operations import Operations, version
 from rustosd.control.server import ControlServer
 from rustosd.hostnet import HostNetworkError, HostTap
-from rustosd.journal import Journal, JournalError
+from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
 from rustosd.pump import Pump
 from rustosd.services.base import Service
@@ -203,18 +204,26 @@ class Daemon:
 
 
 def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:
-    host, other = hosts[0], hosts[-1]
-    service = config.service
-    commands = [(f"ping {other}", "")]
+    service, host = config.service, hosts[0]
+    one_of_each = {":" in each: each for each in reversed(hosts)}
+    commands = [(f"ping {each}", "") for each in reversed(one_of_each.values())]
     if service.http.enabled:
         port = "" if service.http.port == 80 else f":{service.http.port}"
         commands.append((f"curl http://{_url(host)}{port}/metrics", "also /, and /bytes/N for N octets"))
     if service.iperf3.enabled:
         port = "" if service.iperf3.port == 5201 else f" -p {service.iperf3.port}"
         commands.append((f"iperf3 -c {host}{port}", "-R for the other way, -P 4 for four at once"))
-    here = Path(sys.argv[0]).with_name("rustosctl")
-    commands.append((f"{here if here.exists() else 'rustosctl'} status", "or nic, conn, drops, ping; --help tells"))
-    return [f"  {command:<40}{'# ' if note else ''}{note}".rstrip() for command, note in commands]
+    commands.append((f"{_rustosctl()} status", "or nic, conn, drops, ping; --help tells"))
+    width = max(len(command) for command, _ in commands)
+    return [f"  {command:<{width}}   {'# ' if note else ''}{note}".rstrip() for command, note in commands]
+
+
+def _rustosctl() -> str:
+    """How to call rustosctl from here: the one beside us, unless the shell finds it anyway."""
+    beside = Path(sys.argv[0]).absolute().with_name("rustosctl")
+    if shutil.which("rustosctl") == str(beside) or not beside.exists():
+        return "rustosctl"
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 def _url(host: str) -> str:
@@ -222,14 +231,20 @@ def _url(host: str) -> str:
 
 
 @contextlib.contextmanager
-def _journal(path: Path):
+def _journal(path: Path) -> Iterator[Journal]:
     """The journal, opened, with what a killed daemon left on the host given back. Raises JournalError."""
-    with Journal(path) as journal:
-        for entry in journal.pending.values():
-            log.warning("left_by_a_former_run", entry=repr(entry))
-        for entry, error in journal.give_back_all(hostnet.undo):
-            log.error("could_not_give_back", entry=repr(entry), error=str(error))
-        yield journal
+    directory_is_ours = not path.parent.exists()
+    try:
+        with Journal(path) as journal:
+            for entry in journal.pending.values():
+                log.warning("left_by_a_former_run", entry=repr(entry))
+            for entry, error in journal.give_back_all(hostnet.undo):
+                log.error("could_not_give_back", entry=repr(entry), error=str(error))
+            yield journal
+    finally:
+        if directory_is_ours or path.parent == DEFAULT_PATH.parent:
+            with contextlib.suppress(OSError):      # somebody else uses it too
+                path.parent.rmdir()
 
 
 def _stack(config: Config) -> Stack:

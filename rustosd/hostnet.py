@@ -25,6 +25,8 @@ _T = TypeVar("_T")
 
 ALIAS = "rustosd"
 """Marks an interface as ours, so that `remove` never deletes one that somebody else made under the same name."""
+QUEUE_FRAMES = 4096
+"""What the kernel keeps for us while we are busy. By default 1000: eight plain TCP streams lost frames in masses."""
 _SYSCTL = Path("/proc/sys/net/ipv6/conf")
 _IFA_F_NODAD = 0x02
 _RTN_UNICAST = 1
@@ -102,7 +104,7 @@ def configure(name: str, *, mac: bytes, mtu: int, addresses: Sequence[Interface]
 
     def apply(route: IPRoute) -> None:
         index = _index(route, name)
-        route.link("set", index=index, address=mac.hex(":"), mtu=mtu, ifalias=ALIAS)
+        route.link("set", index=index, address=mac.hex(":"), mtu=mtu, txqlen=QUEUE_FRAMES, ifalias=ALIAS)
         for address in addresses:
             flags = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
             route.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags)

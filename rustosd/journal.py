@@ -107,8 +107,11 @@ class Journal:
         return failed
 
     def close(self) -> None:
-        """Let go of the file, which stays. May be called twice."""
+        """Let go of the file, which stays only while something is pending. May be called twice."""
         if self._lock >= 0:
+            if not self._pending:
+                self.path.unlink(missing_ok=True)
+                self.path.with_suffix(".lock").unlink(missing_ok=True)      # last: until then nobody else may begin
             os.close(self._fd)
             os.close(self._lock)
             self._lock = -1
@@ -138,19 +141,24 @@ class Journal:
 
 def _locked(path: Path) -> int:
     """The lock is a file of its own, since the journal is replaced; the kernel drops it however its holder ends."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise JournalError(f"cannot open the journal {path}: {error.strerror}; run as root, or choose another path"
-                           ) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-        os.close(fd)
-        raise JournalError(f"another rustosd (process {holder}) holds the journal {path}: stop it first, "
-                           "or give this one another path") from None
+    lock = path.with_suffix(".lock")
+    while True:
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise JournalError(f"cannot open the journal {path}: {error.strerror}; run as root, or choose another path"
+                               ) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise JournalError(f"another rustosd (process {holder}) holds the journal {path}: stop it first, "
+                               "or give this one another path") from None
+        if lock.exists() and os.path.samestat(os.fstat(fd), os.stat(lock)):
+            break
+        os.close(fd)        # its holder has removed it as we came
     os.truncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd

@@ -136,7 +136,10 @@ class Pump:
         self._timer = self._link_timer = None
 
     def kick(self) -> None:
-        """An application has changed something: see to it soon, once however often this is called."""
+        """An application has written something or changed the stack: see to it soon, once however often this is called.
+
+        An event handler that calls this at every event, whether or not it did something, keeps the pump awake for good.
+        """
         self._dirty = True
         if not (self._scheduled or self._running or self._closed):
             self._counts.kicks += 1
@@ -187,9 +190,11 @@ class Pump:
         self._running = True
         rx_before = self._counts.rx_frames
         breaths = 0
-        while breaths < BUDGET and self._breathe():
-            breaths += 1
-        self._running = False
+        try:
+            while breaths < BUDGET and self._breathe():
+                breaths += 1
+        finally:
+            self._running = False
         if self._closed:
             return
         now = time.monotonic_ns()
@@ -203,9 +208,9 @@ class Pump:
     def _poll_on(self, now: int, worked: bool, received: bool) -> None:
         """After work, keep looking for a while instead of sleeping; as long as that pays.
 
-        A wake-up costs tens of microseconds, mostly the processor's, and an answer may be nearer than that. But frames
-        that come at longer intervals make polling a waste, and worse: it moves us away from the processor that sends.
-        So each vain poll doubles the number of chances that are let pass before the next, and a frame found forgets it.
+        To wake an idle processor takes tens of microseconds, and an answer may be nearer than that. But with frames at
+        longer intervals, polling only burns the processor that the sender or an application could use. So each vain
+        poll doubles the number of chances that are let pass before the next, and a frame found forgets them.
         """
         if received and self._poll_until:
             self._misses = self._pass = 0
@@ -224,23 +229,24 @@ class Pump:
             self._schedule()
 
     def _breathe(self) -> bool:
-        """One burst in from every NIC, one out to each; whether there was anything to do."""
+        """One burst in from every NIC, one out to each; whether there was anything to do or is more."""
         now = time.monotonic_ns()
-        worked = self._timer_due(now)
+        dirty, self._dirty = self._dirty, False
+        worked = False
         for port in self._ports:
             worked |= self._receive(port, now)
-            self._dirty |= port.full
-        worked |= self._loop_back(now)
-        if worked or self._dirty:
+            dirty |= port.full
+        if 0 < self._wake <= now:       # whoever woke us
+            worked |= self._advance(now)
+        if worked or dirty:
+            if self._loop_back(now):    # what it carried may be answered the same way: look again
+                worked = self._dirty = True
             self._deliver()
-            self._dirty = False         # all that was written up to here leaves with this flush
             worked |= self._flush(now)
-        return worked
+        return worked or self._dirty
 
-    def _timer_due(self, now: int) -> bool:
-        """Let the stack act on time when the armed deadline has come, whoever woke us."""
-        if self._wake == 0 or now < self._wake:
-            return False
+    def _advance(self, now: int) -> bool:
+        """The armed deadline has come: let the stack act on time."""
         self._wake = 0
         try:
             self._stack.advance(now)
@@ -282,11 +288,11 @@ class Pump:
         """Send up to a burst on every interface; whether any frame left. Full bursts leave the pump dirty."""
         sent = False
         for port in self._ports:
-            room = port.nic.room()
-            port.full = room == 0
-            if port.full:
-                continue
             try:
+                room = port.nic.room()
+                port.full = room == 0
+                if port.full:
+                    continue
                 self._tx.limit(room)
                 count = self._stack.transmit(port.index, now, self._tx)
                 if count:

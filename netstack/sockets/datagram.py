@@ -21,8 +21,8 @@ DATAGRAMS_MOST = 64
 class DatagramTransport(asyncio.DatagramTransport):
     """An `asyncio.DatagramTransport` over one endpoint of the stack.
 
-    It buffers nothing: received datagrams wait in the endpoint's bounded queue, and one that cannot be sent is reported to
-    error_received at once.
+    It buffers nothing: received datagrams wait in the endpoint's bounded queue, and one that cannot be sent is reported
+    to error_received at once.
     """
 
     __slots__ = ("__weakref__", "_closing", "_endpoint", "_protocol", "_remote", "_stack")

@@ -98,7 +98,7 @@ class Server(asyncio.AbstractServer):
                      for host in ((bound,) if bound else ("0.0.0.0", "::")))
 
     async def start_serving(self) -> None:
-        """Accept connections; nothing happens if it does already. Raises RuntimeError when closed, OSError (EADDRINUSE)."""
+        """Accept connections; nothing happens if it does already. Raises RuntimeError when closed, or OSError."""
         if self._closed:
             raise RuntimeError(f"server {self!r} is closed")
         self._listen()

@@ -48,14 +48,15 @@ class AsyncStack:
     def dispatch(self) -> None:
         """Deliver all events that are new since the last call to their protocols.
 
-        Bounded: READ_MOST octets or DATAGRAMS_MOST datagrams each; who has more waiting gets it in later rounds of the loop.
+        Bounded: READ_MOST octets or DATAGRAMS_MOST datagrams each; who has more waiting gets it in later rounds.
         """
         connections = self.connections
-        for handle, bits, errno in self.tcp.ready():
-            if (connection := connections.get(handle)) is not None:
-                connection._event(bits, errno)
-            elif bits & EVENT_ACCEPTED:
-                self._accept(handle, bits, errno)
+        while news := self.tcp.ready():     # reading the last octet makes the news of EOF: a second look, never a third
+            for handle, bits, errno in news:
+                if (connection := connections.get(handle)) is not None:
+                    connection._event(bits, errno)
+                elif bits & EVENT_ACCEPTED:
+                    self._accept(handle, bits, errno)
         for endpoint in self.udp.ready():
             if (transport := self.endpoints.get(endpoint)) is not None:
                 transport._deliver()

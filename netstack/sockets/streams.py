@@ -41,7 +41,8 @@ async def open_connection(stack: AsyncStack, host: str | None = None, port: int 
 
 
 async def start_server(stack: AsyncStack,
-                       client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None],
+                       client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter],
+                                                     Awaitable[None] | None],
                        host: str | Iterable[str] | None = None, port: int | str | None = 0, *,
                        limit: int = LIMIT, **options: Any) -> Server:
     """Serve with client_connected_cb(reader, writer), a function or coroutine; options and errors as create_server."""

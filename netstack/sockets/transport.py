@@ -1,7 +1,8 @@
 """One TCP connection as an asyncio transport.
 
-The transport keeps no received data: what the protocol does not want stays in the connection's ring, where it closes the
-window. It keeps unsent data only when the send ring is full. An idle connection is this object's slots and one dict entry.
+The transport keeps no received data: what the protocol does not want stays in the connection's ring, where it closes
+the window. It keeps unsent data only when the send ring is full. An idle connection is this object's slots and one dict
+entry.
 """
 
 from __future__ import annotations
@@ -332,7 +333,7 @@ class StreamTransport(_FlowControlMixin):
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """"peername", "sockname", "socket" (a read-only view), "stack" (the AsyncStack), "handle" (the core's number)."""
+        """"peername", "sockname", "socket" (a read-only view), "stack" (the AsyncStack), "handle" (in the core)."""
         if name == "socket":
             return SocketView(self)
         if name == "stack":

@@ -1,4 +1,4 @@
-"""What get_extra_info("socket") and Server.sockets give: enough of a socket to ask and to tune, nothing to read or write."""
+"""What get_extra_info("socket") and Server.sockets give: enough of a socket to ask and tune, none to read or write."""
 
 from __future__ import annotations
 

@@ -5,17 +5,18 @@ from cython.cimports.libc.stdint import int64_t, uint32_t
 from cython.cimports.libc.stdlib import malloc
 from cython.cimports.netstack.neighbor import neighbor_confirm
 from cython.cimports.netstack.tcp.congestion import congestion_acked, congestion_duplicate
-from cython.cimports.netstack.tcp.output import rto_now, timestamp_now
+from cython.cimports.netstack.tcp.output import rto_now, tail_arm, timestamp_now
 from cython.cimports.netstack.tcp.ranges import ranges_add, ranges_cut
 from cython.cimports.netstack.tcp.ring import ring_drop
 from cython.cimports.netstack.tcp.tcb import (
-    F_FIN_QUEUED, F_NEW_SACK, F_RECOVERY, F_SACK, F_TIMESTAMPS, F_WANT_WRITE, MAX_RANGES, NEWS_WRITABLE, tcb_dirty,
-    tcb_news)
+    F_FIN_QUEUED, F_NEW_SACK, F_RECOVERY, F_SACK, F_TAIL_PROBED, F_TIMESTAMPS, F_WANT_WRITE, MAX_RANGES,
+    NEWS_WRITABLE, tcb_dirty, tcb_news)
 from cython.cimports.netstack.wire.tcp import FIN, SYN, Range, seq_le, seq_lt
 
 MS = cython.declare(int64_t, 1_000_000)
 GRANULARITY_NS = cython.declare(int64_t, 1_000_000)     # G of RFC 6298: the loop's timer
 RTO_MAX_NS = cython.declare(int64_t, 60_000_000_000)
+RTO_AFTER_LOST_SYN_NS = cython.declare(int64_t, 3_000_000_000)     # RFC 6298 5.7
 
 
 @cython.cfunc
@@ -67,6 +68,10 @@ def process_ack_of_syn(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
     c.recover = c.iss
     if c.backoff == 0:
         _measure_by_ack(t, c, s)
+    else:
+        c.rto = RTO_AFTER_LOST_SYN_NS
+        if c.backoff > 1:           # RFC 6928 2
+            c.cwnd = c.mss
     c.timed_at = 0
     c.backoff = 0
     c.rto_at = 0
@@ -84,8 +89,8 @@ def _take_sack(c: cython.pointer[Tcb], s: cython.pointer[cython.const[Segment]])
     """Enter the blocks on the scoreboard; those below snd_una (D-SACK) or beyond snd_max are passed over."""
     i: uint32_t
     for i in range(s.sack_count):
-        if (not seq_lt(s.sack[i].start, s.sack[i].end) or seq_lt(s.sack[i].start, s.ack)
-                or seq_lt(s.sack[i].start, c.snd_una) or seq_lt(c.snd_max, s.sack[i].end)):
+        if (not seq_lt(s.sack[i].start, s.sack[i].end) or seq_le(s.sack[i].start, s.ack)
+                or seq_le(s.sack[i].start, c.snd_una) or seq_lt(c.snd_max, s.sack[i].end)):
             continue
         if c.sacked is cython.NULL:
             c.sacked = cython.cast(cython.pointer[Range], malloc(MAX_RANGES * cython.sizeof(Range)))
@@ -101,11 +106,11 @@ def _take_sack(c: cython.pointer[Tcb], s: cython.pointer[cython.const[Segment]])
 def _is_duplicate(c: cython.pointer[cython.const[Tcb]], s: cython.pointer[cython.const[Segment]],
                   window_before: uint32_t) -> cython.bint:
     """Does it only tell that something arrived out of order (RFC 5681 2; with SACK, RFC 6675 2)?"""
-    if s.ack != c.snd_una or c.snd_una == c.snd_max or s.length or s.flags & FIN or not c.rto_at:
+    if c.snd_una == c.snd_max or not c.rto_at:
         return False
-    if c.flags & F_SACK:
+    if c.flags & F_SACK:        # whatever else it carries
         return c.flags & F_NEW_SACK != 0
-    return c.snd_wnd == window_before
+    return s.ack == c.snd_una and not s.length and not s.flags & FIN and c.snd_wnd == window_before
 
 
 @cython.cfunc
@@ -115,23 +120,29 @@ def process_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
                 s: cython.pointer[cython.const[Segment]]) -> cython.void:
     """Take windows, SACK blocks and the acknowledgment number of an acceptable segment."""
     before: uint32_t = c.snd_wnd
+    fresh: cython.bint
     c.flags &= ~cython.cast(uint32_t, F_NEW_SACK)
     if s.sack_count and c.flags & F_SACK:
         _take_sack(c, s)
-    if seq_lt(c.snd_wl1, s.seq) or (c.snd_wl1 == s.seq and seq_le(c.snd_wl2, s.ack)):
+    if seq_le(c.snd_una, s.ack) and (
+            seq_lt(c.snd_wl1, s.seq) or (c.snd_wl1 == s.seq and seq_le(c.snd_wl2, s.ack))):
         c.snd_wnd = s.window << c.snd_scale
         c.snd_wnd_max = max(c.snd_wnd_max, c.snd_wnd)
         c.snd_wl1 = s.seq
         c.snd_wl2 = s.ack
     if seq_lt(c.snd_una, s.ack):
         _advance(t, c, s)
-    elif _is_duplicate(c, s, before):
+        fresh = c.flags & (F_SACK | F_NEW_SACK) == F_SACK | F_NEW_SACK and _is_duplicate(c, s, before)
+    else:
+        fresh = _is_duplicate(c, s, before)
+    if fresh:
         congestion_duplicate(t, c)
         tcb_dirty(t, c)
     if c.persist_at:
-        c.backoff = 0               # the peer lives, even if its window is closed
+        c.probes = 0                # the peer lives, even if its window is closed: RFC 9293 MUST-37
         if c.snd_wnd > before:
             c.persist_at = 0
+            c.backoff = 0
     if c.snd_wnd != before or c.flags & F_RECOVERY:
         tcb_dirty(t, c)
 
@@ -144,6 +155,10 @@ def _advance(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
     """snd_una moves to s.ack: drop what has arrived, let the rest out."""
     octets: uint32_t = s.ack - c.snd_una
     room: uint32_t
+    if c.backoff:
+        if c.persist_at == 0:       # Karn: backed off until there is a new measurement (RFC 6298 5)
+            c.rto = rto_now(t, c)
+        c.backoff = 0
     _measure_by_ack(t, c, s)
     ring_drop(cython.address(c.send), min(octets, c.send.used))     # one more than used when it covers the FIN
     c.snd_una = s.ack
@@ -151,12 +166,13 @@ def _advance(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
         c.snd_nxt = c.snd_una
     if c.sacked_count:
         ranges_cut(c.sacked, cython.address(c.sacked_count), c.snd_una)
-    c.backoff = 0
     c.probes = 0
     c.soft_error = 0
     congestion_acked(t, c, octets)
     c.rto_at = t.net.now + rto_now(t, c) if c.snd_una != c.snd_max else 0
-    if c.path.neighbor >= 0:
+    c.flags &= ~cython.cast(uint32_t, F_TAIL_PROBED)
+    tail_arm(t, c)
+    if c.path.neighbor >= 0 and c.path.generation == t.net.generation:
         neighbor_confirm(t.net, c.path.neighbor)
     if c.flags & F_WANT_WRITE:
         room = t.limits.send_buffer - c.send.used

@@ -17,12 +17,12 @@ from cython.cimports.netstack.tcp.input import tcb_open
 from cython.cimports.netstack.tcp.output import send_reset
 from cython.cimports.netstack.tcp.ring import ring_drop, ring_get, ring_put, ring_release, ring_reserve
 from cython.cimports.netstack.tcp.state import (
-    ACTIVE_OPEN, CLOSED, FIN_WAIT_2, SYN_RECEIVED, SYN_SENT)
+    ACTIVE_OPEN, CLOSED, CLOSING, FIN_WAIT_2, SYN_RECEIVED, SYN_SENT, TIME_WAIT)
 from cython.cimports.netstack.tcp.tcb import (
     F_ACCEPTING, F_ACK_NOW, F_EOF_TOLD, F_FIN_ARRIVED, F_FIN_QUEUED, F_KEEPALIVE, F_NODELAY, F_READY, F_RECOVERY,
     F_RELEASED, F_REPORTED, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, F_WANT_WRITE, NEWS_EOF,
     PORT_BUCKETS, TcpLimits, listener_find, receive_room, set_state, table_create, table_destroy, tcb_arm,
-    tcb_close, tcb_dirty, tcb_enter, tcb_find, tcb_free, tcb_new, tcb_news, tcb_reap)
+    tcb_close, tcb_dirty, tcb_enter, tcb_fin_wait_2, tcb_find, tcb_free, tcb_new, tcb_news, tcb_reap)
 from cython.cimports.netstack.wire.address import Addr, address_from, address_text, is_unspecified, is_v4, same_address
 from cython.cimports.netstack.wire.tcp import seq_lt
 
@@ -38,7 +38,6 @@ EVENT_CLOSED = 32       # the connection is over; the errno says how, 0 for clea
 
 FIRST_EPHEMERAL = cython.declare(uint32_t, 49152)       # RFC 6335 6
 EPHEMERAL_PORTS = cython.declare(uint32_t, 16384)
-FIN_WAIT_2_NS = cython.declare(int64_t, 60_000_000_000) # a peer that never closes: as Linux's tcp_fin_timeout
 KEEPALIVE_IDLE_NS = cython.declare(int64_t, 7200 * 1_000_000_000)
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
 
@@ -89,7 +88,7 @@ class Tcp:
     # -- listeners ---------------------------------------------------------------------------------
 
     def listen(self, host: str | None, port: int, backlog: int = 128) -> int:
-        """Accept connections to `host` (None: any, both families; "0.0.0.0" or "::": any of one) and `port` (0: pick one).
+        """Accept connections to `host` (None: any; "0.0.0.0" or "::": any of one family) and `port` (0: pick one).
 
         Raises OSError: EADDRINUSE, EADDRNOTAVAIL, or EMFILE when all listeners are in use.
         """
@@ -109,16 +108,18 @@ class Tcp:
         for i in range(t.limits.listeners):
             if not t.listeners[i].in_use:
                 chosen = i
-            elif t.listeners[i].port == port and _clash(cython.address(t.listeners[i]), cython.address(local), not host):
+            elif t.listeners[i].port == port and _clash(
+                    cython.address(t.listeners[i]), cython.address(local), not host):
                 raise OSError(errno.EADDRINUSE, f"port {port} is already listened on")
         if chosen < 0:
             raise OSError(errno.EMFILE, f"all {t.limits.listeners} listeners are in use")
-        self._start_listener(cython.address(t.listeners[chosen]), chosen, cython.address(local), port, backlog, not host)
+        self._start_listener(cython.address(t.listeners[chosen]), chosen, cython.address(local), port, backlog,
+                             not host)
         return chosen | cython.cast(int64_t, t.listeners[chosen].generation) << 32
 
     @cython.cfunc
-    def _start_listener(self, x: cython.pointer[Listener], index: cython.int, local: cython.pointer[Addr], port: cython.int,
-                        backlog: cython.int, any_family: cython.bint):
+    def _start_listener(self, x: cython.pointer[Listener], index: cython.int, local: cython.pointer[Addr],
+                        port: cython.int, backlog: cython.int, any_family: cython.bint):
         t: cython.pointer[TcpTable] = cython.address(self.table)
         x.local = local[0]
         x.port = cython.cast(uint16_t, port)
@@ -151,9 +152,9 @@ class Tcp:
     def _listener(self, handle: object) -> cython.pointer[Listener]:
         n: uint64_t = handle
         index: uint32_t = cython.cast(uint32_t, n & 0xFFFFFFFF)
-        if index < self.table.limits.listeners:
-            if self.table.listeners[index].in_use and self.table.listeners[index].generation == n >> 32:
-                return cython.address(self.table.listeners[index])
+        if (index < self.table.limits.listeners and self.table.listeners[index].in_use
+                and self.table.listeners[index].generation == n >> 32):
+            return cython.address(self.table.listeners[index])
         raise ValueError(f"no listener {handle}")
 
     def close_listener(self, handle: int) -> None:
@@ -296,7 +297,7 @@ class Tcp:
         return self.table.ready_count
 
     def read(self, handle: int, most: cython.Py_ssize_t = 262144) -> bytes:
-        """Up to `most` octets in order; b"" when none wait. EOF news follows once the last octet before a FIN is read."""
+        """Up to `most` octets in order; b"" when none wait. EOF news follows the last octet before a FIN."""
         c: cython.pointer[Tcb] = self._at(handle)
         n: uint32_t = cython.cast(uint32_t, min(most, cython.cast(cython.Py_ssize_t, c.receive.used)))
         if n == 0:
@@ -325,6 +326,7 @@ class Tcp:
         t: cython.pointer[TcpTable] = cython.address(self.table)
         open_: uint32_t
         grown: uint32_t
+        step: uint32_t
         ring_drop(cython.address(c.receive), n)
         if c.state == CLOSED:
             if c.receive.used == 0:
@@ -332,7 +334,8 @@ class Tcp:
         else:
             open_ = c.rcv_edge - c.rcv_nxt if seq_lt(c.rcv_nxt, c.rcv_edge) else 0
             grown = receive_room(t, c) - open_ if receive_room(t, c) > open_ else 0
-            if grown >= c.rcv_limit >> 2 or (open_ < 2 * cython.cast(uint32_t, c.mss) and grown >= c.mss):
+            step = min(c.rcv_limit >> 1, cython.cast(uint32_t, c.mss))     # as _window_field opens it
+            if grown >= step and (grown >= c.rcv_limit >> 2 or open_ < 2 * cython.cast(uint32_t, c.mss)):
                 c.flags |= F_ACK_NOW
                 tcb_dirty(t, c)
         if c.receive.used == 0 and c.flags & F_FIN_ARRIVED and c.rcv_nxt == c.fin_seq + 1 and not c.flags & F_EOF_TOLD:
@@ -371,6 +374,9 @@ class Tcp:
             tcb_dirty(t, c)
         if n < view.len:
             c.flags |= F_WANT_WRITE
+            if c.idle_at == 0:      # no memory, perhaps with nothing in flight: WRITABLE is told by the clock then
+                c.idle_at = t.net.now + IDLE_NS
+                tcb_arm(t, c)
         PyBuffer_Release(cython.address(view))
         return n
 
@@ -394,7 +400,8 @@ class Tcp:
         c: cython.pointer[Tcb] = self._at(handle)
         if c.state != CLOSED:
             count(t.net, TCP_ABORTS, 1)
-            send_reset(t, c)
+            if c.state < CLOSING:       # RFC 9293 3.10.5: later the peer has nothing to lose
+                send_reset(t, c)
         self._let_go(c)
         tcb_close(t, c, errno.ECONNABORTED)
         tcb_reap(t, c)
@@ -406,7 +413,8 @@ class Tcp:
         self._let_go(c)
         if c.state == SYN_SENT:
             tcb_close(t, c, 0)
-        elif c.receive.used and c.state != CLOSED:      # RFC 9293 3.6.1: the peer must learn they were not read
+        elif c.receive.used and c.state != CLOSED and c.state != TIME_WAIT:
+            # RFC 9293 3.6.1: the peer must learn they were not read
             send_reset(t, c)
             tcb_close(t, c, 0)
         elif c.state != CLOSED:
@@ -414,9 +422,8 @@ class Tcp:
                 c.flags |= F_FIN_QUEUED
                 tcb_dirty(t, c)
             if c.state == FIN_WAIT_2:
-                c.close_at = t.net.now + FIN_WAIT_2_NS
-                tcb_arm(t, c)
-        if c.state == CLOSED and c.receive.size:
+                tcb_fin_wait_2(t, c)
+        if c.state == CLOSED or c.state == TIME_WAIT:
             ring_release(cython.address(c.receive), cython.address(t.budget))
         tcb_reap(t, c)
 
@@ -490,7 +497,7 @@ class Tcp:
 def _clash(x: cython.pointer[Listener], local: cython.pointer[Addr], any_family: cython.bint) -> cython.bint:
     """Would two listeners of one port be told apart? Same address, or both bound to any of a family they share."""
     if x.any_family or any_family:
-        return x.any_family and any_family or is_unspecified(cython.address(x.local)) and is_unspecified(local)
+        return (x.any_family and any_family) or (is_unspecified(cython.address(x.local)) and is_unspecified(local))
     return same_address(cython.address(x.local), local)
 
 

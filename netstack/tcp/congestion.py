@@ -17,8 +17,8 @@ CWND_MAX = cython.declare(uint32_t, 1 << 30)
 @cython.nogil
 @cython.exceptval(check=False)
 def congestion_open(c: cython.pointer[Tcb]) -> cython.void:
-    """The initial window (RFC 6928), with no slow-start threshold yet."""
-    c.cwnd = min(INITIAL_SEGMENTS * c.mss, max(cython.cast(uint32_t, 14600), 2 * cython.cast(uint32_t, c.mss)))
+    """The initial window, with no slow-start threshold yet."""
+    c.cwnd = _initial_window(c)
     c.ssthresh = CWND_MAX
     c.recover = c.iss
     c.high_rxt = c.snd_una
@@ -27,8 +27,24 @@ def congestion_open(c: cython.pointer[Tcb]) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def congestion_restart(c: cython.pointer[Tcb]) -> cython.void:
+    """What cwnd knew of the network is stale: no more than an initial window at once (RFC 5681 4.1)."""
+    c.cwnd = min(c.cwnd, _initial_window(c))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _initial_window(c: cython.pointer[cython.const[Tcb]]) -> uint32_t:
+    """RFC 6928 2."""
+    return min(INITIAL_SEGMENTS * c.mss, max(cython.cast(uint32_t, 14600), 2 * cython.cast(uint32_t, c.mss)))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _grow(c: cython.pointer[Tcb], octets: uint32_t) -> cython.void:
-    """Slow start or congestion avoidance by octets acknowledged; no growth while the window is not what limits (RFC 7661)."""
+    """Slow start or congestion avoidance by octets acknowledged; none while the window does not limit (RFC 7661)."""
     if not c.flags & F_CWND_LIMITED or c.cwnd >= CWND_MAX:
         return
     if c.cwnd < c.ssthresh:
@@ -49,19 +65,25 @@ def congestion_acked(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], octets
     segments: uint32_t
     if c.flags & F_RECOVERY:
         if seq_le(c.recover, c.snd_una):
-            c.flags &= ~cython.cast(uint32_t, F_RECOVERY)
+            c.flags &= ~cython.cast(uint32_t, F_RECOVERY | F_RETRANSMIT)
             c.cwnd = max(c.ssthresh, 2 * cython.cast(uint32_t, c.mss))
             c.duplicates = 0
         elif not c.flags & F_SACK:      # a partial ACK: the next hole is at snd_una (RFC 6582 3.2 step 3)
-            segments = max(octets // c.mss, 1)
-            c.duplicates -= min(segments, c.duplicates)
+            segments = octets // c.mss      # one of them was sent again, the others have each caused a duplicate ACK
+            if segments > 1:
+                c.duplicates -= min(segments - 1, c.duplicates)
             c.flags |= F_RETRANSMIT
+        else:
+            c.head_again = c.snd_max
         return
     c.duplicates = 0
     if c.flags & F_RTO_RECOVERY:
         c.flags |= F_CWND_LIMITED
         if seq_le(c.recover, c.snd_una):
             c.flags &= ~cython.cast(uint32_t, F_RTO_RECOVERY)
+    elif seq_lt(c.recover, c.snd_una):      # keep up, or they look like the future after 2 GiB
+        c.recover = c.snd_una - 1
+        c.high_rxt = c.snd_una
     _grow(c, octets)
 
 
@@ -73,13 +95,15 @@ def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) ->
     in_network: uint32_t
     count(t.net, TCP_DUPLICATE_ACKS_RECEIVED, 1)
     c.duplicates += 1
+    if c.flags & F_RECOVERY and _lost_again(c):
+        c.flags |= F_RETRANSMIT
     if c.flags & (F_RECOVERY | F_RTO_RECOVERY):
         return
     if c.duplicates < DUPLICATE_THRESHOLD and not (c.sacked_count and _lost_before(c, 0)):
         return
-    if not c.flags & F_SACK and seq_lt(c.snd_una, c.recover):   # RFC 6582 3.2 step 1
+    if not c.flags & F_SACK and seq_le(c.snd_una, c.recover):   # RFC 6582 3.2 step 1: echoes of an older recovery
         return
-    in_network = c.snd_max - c.snd_una
+    in_network = min(c.snd_max - c.snd_una, c.cwnd)     # without what limited transmit sent (RFC 5681 3.2 step 2)
     c.ssthresh = max(in_network >> 1, 2 * cython.cast(uint32_t, c.mss))
     c.cwnd = c.ssthresh
     c.acked_in_avoidance = 0
@@ -88,6 +112,18 @@ def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) ->
     c.timed_at = 0
     c.flags |= F_RECOVERY | F_RETRANSMIT
     count(t.net, TCP_FAST_RETRANSMITS, 1)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _lost_again(c: cython.pointer[cython.const[Tcb]]) -> cython.bint:
+    """Did what was sent after the retransmission at snd_una arrive, and it not? RFC 6675 would wait for a timeout."""
+    last: uint32_t
+    if c.sacked_count == 0:
+        return False
+    last = c.sacked[c.sacked_count - 1].end
+    return seq_lt(c.head_again + 2 * cython.cast(uint32_t, c.mss), last)
 
 
 @cython.cfunc
@@ -115,7 +151,7 @@ def congestion_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> c
 @cython.nogil
 @cython.exceptval(check=False)
 def _lost_before(c: cython.pointer[cython.const[Tcb]], i: uint32_t) -> cython.bint:
-    """Is the hole before SACKed range `i` lost? Three ranges or more than two segments lie above it (RFC 6675 4 IsLost)."""
+    """Is the hole before SACKed range `i` lost? Three ranges or over two segments lie above it (RFC 6675 4, IsLost)."""
     if c.sacked_count - i >= DUPLICATE_THRESHOLD:
         return True
     return ranges_octets(cython.address(c.sacked[i]), c.sacked_count - i) > (
@@ -146,9 +182,9 @@ def pipe(c: cython.pointer[cython.const[Tcb]]) -> uint32_t:
     for i in range(c.sacked_count):
         if _lost_before(c, i):
             total -= c.sacked[i].start - start
-            again = seq_min(c.high_rxt, c.sacked[i].start)
-            if seq_lt(start, again):
-                total += again - start
+        again = seq_min(c.high_rxt, c.sacked[i].start)
+        if seq_lt(start, again):
+            total += again - start
         total -= c.sacked[i].end - c.sacked[i].start
         start = c.sacked[i].end
     return total
@@ -157,14 +193,14 @@ def pipe(c: cython.pointer[cython.const[Tcb]]) -> uint32_t:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def first_lost_hole(c: cython.pointer[cython.const[Tcb]], hole: cython.pointer[Range]) -> cython.bint:
-    """The first octets that are lost and were not sent again in this recovery (RFC 6675 4 NextSeg rule 1)."""
+def first_hole(c: cython.pointer[cython.const[Tcb]], hole: cython.pointer[Range], lost: cython.bint) -> cython.bint:
+    """The first octets that were not sent again in this recovery: lost ones (RFC 6675 4 NextSeg rule 1), or any (rule 3)."""
     start: uint32_t = c.snd_una
     i: uint32_t
     for i in range(c.sacked_count):
         start = seq_max(start, c.high_rxt)
         if seq_lt(start, c.sacked[i].start):
-            if not _lost_before(c, i):
+            if lost and not _lost_before(c, i):
                 return False
             hole.start = start
             hole.end = c.sacked[i].start

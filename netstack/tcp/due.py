@@ -2,16 +2,17 @@
 
 import cython
 from cython.cimports.libc.errno import ETIMEDOUT
-from cython.cimports.libc.stdint import int64_t
+from cython.cimports.libc.stdint import int64_t, uint32_t
 from cython.cimports.netstack.counters import (
-    TCP_ABORTS, TCP_CONNECT_FAILURES, TCP_DELAYED_ACKS, TCP_RETRANSMIT_TIMEOUTS)
+    TCP_ABORTS, TCP_CONNECT_FAILURES, TCP_DELAYED_ACKS, TCP_RETRANSMIT_TIMEOUTS, TCP_TAIL_PROBES)
 from cython.cimports.netstack.net import count
 from cython.cimports.netstack.tcp.congestion import congestion_timeout
 from cython.cimports.netstack.tcp.output import rto_now, send_reset
 from cython.cimports.netstack.tcp.ring import ring_release
 from cython.cimports.netstack.tcp.state import CLOSED, SYN_RECEIVED, SYN_SENT
 from cython.cimports.netstack.tcp.tcb import (
-    F_ACK_NOW, F_KEEPALIVE_DUE, F_PROBE, F_RELEASED, F_SYN_DUE, Tcb, tcb_arm, tcb_close, tcb_dirty, tcb_reap)
+    F_ACK_NOW, F_KEEPALIVE_DUE, F_PROBE, F_RELEASED, F_SYN_DUE, F_TAIL_PROBE, F_TAIL_PROBED, F_WANT_WRITE,
+    NEWS_WRITABLE, Tcb, tcb_arm, tcb_close, tcb_dirty, tcb_news, tcb_reap)
 from cython.cimports.netstack.timers import timer_clear, timers_next, timers_top
 
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
@@ -60,6 +61,13 @@ def _due(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
         c.flags |= F_ACK_NOW
         count(t.net, TCP_DELAYED_ACKS, 1)
         tcb_dirty(t, c)
+    if c.tail_at and c.tail_at <= now:
+        c.tail_at = 0
+        if c.sacked_count == 0:             # else the peer has spoken meanwhile
+            c.flags |= F_TAIL_PROBE | F_TAIL_PROBED
+            c.rto_at = now + rto_now(t, c)  # RFC 8985 7.3: the probe has its whole timeout
+            count(t.net, TCP_TAIL_PROBES, 1)
+            tcb_dirty(t, c)
     if c.rto_at and c.rto_at <= now:
         _retransmission_timeout(t, c)
     elif c.persist_at and c.persist_at <= now:
@@ -104,7 +112,7 @@ def _retransmission_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb])
         return
     congestion_timeout(t, c)
     c.backoff += 1
-    if c.snd_wnd == 0 and c.send.used:      # the window closed over what was in flight: probe, do not give up
+    if c.snd_wnd == 0:                      # the window closed over what was in flight: probe, do not give up
         c.rto_at = 0
         c.persist_at = t.net.now + rto_now(t, c)
         return
@@ -116,17 +124,16 @@ def _retransmission_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb])
 @cython.nogil
 @cython.exceptval(check=False)
 def _persist_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
-    """Ask again whether the window is open; a connection without an application does not ask for ever."""
+    """Ask again whether the window is open: for ever while the peer answers and an application waits (RFC 9293 MUST-37)."""
     c.persist_at = 0
     if c.backoff < 16:
         c.backoff += 1
-    c.probes += 1
-    if c.probes > (ORPHAN_PROBES if c.flags & F_RELEASED else 250):
-        if c.flags & F_RELEASED:
-            send_reset(t, c)
-            _give_up(t, c)
-            return
-        c.probes = 250
+    if c.probes >= t.limits.retransmissions or (c.flags & F_RELEASED and c.backoff > ORPHAN_PROBES):
+        send_reset(t, c)
+        _give_up(t, c)
+        return
+    if c.probes < 255:
+        c.probes += 1
     c.flags |= F_PROBE
     tcb_dirty(t, c)
 
@@ -139,11 +146,11 @@ def _keepalive(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.vo
     if c.snd_una != c.snd_max:          # data in flight ask already
         c.keepalive_at = t.net.now + KEEPALIVE_PROBE_NS
         return
-    c.probes += 1
-    if c.probes > KEEPALIVE_PROBES:
+    if c.probes >= KEEPALIVE_PROBES:
         send_reset(t, c)
         _give_up(t, c)
         return
+    c.probes += 1
     c.flags |= F_KEEPALIVE_DUE
     c.keepalive_at = t.net.now + KEEPALIVE_PROBE_NS
     tcb_dirty(t, c)
@@ -155,6 +162,9 @@ def _keepalive(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.vo
 def _give_back(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """Free rings that are empty: an idle connection is its control block and nothing else."""
     c.idle_at = 0
+    if c.flags & F_WANT_WRITE and c.send.used <= t.limits.send_buffer - (t.limits.send_buffer >> 2):
+        c.flags &= ~cython.cast(uint32_t, F_WANT_WRITE)     # the write was short for want of memory: try again
+        tcb_news(t, c, NEWS_WRITABLE)
     if c.send.used == 0 and c.send.size:
         ring_release(cython.address(c.send), cython.address(t.budget))
     if c.receive.used == 0 and c.gap_count == 0 and c.receive.size:

@@ -14,14 +14,14 @@ from cython.cimports.netstack.net import count, siphash
 from cython.cimports.netstack.tcp.acks import process_ack, process_ack_of_syn
 from cython.cimports.netstack.tcp.congestion import congestion_open
 from cython.cimports.netstack.tcp.output import fit_mss, reply_reset, send_reset
-from cython.cimports.netstack.tcp.receive import challenge, owe_ack, receive_data, receive_fin
+from cython.cimports.netstack.tcp.receive import answer, challenge, owe_ack, receive_data, receive_fin
 from cython.cimports.netstack.tcp.state import (
     CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, RCV_ACK_OF_FIN, RCV_ACK_OF_SYN, RCV_SYN,
     RCV_SYN_ACK, SYN_RECEIVED, SYN_SENT, TIME_WAIT)
 from cython.cimports.netstack.tcp.tcb import (
     F_ACCEPTING, F_ACK_NOW, F_FIN_ARRIVED, F_FIN_SENT, F_KEEPALIVE, F_PASSIVE, F_RELEASED, F_REPORTED, F_SACK,
     F_SCALE, F_SYN_DUE, F_TIMESTAMPS, NEWS_ACCEPTED, NEWS_CONNECTED, listener_find, set_state, tcb_arm, tcb_close,
-    tcb_dirty, tcb_enter, tcb_find, tcb_free, tcb_new, tcb_news, tcb_reap, tcb_time_wait)
+    tcb_dirty, tcb_enter, tcb_fin_wait_2, tcb_find, tcb_free, tcb_new, tcb_news, tcb_reap, tcb_time_wait)
 from cython.cimports.netstack.verdict import (
     DELIVERED, NO_ROUTE, TCP_ACK_UNACCEPTABLE, TCP_AFTER_CLOSE, TCP_BACKLOG_FULL, TCP_CHECKSUM, TCP_DUPLICATE,
     TCP_FLAGS, TCP_MULTICAST, TCP_NO_CONNECTION, TCP_OUT_OF_WINDOW, TCP_PAWS, TCP_PORT_CLOSED, TCP_RESET_CHALLENGED,
@@ -61,10 +61,8 @@ def tcp_input(t: cython.pointer[TcpTable], view: cython.pointer[cython.const[IpV
     c = tcb_find(t, cython.address(view.source), cython.address(view.destination), s.source_port, s.destination_port)
     if cython.unlikely(c is cython.NULL):
         return _no_connection(t, view, cython.address(s))
-    if c.state == TIME_WAIT and _reopens(c, cython.address(s)):
-        tcb_close(t, c, 0)
-        tcb_reap(t, c)
-        return _no_connection(t, view, cython.address(s))
+    if c.state == TIME_WAIT and _reopens(t, c, cython.address(s)):
+        return _reopen(t, c, view, cython.address(s))
     if c.state == SYN_SENT:
         verdict = _in_syn_sent(t, c, view, cython.address(s))
     else:
@@ -78,13 +76,32 @@ def tcp_input(t: cython.pointer[TcpTable], view: cython.pointer[cython.const[IpV
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _reopens(c: cython.pointer[Tcb], s: cython.pointer[Segment]) -> cython.bint:
+def _reopens(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cython.pointer[Segment]) -> cython.bint:
     """May this SYN start a new incarnation out of TIME-WAIT (RFC 9293 MAY-2, RFC 6191 2)?"""
-    if s.flags & (SYN | ACK | RST | FIN) != SYN:
+    if (s.flags & (SYN | ACK | RST | FIN) != SYN
+            or listener_find(t, cython.address(c.path.source), c.local_port) is cython.NULL):
         return False
     if c.flags & F_TIMESTAMPS and s.has_timestamp and s.ts_value != c.ts_recent:
         return seq_lt(c.ts_recent, s.ts_value)
     return seq_lt(c.rcv_nxt, s.seq)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _reopen(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cython.pointer[cython.const[IpView]],
+            s: cython.pointer[Segment]) -> cython.int:
+    """End a TIME-WAIT early; the next incarnation's numbers begin beyond all that this one used (RFC 9293 MAY-2)."""
+    used: uint32_t = c.snd_max
+    verdict: cython.int
+    tcb_close(t, c, 0)
+    tcb_reap(t, c)
+    verdict = _no_connection(t, view, s)
+    if verdict == DELIVERED:
+        c = tcb_find(t, cython.address(view.source), cython.address(view.destination), s.source_port, s.destination_port)
+        if c is not cython.NULL and seq_le(c.iss, used):
+            _start_at(c, used + 65536)
+    return verdict
 
 
 @cython.cfunc
@@ -151,13 +168,24 @@ def initial_sequence(t: cython.pointer[TcpTable], c: cython.pointer[cython.const
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _start_at(c: cython.pointer[Tcb], iss: uint32_t) -> cython.void:
+    """Set where our sequence numbers begin; nothing was sent yet."""
+    c.iss = iss
+    c.snd_una = iss
+    c.snd_nxt = iss
+    c.snd_max = iss
+    c.snd_wl2 = iss
+    c.recover = iss
+    c.high_rxt = iss
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def tcb_open(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """Everything a new connection starts with, whoever opened it."""
     v4: cython.bint = c.path.destination.word[0] == 0 and c.path.destination.octets[10] == 0xFF
-    c.iss = initial_sequence(t, c)
-    c.snd_una = c.iss
-    c.snd_nxt = c.iss
-    c.snd_max = c.iss
+    _start_at(c, initial_sequence(t, c))
     c.ts_offset = cython.cast(uint32_t, siphash(
         cython.address(t.net.key), c.path.source.word[1], c.path.destination.word[0], c.path.destination.word[1],
         (cython.cast(uint64_t, c.local_port) << 16) | c.remote_port, 7323))
@@ -179,7 +207,6 @@ def _take_syn(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cython.poi
     """What the peer's SYN says: its sequence number and which options both sides can use."""
     c.irs = s.seq
     c.rcv_nxt = s.seq + 1
-    c.rcv_edge = c.rcv_nxt
     c.rcv_up = c.rcv_nxt
     c.last_ack_sent = c.rcv_nxt
     if s.mss:
@@ -191,6 +218,7 @@ def _take_syn(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cython.poi
         c.rcv_scale = 0
         if c.rcv_limit > 65535:
             c.rcv_limit = 65535
+    c.rcv_edge = c.rcv_nxt + min(c.rcv_limit, cython.cast(uint32_t, 65535))    # as our own SYN says
     if not s.sack_permitted:
         c.flags &= ~cython.cast(uint32_t, F_SACK)
     if s.has_timestamp:
@@ -255,25 +283,26 @@ def _in_connection(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cy
                    s: cython.pointer[Segment]) -> cython.int:
     """RFC 9293 3.10.7.4, checks first, effects after."""
     verdict: cython.int
-    if s.flags & SYN and s.seq == c.irs and c.state == SYN_RECEIVED:
+    if c.state == SYN_RECEIVED and s.flags & (SYN | RST) == SYN and s.seq == c.irs:
         if not s.flags & ACK:           # the SYN again: our SYN-ACK was lost
             c.flags |= F_SYN_DUE
             tcb_dirty(t, c)
             return TCP_DUPLICATE
         s.seq += 1                      # simultaneous open: the peer's SYN-ACK acknowledges our SYN
         s.flags &= ~cython.cast(cython.int, SYN)
+        s.window >>= c.snd_scale        # it is not scaled (RFC 7323 2.2), and will be taken as if it were
     if c.flags & F_TIMESTAMPS and not s.flags & RST:
         verdict = _check_timestamp(t, c, s)
         if verdict:
             return verdict
+    if s.flags & (SYN | RST) == SYN:    # wherever it lies (RFC 5961 4.2)
+        challenge(t, c)
+        return TCP_SYN_CHALLENGED
     verdict = _check_sequence(t, c, s)
     if verdict:
         return verdict
     if s.flags & RST:
         return _reset(t, c, s)
-    if s.flags & SYN:
-        challenge(t, c)
-        return TCP_SYN_CHALLENGED
     if not s.flags & ACK:
         return TCP_FLAGS
     if c.flags & F_TIMESTAMPS and seq_le(s.seq, c.last_ack_sent):       # RFC 7323 4.3
@@ -306,15 +335,16 @@ def _effects(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cython.p
     verdict = DELIVERED
     if s.length:
         if c.state != ESTABLISHED and c.state != FIN_WAIT_1 and c.state != FIN_WAIT_2:
-            owe_ack(t, c)
-            return TCP_AFTER_CLOSE
-        if c.flags & F_RELEASED:        # nobody will read it (RFC 9293 3.6.1, RFC 2525 2.17)
+            owe_ack(t, c)               # beyond the peer's own FIN
+            verdict = TCP_AFTER_CLOSE
+        elif c.flags & F_RELEASED:      # nobody will read it (RFC 9293 3.6.1, RFC 2525 2.17)
             send_reset(t, c)
             tcb_close(t, c, ECONNRESET)
             return TCP_AFTER_CLOSE
-        verdict = receive_data(t, c, s)
-    if s.flags & FIN or c.flags & F_FIN_ARRIVED:
-        receive_fin(t, c, s)
+        else:
+            verdict = receive_data(t, c, s)
+    if (s.flags & FIN or c.flags & F_FIN_ARRIVED) and receive_fin(t, c, s):
+        verdict = DELIVERED
     if c.flags & F_KEEPALIVE:
         c.keepalive_at = t.net.now + KEEPALIVE_IDLE_NS
         c.probes = 0
@@ -333,7 +363,7 @@ def _check_timestamp(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cyt
         return 0
     if t.net.now - c.ts_recent_at > TS_RECENT_LIFE_NS:
         return 0
-    owe_ack(t, c)
+    answer(t, c, s)
     return TCP_PAWS
 
 
@@ -344,7 +374,7 @@ def _check_sequence(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cyth
     """Is any of it in the window? 0, or the verdict; what is not acceptable is answered with an ACK."""
     window: uint32_t = c.rcv_edge - c.rcv_nxt if seq_lt(c.rcv_nxt, c.rcv_edge) else 0
     length: uint32_t = s.length
-    if s.flags & SYN:
+    if s.flags & SYN:           # beside RST only
         length += 1
     if s.flags & FIN:
         length += 1
@@ -352,11 +382,11 @@ def _check_sequence(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cyth
         if length == 0 or window:
             return 0
         s.length = 0            # a closed window: the data go, ACK and RST count (RFC 9293 3.10.7.4)
-        s.flags &= ~cython.cast(cython.int, FIN | SYN)
+        s.flags &= ~cython.cast(cython.int, FIN)
         owe_ack(t, c)
         return 0
-    if length == 0:
-        if seq_le(c.rcv_nxt, s.seq) and seq_le(s.seq, c.rcv_nxt + window):
+    if length == 0:             # a sender that has filled the window acknowledges from its edge; RST has no such excuse
+        if seq_lt(c.rcv_nxt, s.seq) and seq_lt(s.seq, c.rcv_nxt + window + (0 if s.flags & RST else 1)):
             return 0
     elif window and seq_lt(s.seq, c.rcv_nxt + window) and seq_lt(c.rcv_nxt, s.seq + length):
         return 0
@@ -364,7 +394,7 @@ def _check_sequence(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cyth
         return TCP_OUT_OF_WINDOW
     if c.state == TIME_WAIT and s.flags & FIN:
         tcb_time_wait(t, c)     # our last ACK was lost: the wait begins again
-    owe_ack(t, c)
+    answer(t, c, s)
     return TCP_DUPLICATE if seq_le(s.seq + length, c.rcv_nxt) else TCP_OUT_OF_WINDOW
 
 
@@ -419,8 +449,8 @@ def _fin_acknowledged(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cy
     if c.state == FIN_WAIT_1:
         set_state(t, c, RCV_ACK_OF_FIN)
         c.rto_at = 0
-        if c.flags & F_RELEASED:        # nobody waits for the peer's FIN: not for ever either
-            c.close_at = t.net.now + t.limits.time_wait_ns
+        if c.flags & F_RELEASED:
+            tcb_fin_wait_2(t, c)
     elif c.state == CLOSING:
         set_state(t, c, RCV_ACK_OF_FIN)
         tcb_time_wait(t, c)

@@ -13,5 +13,6 @@ cdef void send_reset(TcpTable *t, Tcb *c) noexcept nogil            # RST for a 
 cdef bint path_refresh(TcpTable *t, Tcb *c) noexcept nogil          # False: there is no way to the peer now
 cdef uint32_t timestamp_now(const TcpTable *t, const Tcb *c) noexcept nogil
 cdef int64_t rto_now(const TcpTable *t, const Tcb *c) noexcept nogil    # with backoff, ns
+cdef void tail_arm(TcpTable *t, Tcb *c) noexcept nogil
 cdef void fit_mss(Tcb *c) noexcept nogil                            # from the path, the peer's MSS and the options agreed on
-cdef void tcp_forget_interface(TcpTable *t, uint32_t interface) noexcept nogil  # it is gone: its connections look for another way
+cdef void tcp_forget_interface(TcpTable *t, uint32_t interface) noexcept nogil  # it is gone or down: its connections look for another way

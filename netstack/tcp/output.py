@@ -2,7 +2,7 @@
 
 import cython
 from cython.cimports.libc.errno import ENETUNREACH
-from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t
+from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.mm.frame import TSO4, TSO6, TX_CHECKSUM
 from cython.cimports.mm.hw import store16
@@ -12,13 +12,14 @@ from cython.cimports.netstack.ip import (
     HOP_LIMIT, PACKET_START, PROTOCOL_TCP, Path, ip_send, path_resolve, write_headers)
 from cython.cimports.netstack.neighbor import Neighbor, neighbor_at, neighbor_hold, neighbor_use
 from cython.cimports.netstack.net import LOOPBACK, Packet, count, count_unsent, packet_new
-from cython.cimports.netstack.tcp.congestion import first_lost_hole, pipe
+from cython.cimports.netstack.tcp.congestion import congestion_restart, first_hole, pipe
 from cython.cimports.netstack.tcp.ring import ring_parts
 from cython.cimports.netstack.tcp.state import (
     CLOSE_WAIT, CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, SEND_FIN, SYN_RECEIVED, SYN_SENT)
 from cython.cimports.netstack.tcp.tcb import (
     F_ACK_NOW, F_CWND_LIMITED, F_DIRTY, F_FIN_QUEUED, F_FIN_SENT, F_KEEPALIVE_DUE, F_NODELAY, F_PROBE, F_RECOVERY,
-    F_RETRANSMIT, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, receive_room, set_state, tcb_arm, tcb_dirty, tcb_reap)
+    F_RETRANSMIT, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TAIL_PROBE, F_TAIL_PROBED, F_TIMESTAMPS,
+    receive_room, set_state, tcb_arm, tcb_dirty, tcb_reap)
 from cython.cimports.netstack.verdict import NO_MEMORY
 from cython.cimports.netstack.wire.address import Addr, is_v4
 from cython.cimports.netstack.wire.checksum import fold, sum_octets, sum_odd, sum_pseudo
@@ -28,6 +29,8 @@ from cython.cimports.netstack.wire.tcp import (
 
 MS = cython.declare(int64_t, 1_000_000)
 RTO_MAX_NS = cython.declare(int64_t, 60_000_000_000)    # RFC 6298 2.5: at least 60 s
+PROBE_SLACK_NS = cython.declare(int64_t, 2_000_000)     # the loop's timer is no finer than 1 ms, at both ends
+MAX_ACK_DELAY_NS = cython.declare(int64_t, 40_000_000)  # of a peer that delays ACKs: Linux's and ours
 LARGEST = cython.declare(uint32_t, 65535)               # IP total length of a super-segment
 EMITTED = cython.declare(cython.int, 1)
 HELD = cython.declare(cython.int, 2)                    # waits for its neighbor; no frame now
@@ -74,7 +77,7 @@ def path_refresh(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.
 def fit_mss(c: cython.pointer[Tcb]) -> cython.void:
     """Payload per segment: what the peer takes and the path carries, less our usual options (RFC 6691)."""
     headers: uint32_t = 40 if is_v4(cython.address(c.path.destination)) else 60
-    room: uint32_t = c.path.mtu - headers if c.path.mtu > headers + 88 else 88
+    room: uint32_t = c.path.mtu - headers if c.path.mtu > headers + 28 else 28     # RFC 791: MTUs are 68 and more
     if c.peer_mss and c.peer_mss < room:
         room = c.peer_mss
     if c.flags & F_TIMESTAMPS:
@@ -95,7 +98,7 @@ def _window_field(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> uint16
     if seq_lt(edge, c.rcv_edge + step):
         edge = seq_max(c.rcv_edge, c.rcv_nxt)
     field = edge - c.rcv_nxt
-    if ((field + unit - 1) >> c.rcv_scale) << c.rcv_scale <= room + unit:
+    if ((field + unit - 1) >> c.rcv_scale << c.rcv_scale) + c.receive.used <= c.rcv_limit + unit:
         field += unit - 1       # rounding down would take back what was promised
     field >>= c.rcv_scale
     if field > 65535:
@@ -256,28 +259,58 @@ def _hold(t: cython.pointer[TcpTable], f: cython.pointer[TxFrame], neighbor: cyt
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _count_octets(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, n: uint32_t) -> cython.void:
+    """Count what of [seq, seq + n) was never sent before."""
+    if seq_lt(c.snd_max, seq + n):
+        n = seq + n - seq_max(seq, c.snd_max)
+        count(t.net, TCP_OCTETS_SENT, n)
+        c.octets_sent += n
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, payload: uint32_t,
           control: uint32_t) -> cython.void:
     """Account for a segment: `payload` octets from `seq` on, and 1 for SYN or FIN."""
     end: uint32_t = seq + payload + control
     if seq_lt(seq, c.snd_max):
         c.retransmits += 1
+        if c.flags & (F_RECOVERY | F_RTO_RECOVERY):
+            c.high_rxt = seq_max(c.high_rxt, seq + payload)
         count(t.net, TCP_RETRANSMITS, 1)
         if c.timed_at and seq_lt(seq, c.timed_seq):     # Karn's rule: what is sent twice is not timed
             c.timed_at = 0
     elif c.timed_at == 0:
         c.timed_at = t.net.now
         c.timed_seq = end
-    if payload and seq_lt(c.snd_max, seq + payload):
-        count(t.net, TCP_OCTETS_SENT, seq + payload - seq_max(seq, c.snd_max))
-        c.octets_sent += seq + payload - seq_max(seq, c.snd_max)
+    if payload:
+        _count_octets(t, c, seq, payload)
     if seq_lt(c.snd_nxt, end):
         c.snd_nxt = end
     if seq_lt(c.snd_max, end):
         c.snd_max = end
     if c.rto_at == 0:
         c.rto_at = t.net.now + rto_now(t, c)
+    tail_arm(t, c)
     c.persist_at = 0
+    c.sent_at = t.net.now
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tail_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
+    """(Re)start the timer of the tail loss probe, where it is earlier than the retransmission's (RFC 8985 7.2)."""
+    wait: int64_t = 2 * c.srtt + PROBE_SLACK_NS
+    c.tail_at = 0
+    if (c.srtt == 0 or c.flags & (F_SACK | F_RECOVERY | F_RTO_RECOVERY | F_TAIL_PROBED) != F_SACK
+            or c.sacked_count or c.send.used == 0 or c.state < ESTABLISHED or c.snd_una == c.snd_max):
+        return
+    if c.snd_max - c.snd_una <= c.mss:
+        wait += MAX_ACK_DELAY_NS
+    if t.net.now + wait < c.rto_at:
+        c.tail_at = t.net.now + wait
 
 
 @cython.cfunc
@@ -296,12 +329,22 @@ def _send_syn(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.poi
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _acceptable(c: cython.pointer[cython.const[Tcb]]) -> uint32_t:
+    """The number of a segment without data: snd_max, or, where a probe or a shrunk window left that, the window's edge."""
+    if c.state == SYN_RECEIVED:
+        return c.snd_max
+    return seq_min(c.snd_max, c.snd_una + c.snd_wnd)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _send_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.pointer[TxFrame]) -> cython.int:
     """A segment without data."""
     done: cython.int
     if c.acks_owed:
         c.acks_owed -= 1
-    done = _emit(t, c, f, c.snd_una - 1 if c.flags & F_KEEPALIVE_DUE else c.snd_max, 0, ACK)
+    done = _emit(t, c, f, c.snd_una - 1 if c.flags & F_KEEPALIVE_DUE else _acceptable(c), 0, ACK)
     c.flags &= ~cython.cast(uint32_t, F_KEEPALIVE_DUE)
     if done == 0:
         c.acks_owed = 0
@@ -315,43 +358,74 @@ def _send_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.poi
 def _retransmission(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: cython.pointer[uint32_t]) -> uint32_t:
     """Octets loss recovery wants sent again, from seq[0] on; 0: none now (RFC 6675 5, RFC 6582 3.2)."""
     end: uint32_t
-    limit: uint32_t
-    in_flight: uint32_t
-    hole: Range
-    data_end: uint32_t = c.snd_una + c.send.used
     if c.flags & F_RETRANSMIT:
         c.flags &= ~cython.cast(uint32_t, F_RETRANSMIT)
-        end = seq_min(c.snd_una + c.mss, seq_min(data_end, c.snd_max))
+        end = seq_min(c.snd_una + c.mss, seq_min(c.snd_una + c.send.used, c.snd_max))
         if c.sacked_count:
             end = seq_min(end, c.sacked[0].start)
         if seq_lt(c.snd_una, end):
             seq[0] = c.snd_una
-            c.high_rxt = seq_max(c.high_rxt, end)
+            c.head_again = c.snd_max
             return end - c.snd_una
+    return _hole(t, c, seq, True)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _hole(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: cython.pointer[uint32_t],
+          lost: cython.bint) -> uint32_t:
+    """Octets of the next hole between SACKed ranges, if cwnd has room for them; one segment if they may not be lost."""
+    end: uint32_t
+    limit: uint32_t
+    in_flight: uint32_t
+    hole: Range
     if c.flags & (F_RECOVERY | F_SACK) != F_RECOVERY | F_SACK:
         return 0
     in_flight = pipe(c)
-    if in_flight + c.mss > c.cwnd or not first_lost_hole(c, cython.address(hole)):
+    if in_flight + c.mss > c.cwnd or not first_hole(c, cython.address(hole), lost):
         return 0
     limit = c.cwnd - in_flight
     limit -= limit % c.mss
-    end = seq_min(seq_min(hole.end, data_end), hole.start + min(limit, _super_size(t, c)))
+    limit = min(limit, _super_size(t, c)) if lost else c.mss
+    end = seq_min(seq_min(hole.end, c.snd_una + c.send.used), hole.start + limit)
     if not seq_lt(hole.start, end):
         return 0
     seq[0] = hole.start
-    c.high_rxt = end
+    if hole.start == c.snd_una:
+        c.head_again = c.snd_max
     return end - hole.start
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _tail(c: cython.pointer[Tcb], seq: cython.pointer[uint32_t]) -> uint32_t:
+    """Octets of the tail loss probe, if it is due: the last segment, when nothing new may go instead (RFC 8985 7.3)."""
+    end: uint32_t = seq_min(c.snd_una + c.send.used, c.snd_max)
+    if not c.flags & F_TAIL_PROBE:
+        return 0
+    c.flags &= ~cython.cast(uint32_t, F_TAIL_PROBE)
+    if c.flags & (F_RECOVERY | F_RTO_RECOVERY) or not seq_lt(c.snd_una, end):
+        return 0
+    seq[0] = seq_max(c.snd_una, end - c.mss)
+    return end - seq[0]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _super_size(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> uint32_t:
-    """The most payload one frame may carry: a multiple of the MSS where the device splits, else one MSS."""
+    """The most payload one frame may carry: one MSS, or a multiple where the device splits.
+
+    Never more than a quarter of the window: a frame may be lost whole, and only what follows it tells of that.
+    """
+    most: uint32_t
     v4: cython.bint = is_v4(cython.address(c.path.destination))
-    if t.net.interfaces[c.path.interface].features & (TSO4 if v4 else TSO6):
-        return (LARGEST - 100) // c.mss * c.mss if c.mss < LARGEST - 100 else c.mss
-    return c.mss
+    if not t.net.interfaces[c.path.interface].features & (TSO4 if v4 else TSO6):
+        return c.mss
+    most = min(LARGEST - 100, min(c.cwnd, c.snd_wnd_max) >> 2)
+    return most - most % c.mss if most > c.mss else c.mss
 
 
 @cython.cfunc
@@ -379,6 +453,8 @@ def _new_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> uint32_t:
             break
     window = c.snd_wnd - offset if c.snd_wnd > offset else 0
     in_flight = pipe(c)
+    if c.snd_una == c.snd_max and t.net.now - c.sent_at > rto_now(t, c):
+        congestion_restart(c)
     congestion = c.cwnd - in_flight if c.cwnd > in_flight else 0
     can = min(available, min(window, congestion))
     c.flags &= ~cython.cast(uint32_t, F_CWND_LIMITED)
@@ -392,8 +468,8 @@ def _new_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> uint32_t:
     if can and can == available and (
             c.flags & (F_NODELAY | F_FIN_QUEUED) or c.snd_nxt == c.snd_una or c.snd_nxt != c.snd_max):
         return can
-    if can and can >= c.snd_wnd_max >> 1 and window <= congestion:
-        return can
+    if can and window <= congestion and (can >= c.snd_wnd_max >> 1 or (offset == 0 and c.flags & F_RTO_RECOVERY)):
+        return can              # the window is small, or shrank below what was sent already
     if c.rto_at == 0 and c.persist_at == 0:     # nothing in flight will bring an ACK: keep asking
         c.persist_at = t.net.now + rto_now(t, c)
         tcb_arm(t, c)
@@ -410,7 +486,7 @@ def _fin_due(c: cython.pointer[Tcb], end: uint32_t) -> cython.bint:
     if c.state == ESTABLISHED or c.state == CLOSE_WAIT:
         return True
     if c.state == FIN_WAIT_1 or c.state == CLOSING or c.state == LAST_ACK:
-        return seq_lt(c.snd_nxt, c.snd_max)     # a timeout took snd_nxt back before it
+        return seq_lt(c.snd_nxt, c.snd_max) and c.snd_wnd != 0     # a timeout took snd_nxt back before it
     return False
 
 
@@ -427,10 +503,14 @@ def _send_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.po
     if n == 0:
         n = _new_data(t, c)
         seq = c.snd_nxt
+        if n == 0:
+            n = _hole(t, c, cython.address(seq), False)
+        if n == 0:
+            n = _tail(c, cython.address(seq))
     fin = _fin_due(c, seq + n)
     if n == 0 and not fin:
         return _send_probe(t, c, f) if c.flags & F_PROBE else 0
-    c.flags &= ~cython.cast(uint32_t, F_PROBE)
+    c.flags &= ~cython.cast(uint32_t, F_PROBE | F_TAIL_PROBE)
     if fin:
         flags |= FIN
         c.flags |= F_FIN_SENT
@@ -453,15 +533,21 @@ def _send_probe(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.p
     snd_nxt stays: the peer may well refuse the octets, and sending goes on from here when its window opens.
     """
     n: uint32_t = min(min(c.send.used, max(c.snd_wnd, 1)), cython.cast(uint32_t, c.mss))
+    flags: cython.int = ACK
     done: cython.int
     c.flags &= ~cython.cast(uint32_t, F_PROBE)
-    if n == 0 or c.rto_at:
+    if n == 0 and c.flags & F_FIN_SENT and c.snd_una != c.snd_max:
+        flags = ACK | FIN       # all that is left
+    elif n == 0:
+        return 0
+    if c.rto_at:
         return 0
     count(t.net, TCP_ZERO_WINDOW_PROBES, 1)
+    _count_octets(t, c, c.snd_una, n)
     c.snd_nxt = c.snd_una
     c.snd_max = seq_max(c.snd_max, c.snd_una + n)
     c.timed_at = 0
-    done = _emit(t, c, f, c.snd_una, n, ACK)
+    done = _emit(t, c, f, c.snd_una, n, flags)
     c.persist_at = t.net.now + rto_now(t, c)
     tcb_arm(t, c)
     return done
@@ -527,8 +613,8 @@ def tcp_transmit(t: cython.pointer[TcpTable], interface: uint32_t, frames: cytho
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _reset_packet(t: cython.pointer[TcpTable], path: cython.pointer[cython.const[Path]], local: uint16_t, remote: uint16_t,
-                  seq: uint32_t, ack: uint32_t, flags: cython.int) -> cython.void:
+def _reset_packet(t: cython.pointer[TcpTable], path: cython.pointer[cython.const[Path]], local: uint16_t,
+                  remote: uint16_t, seq: uint32_t, ack: uint32_t, flags: cython.int) -> cython.void:
     """Queue a bare RST."""
     p: cython.pointer[Packet] = packet_new(PACKET_START + TCP_HEADER, PACKET_START)
     at: cython.pointer[uint8_t]
@@ -575,24 +661,28 @@ def reply_reset(t: cython.pointer[TcpTable], view: cython.pointer[cython.const[I
 def send_reset(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """Tell the peer of a synchronized connection that it is over."""
     if c.state >= SYN_RECEIVED and path_refresh(t, c):
-        _reset_packet(t, cython.address(c.path), c.local_port, c.remote_port, c.snd_max, c.rcv_nxt, RST | ACK)
+        _reset_packet(t, cython.address(c.path), c.local_port, c.remote_port, _acceptable(c), c.rcv_nxt,
+                      RST | ACK)
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
 def tcp_forget_interface(t: cython.pointer[TcpTable], interface: uint32_t) -> cython.void:
-    """Move everything off an interface that is gone; loopback, which is always served, sends it on to where it belongs."""
+    """Move everything off an interface that is gone; loopback, always served, sends it on to where it belongs."""
     i: uint32_t
     c: cython.pointer[Tcb]
-    t.dirty_head[interface] = -1
-    t.dirty_tail[interface] = -1
+    next_one: int32_t
     for i in range(t.block_count):
         c = t.blocks[i]
-        if c is cython.NULL or c.path.interface != interface:
-            continue
-        c.path.interface = LOOPBACK
-        c.path.generation = 0
-        if c.flags & F_DIRTY:
-            c.flags &= ~cython.cast(uint32_t, F_DIRTY)
-            tcb_dirty(t, c)
+        if c is not cython.NULL and c.path.interface == interface:
+            c.path.interface = LOOPBACK
+            c.path.generation = 0
+    next_one = t.dirty_head[interface]
+    t.dirty_head[interface] = -1
+    t.dirty_tail[interface] = -1
+    while next_one >= 0:
+        c = t.blocks[next_one]
+        next_one = c.dirty_next
+        c.flags &= ~cython.cast(uint32_t, F_DIRTY)
+        tcb_dirty(t, c)

@@ -11,7 +11,8 @@ SMALLEST = cython.declare(uint32_t, 2048)
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def ring_reserve(r: cython.pointer[Ring], need: uint32_t, keep: uint32_t, budget: cython.pointer[Budget]) -> cython.bint:
+def ring_reserve(r: cython.pointer[Ring], need: uint32_t, keep: uint32_t,
+                 budget: cython.pointer[Budget]) -> cython.bint:
     """Grow to a power of two that holds `need`; the first `keep` octets move along."""
     size: uint32_t
     octets: cython.pointer[uint8_t]

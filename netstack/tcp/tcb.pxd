@@ -37,6 +37,8 @@ cdef enum:
     F_EOF_TOLD = 0x100000
     F_ACCEPTING = 0x200000      # in its listener's accept queue: told by no ready() yet
     F_KEEPALIVE_DUE = 0x1000000
+    F_TAIL_PROBE = 0x2000000    # the tail loss probe is due
+    F_TAIL_PROBED = 0x4000000   # ... and was sent: one until snd_una moves
     F_SCALE = 0x800000          # window scaling was negotiated (in SYN-SENT: offered)
     F_REPORTED = 0x400000       # the application knows it: CONNECTED or ACCEPTED was told
 
@@ -113,10 +115,12 @@ cdef struct Tcb:
     uint32_t ssthresh
     uint32_t recover            # RecoveryPoint
     uint32_t high_rxt           # retransmitted up to here in this recovery
+    uint32_t head_again         # snd_max when the octets at snd_una were last sent again
     uint32_t duplicates         # duplicate ACKs in a row
     uint32_t acked_in_avoidance
     # deadlines, ns; 0: not running
     int64_t rto_at
+    int64_t tail_at             # tail loss probe (RFC 8985 7)
     int64_t persist_at
     int64_t ack_at
     int64_t close_at            # TIME-WAIT, FIN-WAIT-2 and connect limits
@@ -124,6 +128,8 @@ cdef struct Tcb:
     int64_t idle_at             # give empty rings' memory back
     int64_t wake_at             # the deadline the heap knows: never later than the earliest above
     int64_t opened_at
+    int64_t sent_at             # when data or SYN or FIN went out last
+    int64_t answered_at         # when something empty and unacceptable was answered last
     uint64_t octets_sent
     uint64_t octets_received
     uint32_t retransmits
@@ -187,4 +193,5 @@ cdef void tcb_news(TcpTable *t, Tcb *c, int news) noexcept nogil    # it has som
 cdef void tcb_arm(TcpTable *t, Tcb *c) noexcept nogil               # its deadlines changed
 cdef void tcb_close(TcpTable *t, Tcb *c, int error) noexcept nogil  # enter CLOSED: free what it holds, tell the application
 cdef void tcb_time_wait(TcpTable *t, Tcb *c) noexcept nogil         # (re)start the 2 MSL timer
+cdef void tcb_fin_wait_2(TcpTable *t, Tcb *c) noexcept nogil        # nobody waits for the peer's FIN: not for ever either
 cdef uint32_t receive_room(const TcpTable *t, const Tcb *c) noexcept nogil

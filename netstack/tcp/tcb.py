@@ -12,6 +12,7 @@ from cython.cimports.netstack.timers import timer_clear, timer_set, timers_creat
 from cython.cimports.netstack.wire.address import Addr, is_unspecified, is_v4, same_address
 
 FIRST_SLOTS = cython.declare(uint32_t, 64)
+FIN_WAIT_2_NS = cython.declare(int64_t, 60_000_000_000)
 
 
 @cython.cfunc
@@ -109,10 +110,10 @@ def _grow(t: cython.pointer[TcpTable]) -> cython.bint:
 @cython.nogil
 @cython.exceptval(check=False)
 def _recycle_time_wait(t: cython.pointer[TcpTable], spare: cython.pointer[Tcb]) -> cython.bint:
-    """Close one connection in TIME-WAIT, not `spare`, that its application let go of; looks at a bounded number of slots."""
-    steps: cython.int
+    """Close one connection in TIME-WAIT, not `spare`, that its application let go of; looks at some slots only."""
+    _step: cython.int
     c: cython.pointer[Tcb]
-    for steps in range(1024):
+    for _step in range(1024):
         t.time_wait_hand += 1
         if t.time_wait_hand >= t.block_count:
             t.time_wait_hand = 0
@@ -164,6 +165,8 @@ def tcb_free(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void
     t.free_slots[t.free_count] = cython.cast(int32_t, c.index)
     t.free_count += 1
     t.count -= 1
+    ring_release(cython.address(c.send), cython.address(t.budget))
+    ring_release(cython.address(c.receive), cython.address(t.budget))
     free(c.gaps)
     free(c.sacked)
     free(c)
@@ -217,7 +220,8 @@ def _leave(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def tcb_find(t: cython.pointer[TcpTable], remote: cython.pointer[cython.const[Addr]],
-             local: cython.pointer[cython.const[Addr]], remote_port: uint16_t, local_port: uint16_t) -> cython.pointer[Tcb]:
+             local: cython.pointer[cython.const[Addr]], remote_port: uint16_t,
+             local_port: uint16_t) -> cython.pointer[Tcb]:
     """The connection between two sockets, or NULL."""
     i: int32_t = t.buckets[_bucket(t, remote, local, (cython.cast(uint32_t, remote_port) << 16) | local_port)]
     c: cython.pointer[Tcb]
@@ -302,6 +306,8 @@ def tcb_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     at: int64_t = 0
     if c.rto_at:
         at = c.rto_at
+    if c.tail_at and (at == 0 or c.tail_at < at):
+        at = c.tail_at
     if c.persist_at and (at == 0 or c.persist_at < at):
         at = c.persist_at
     if c.ack_at and (at == 0 or c.ack_at < at):
@@ -349,6 +355,7 @@ def set_state(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], event: cython
 def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """(Re)start the 2 MSL timer; nothing else runs in TIME-WAIT. A full house recycles an older one."""
     c.rto_at = 0
+    c.tail_at = 0
     c.persist_at = 0
     c.keepalive_at = 0
     c.ack_at = 0
@@ -363,8 +370,17 @@ def tcb_time_wait(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def tcb_fin_wait_2(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
+    """The peer of a connection without an application has a minute to close its side, as Linux's tcp_fin_timeout."""
+    c.close_at = t.net.now + FIN_WAIT_2_NS
+    tcb_arm(t, c)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython.int) -> cython.void:
-    """Enter CLOSED. Unread octets stay readable after a clean end, not after a reset. The caller reaps the block."""
+    """Enter CLOSED. Unread octets stay readable until release, after a reset too (as Linux). The caller reaps the block."""
     if c.state == CLOSED:
         return
     if c.flags & F_ACCEPTING:
@@ -373,6 +389,7 @@ def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython
     set_state(t, c, TIMEOUT_2MSL if c.state == TIME_WAIT else RESET)
     _leave(t, c)
     c.rto_at = 0
+    c.tail_at = 0
     c.persist_at = 0
     c.ack_at = 0
     c.close_at = 0
@@ -381,7 +398,7 @@ def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython
     tcb_arm(t, c)
     c.error = error
     ring_release(cython.address(c.send), cython.address(t.budget))
-    if error or c.receive.used == 0 or c.flags & F_RELEASED:
+    if c.receive.used == 0 or c.flags & F_RELEASED:
         ring_release(cython.address(c.receive), cython.address(t.budget))
     free(c.gaps)
     free(c.sacked)

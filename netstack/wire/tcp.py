@@ -169,7 +169,8 @@ def parse(segment: bytes) -> dict | str:
         "source_port": s.source_port, "destination_port": s.destination_port, "seq": s.seq, "ack": s.ack,
         "flags": s.flags, "window": s.window, "urgent": s.urgent, "payload": s.payload[:s.length],
         "mss": s.mss or None, "window_scale": s.window_scale if s.has_window_scale else None,
-        "sack_permitted": bool(s.sack_permitted), "sack": [(s.sack[i].start, s.sack[i].end) for i in range(s.sack_count)],
+        "sack_permitted": bool(s.sack_permitted),
+        "sack": [(s.sack[i].start, s.sack[i].end) for i in range(s.sack_count)],
         "timestamp": (s.ts_value, s.ts_echo) if s.has_timestamp else None,
     }
 

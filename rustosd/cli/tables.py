@@ -9,6 +9,7 @@ import msgspec
 from rustosd.control import protocol as p
 
 MISSING = "-"
+_FOLDING = {"ADDRESSES", "MEANING", ""}    # last columns of several words
 _GOOD = {"up", "preferred", "reachable", "permanent", "established"}
 _BAD = {"down", "duplicate", "failed"}
 
@@ -66,10 +67,8 @@ class Listing(NamedTuple):
     columns: Sequence[Column]
 
 
-NICS = Listing("nics", "interface", "interfaces", (
-    Column("NIC", "name"), Column("KIND", "kind"), Column("LINK", "link"), Column("MAC", "mac"),
-    Column("MTU", "mtu", True), Column("OFFLOAD", "offload"), Column("RX FRAMES", "rx_frames", True),
-    Column("RX", "rx_octets", True, octets), Column("TX FRAMES", "tx_frames", True),
+NICS = Listing("nics", "interface", "interfaces", (     # fits 80 columns; `nic show` has the rest
+    Column("NIC", "name"), Column("LINK", "link"), Column("MTU", "mtu", True), Column("RX", "rx_octets", True, octets),
     Column("TX", "tx_octets", True, octets), Column("ADDRESSES", "addresses"),
 ))
 ADDRESSES = Listing("addresses", "address", "addresses", (
@@ -83,10 +82,10 @@ NEIGHBORS = Listing("neighbors", "neighbor", "neighbors", (
     Column("ADDRESS", "address"), Column("MAC", "mac"), Column("NIC", "nic"), Column("STATE", "state"),
 ))
 CONNECTIONS = Listing("connections", "socket", "sockets", (
-    Column("ID", "id", True), Column("PROTO", "protocol"), Column("STATE", "state"), Column("LOCAL", "local"),
-    Column("REMOTE", "remote"), Column("UNREAD", "unread_octets", True), Column("UNSENT", "unsent_octets", True),
-    Column("RX", "rx_octets", True, octets), Column("TX", "tx_octets", True, octets),
-    Column("RTT", "rtt_us", True, milliseconds), Column("RETRANS", "retransmits", True),
+    Column("ID", "id", True), Column("PROTO", "protocol"), Column("STATE", "state"),
+    Column("UNREAD", "unread_octets", True), Column("UNSENT", "unsent_octets", True), Column("LOCAL", "local"),
+    Column("REMOTE", "remote"), Column("RX", "rx_octets", True, octets), Column("TX", "tx_octets", True, octets),
+    Column("RTT", "rtt_us", True, milliseconds),
 ))
 DROPS = Listing("drops", "reason", "reasons", (
     Column("FRAMES", "frames", True), Column("DIRECTION", "direction"), Column("REASON", "reason"),
@@ -121,10 +120,10 @@ def show_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def _print_table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], header: bool = True) -> None:
-    if sys.stdout.isatty():
-        _print_rich(columns, rows, header)
-        return
     widths = [max([len(title), *(len(row[i]) for row in rows)]) for i, (title, _) in enumerate(columns)]
+    if sys.stdout.isatty():
+        _print_rich(columns, rows, widths, header)
+        return
     lines = [[title for title, _ in columns]] if header else []
     for line in [*lines, *rows]:
         cells = (text.rjust(width) if right else text.ljust(width)
@@ -132,16 +131,29 @@ def _print_table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[st
         print("  ".join(cells).rstrip())
 
 
-def _print_rich(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], header: bool) -> None:
+def _print_rich(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], widths: Sequence[int],
+                header: bool) -> None:
+    """For a terminal: colour, and a last column of prose folds. Nothing is ever cut: rather the terminal wraps."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    fixed = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    folds = columns[-1][0] in _FOLDING
+    last = max([len(columns[-1][0]), *(len(word) for row in rows for word in row[-1].split())]) if folds else widths[-1]
+    console.width = max(console.width, fixed + last)
     table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for title, right in columns:
-        table.add_column(title, justify="right" if right else "left", no_wrap=title != "MEANING" and header,
-                         overflow="fold")
+    for i, (title, right) in enumerate(columns):
+        is_last = i == len(columns) - 1
+        table.add_column(title, justify="right" if right else "left", no_wrap=not (is_last and folds),
+                         min_width=last if is_last else widths[i])
     for row in rows:
-        table.add_row(*(Text(cell, "green" if cell in _GOOD else "red" if cell in _BAD else
-                             "dim" if cell == MISSING else "") for cell in row))
-    Console(highlight=False).print(table)
+        table.add_row(*(Text(cell, _style(title, cell)) for cell, (title, _) in zip(row, columns, strict=True)))
+    console.print(table)
+
+
+def _style(title: str, cell: str) -> str:
+    if title in ("LINK", "STATE"):
+        return "green" if cell in _GOOD else "red" if cell in _BAD else ""
+    return "dim" if cell == MISSING else ""

@@ -188,17 +188,19 @@ class Service:
         self._close_servers()
         for connection in tuple(self._connections):
             connection.finish()
-        if not await self._empty_within(grace_s):
-            for connection in tuple(self._connections):
-                connection.abort()
-            if not await self._empty_within(ABORT_WAIT_S):
+        try:
+            if not await self._empty_within(grace_s):
                 for connection in tuple(self._connections):
-                    connection.transport.abort()
+                    connection.abort()
                 await self._empty_within(ABORT_WAIT_S)
-        self._close_endpoints()  # last: a UDP test in progress still needs its endpoint
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
+        finally:  # cancelled, too, it leaves nothing open
+            for connection in tuple(self._connections):
+                connection.transport.abort()
+            self._close_endpoints()  # last: a UDP test in progress still needs its endpoint
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+                self._sweeper = None
+        await self._empty_within(ABORT_WAIT_S)
 
     def connections(self) -> int:
         """How many connections are open now."""

@@ -38,6 +38,7 @@ MAX_STREAMS = 128
 MAX_OMIT_S = 600
 MAX_DATAGRAM_OCTETS = 65507
 MIN_TICK_S = 0.001
+LINGER_S = 0.5
 # Blocks that all sources together may send before the loop runs others, unless there are more sources than that.
 BLOCKS_PER_TICK = 256
 COOKIE_OCTETS = 37
@@ -84,6 +85,7 @@ class Phase(enum.Enum):
     STREAMS = enum.auto()
     TEST_END = enum.auto()
     RESULTS = enum.auto()
+    ARRIVAL = enum.auto()  # for data that the client has sent and we have not seen yet
     DONE = enum.auto()
     OVER = enum.auto()
 
@@ -143,13 +145,12 @@ class Parameters(msgspec.Struct):
 class StreamResult(msgspec.Struct):
     """One stream as the client saw it."""
 
+    id: int = 0
     bytes: int = 0
-    packets: int = 0
-    errors: int = 0
 
 
 class ClientResults(msgspec.Struct):
-    """What we keep of the client's results."""
+    """What we read of the client's results."""
 
     streams: list[StreamResult] = []
 
@@ -202,6 +203,7 @@ class Session(Connection, asyncio.BufferedProtocol):
         self.cpu_before = os.times()
         self.cpu_used = [0.0, 0.0]
         self.octets_at_check = 0
+        self.client_octets: dict[int, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def sweep(self) -> bool:
@@ -325,12 +327,17 @@ class Session(Connection, asyncio.BufferedProtocol):
             stream.reset()
 
     def _check_progress(self) -> None:
-        octets = sum(stream.octets for stream in self.streams)
-        if octets == self.octets_at_check:
+        if self._moved():
+            self._timer("progress", self.service.idle_s, self._check_progress)
+        else:
             self.terminate("stalled")
-            return
+
+    def _moved(self) -> bool:
+        """Whether any stream moved anything since the last look."""
+        octets = sum(stream.octets for stream in self.streams)
+        moved = octets != self.octets_at_check
         self.octets_at_check = octets
-        self._timer("progress", self.service.idle_s, self._check_progress)
+        return moved
 
     def _end_test(self) -> None:
         self._cancel_timers()
@@ -338,11 +345,37 @@ class Session(Connection, asyncio.BufferedProtocol):
         cpu_after = os.times()
         self.cpu_used = [after - before for after, before in zip(cpu_after[:2], self.cpu_before[:2], strict=True)]
         for stream in self.streams:
-            stream.end()
+            if stream.sends or self.parameters.timed:
+                stream.end()
+        self._moved()
         self._expect(Phase.RESULTS, State.EXCHANGE_RESULTS)
 
     def _results_received(self, message: bytes) -> None:
         client = msgspec.json.decode(message, type=ClientResults)
+        self.client_octets = {stream.id: stream.bytes for stream in client.streams}
+        self._expect(Phase.ARRIVAL)
+        self._await_arrival(self.service.loop.time() + self.service.step_s / 2)
+
+    def _await_arrival(self, give_up_at: float) -> None:
+        """Reports once everything is here. A timed test has ended; one of a set length ends with its last octet."""
+        now = self.service.loop.time()
+        if not self._arrived() and now < give_up_at:
+            self._timer("arrival", MIN_TICK_S, self._await_arrival, give_up_at)
+            return
+        if self._moved():
+            self.ended_at = now
+        for stream in self.streams:
+            stream.end()
+        self._report()
+
+    def _arrived(self) -> bool:
+        """Whether every TCP sink has what the client sent; datagrams may be lost, and an omitted start is not told."""
+        if self.parameters.timed or self.parameters.udp or self.parameters.omit:
+            return True
+        sinks = [stream for stream in self.streams if stream.running and not stream.sends]
+        return all(sink.octets >= self.client_octets.get(sink.id, 0) for sink in sinks)
+
+    def _report(self) -> None:
         results = msgspec.json.encode(self.results())
         self.transport.write(LENGTH.pack(len(results)) + results)
         self._expect(Phase.DONE, State.DISPLAY_RESULTS)
@@ -354,7 +387,7 @@ class Session(Connection, asyncio.BufferedProtocol):
             seconds=round(self.ended_at - self.measured_from, 3),
             received_octets=sum(s.octets - s.octets_omitted for s in self.streams if not s.sends),
             sent_octets=sum(s.octets - s.octets_omitted for s in self.streams if s.sends),
-            client_octets=sum(stream.bytes for stream in client.streams),
+            client_octets=sum(self.client_octets.values()),
         )
 
     def results(self) -> dict[str, Any]:
@@ -397,7 +430,7 @@ class Session(Connection, asyncio.BufferedProtocol):
     # Ends
 
     def finish(self) -> None:
-        if self.phase not in (Phase.TEST_END, Phase.RESULTS, Phase.DONE):
+        if self.phase not in (Phase.TEST_END, Phase.RESULTS, Phase.ARRIVAL, Phase.DONE):
             self.terminate("stopped")
 
     def abort(self) -> None:
@@ -407,7 +440,7 @@ class Session(Connection, asyncio.BufferedProtocol):
         """Ends the test from our side, and tells the client."""
         if self.phase is not Phase.OVER:
             self._send(State.SERVER_TERMINATE)
-            self._close(outcome)
+            self._close(outcome, linger_s=LINGER_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._close("connection_lost")
@@ -416,17 +449,24 @@ class Session(Connection, asyncio.BufferedProtocol):
     def _fail(self, fault: Fault) -> None:
         self._send(State.SERVER_ERROR)
         self.transport.write(LENGTH.pack(fault) + LENGTH.pack(0))
-        self._close("failed")
+        self._close("failed", linger_s=LINGER_S)
 
-    def _close(self, outcome: str) -> None:
-        """Leaves the books, with everything that belongs to this test. Once; later calls do nothing."""
+    def _close(self, outcome: str, linger_s: float = 0.0) -> None:
+        """Leaves the books, with everything that belongs to this test. Once; later calls do nothing.
+
+        With `linger_s` the streams stay open a little: a client that still sends would otherwise find its stream reset
+        before it reads on the control connection why.
+        """
         if self.phase is Phase.OVER:
             return
         self.phase = Phase.OVER
         self._cancel_timers()
         for stream in self.streams:
             stream.end()
-            stream.release()
+            if linger_s:
+                self.service.loop.call_later(linger_s, stream.release)
+            else:
+                stream.release()
         self.transport.close()
         self.service.session_over(self, outcome)
 
@@ -535,7 +575,7 @@ class Iperf3Service(Service):
 
     def statistics(self) -> Iterator[Sample]:
         yield from super().statistics()
-        yield Sample("rustos_iperf3_tests", "gauge", "Tests in progress.", len(self._sessions), {})
+        yield Sample("rustos_iperf3_active_tests", "gauge", "Tests in progress.", len(self._sessions), {})
         for outcome, count in self.outcomes.items():
             yield Sample(
                 "rustos_iperf3_tests_total", "counter", "Tests by how they ended.", count, {"outcome": outcome}

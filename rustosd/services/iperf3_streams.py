@@ -23,8 +23,8 @@ SINK = bytearray(256 * 1024)
 BLOCK_OCTETS = 1024 * 1024  # also the longest TCP block a client may ask for
 BLOCK = memoryview(os.urandom(BLOCK_OCTETS))
 WRITE_OCTETS = 256 * 1024  # short blocks are written several at once, up to this
-# A source that could not keep its rate catches up on this much, no more: what a slow moment lost is lost.
-CATCH_UP_S = 0.1
+# A source that could not keep its rate catches up on this much, no more: a longer burst would only overrun the peer.
+CATCH_UP_S = 0.02
 # A source with a rate writes at least this much of a second at a time, so that short blocks do not cost a call each.
 PACE_S = 0.001
 # A paused transport is looked at again after this long.
@@ -114,6 +114,9 @@ class TcpStream(Pump, Stream, asyncio.BufferedProtocol):
 
     def sweep(self) -> bool:
         return False
+
+    def abort(self) -> None:
+        """Nothing: the session tells the client first, and the service ends what is left after that."""
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return SINK

@@ -22,6 +22,7 @@ from scapy.packet import Raw
 from netstack import icmp
 from tests.support.host import BROADCAST, MAC, PEER_MAC, PEER_V4, PEER_V6, SECOND, V4, V6, Host
 
+
 def frame(*layers, to=MAC):
     packet = Ether(src=PEER_MAC, dst=to)
     for layer in layers:
@@ -60,6 +61,14 @@ def host():
     return host
 
 
+def us(family):
+    return V4 if family == 4 else V6
+
+
+def peer(family):
+    return PEER_V4 if family == 4 else PEER_V6
+
+
 both = pytest.mark.parametrize("family", [4, 6])
 
 
@@ -72,7 +81,7 @@ def test_echo_request_comes_back_from_the_address_that_was_asked(host, family, s
     assert host.receive(frame(ip(family), echo(family, data))) == "answered"
     (reply,) = host.sent()
     layer = reply[IP] if family == 4 else reply[IPv6]
-    assert (reply.dst, layer.src, layer.dst) == (PEER_MAC, V4 if family == 4 else V6, PEER_V4 if family == 4 else PEER_V6)
+    assert (reply.dst, layer.src, layer.dst) == (PEER_MAC, us(family), peer(family))
     message = layer.payload
     assert (message.type, message.code, message.id, message.seq) == (0 if family == 4 else 129, 0, 7, 9)
     assert bytes(message)[8:] == data
@@ -167,7 +176,8 @@ def test_truncated_message_is_dropped(host, family):
     *((6, kind) for kind in (0, 5, 100, 127, 130, 131, 132, 138, 143, 200, 255))])
 def test_unknown_types_are_dropped_by_name(host, family, kind):
     # RFC 1122 3.2.2, RFC 4443 2.4 (b); source quench is obsolete (RFC 6633), redirects are for routes nobody set
-    message = ICMP(type=kind, code=0) / bytes(20) if family == 4 else ICMPv6Unknown(type=kind, code=0, msgbody=bytes(20))
+    v6 = ICMPv6Unknown(type=kind, code=0, msgbody=bytes(20))
+    message = ICMP(type=kind, code=0) / bytes(20) if family == 4 else v6
     assert host.receive(frame(ip(family), message)) == "icmp_type_unknown"
     assert host.moved() == {"icmp_type_unknown": 1}
 
@@ -178,11 +188,11 @@ def test_unknown_types_are_dropped_by_name(host, family, kind):
 def test_any_message_is_judged(family, kind, code, body, to_us):
     host = Host()
     if to_us and len(body) > 30:       # make the quote look like a packet of ours, so that its parser goes on
-        quote = bytes(ip(family, source=V4 if family == 4 else V6, to=PEER_V4 if family == 4 else PEER_V6, ))
+        quote = bytes(ip(family, source=us(family), to=peer(family)))
         body = body[:4] + quote + body[4:]
     message = (ICMP(type=kind, code=code) / Raw(body) if family == 4
                else ICMPv6Unknown(type=kind, code=code, msgbody=body))
-    host.ping(PEER_V4 if family == 4 else PEER_V6)
+    host.ping(peer(family))
     host.receive(frame(ip(family), message))
     assert sum(host.stack.verdicts().values()) == 1
     host.stack.ping_replies()
@@ -202,7 +212,7 @@ def test_closed_port_is_unreachable_and_the_packet_is_quoted(host, family):
     assert host.receive(packet) == "udp_port_closed"
     (reply,) = host.sent()
     layer = reply[IP] if family == 4 else reply[IPv6]
-    assert (layer.src, layer.dst, reply.dst) == (V4 if family == 4 else V6, PEER_V4 if family == 4 else PEER_V6, PEER_MAC)
+    assert (layer.src, layer.dst, reply.dst) == (us(family), peer(family), PEER_MAC)
     assert unwrap(family, reply) == ((3, 3) if family == 4 else (1, 4)) + (bytes(packet)[14:],)
     assert right_checksum(reply)
     assert host.moved() == {"udp_port_closed": 1, "#icmp_errors_sent": 1}
@@ -296,7 +306,7 @@ def test_no_errors_at_all_when_the_rate_is_none():
 def connected(host, family):
     """A UDP endpoint connected to the peer's port 4000, and the packet it sent."""
     id = host.stack.udp.bind(None, 5000)
-    host.stack.udp.connect(id, PEER_V4 if family == 4 else PEER_V6, 4000)
+    host.stack.udp.connect(id, peer(family), 4000)
     host.stack.udp.send(id, b"ping")
     (sent,) = host.sent()
     host.moved()
@@ -323,7 +333,7 @@ def test_error_about_a_datagram_reaches_its_connected_endpoint(host, error, expe
     elif isinstance(expected, int):
         assert e.errno == expected
     else:
-        assert type(e) is expected and (PEER_V4 if family == 4 else PEER_V6) in str(e)
+        assert type(e) is expected and (peer(family)) in str(e)
     assert host.stack.udp.error(id) is None
 
 
@@ -381,7 +391,7 @@ def test_error_sent_to_another_address_than_it_quotes_is_not_believed():
 
 @both
 def test_error_about_tcp_is_taken(host, family):
-    quote = ip(family, source=V4 if family == 4 else V6, to=PEER_V4 if family == 4 else PEER_V6) / TCP(sport=1, dport=2)
+    quote = ip(family, source=us(family), to=peer(family)) / TCP(sport=1, dport=2)
     error = ICMP(type=3, code=1) if family == 4 else ICMPv6DestUnreach(code=3)
     assert host.receive(frame(ip(family), error, quote)) == "delivered"
 
@@ -391,12 +401,11 @@ def test_error_about_tcp_is_taken(host, family):
 @both
 @pytest.mark.parametrize("size", [0, 56, 1000])
 def test_ping_sends_a_request_and_keeps_the_reply(host, family, size):
-    peer = PEER_V4 if family == 4 else PEER_V6
-    host.ping(peer, 3, size, 17)
+    host.ping(peer(family), 3, size, 17)
     (request,) = host.sent()
     layer = request[IP] if family == 4 else request[IPv6]
     message = layer.payload
-    assert (layer.src, layer.dst) == (V4 if family == 4 else V6, peer)
+    assert (layer.src, layer.dst) == (us(family), peer(family))
     assert (layer.ttl if family == 4 else layer.hlim) == 17
     assert (message.type, message.id, message.seq) == (8 if family == 4 else 128, 0x7777, 3)
     assert bytes(message)[8:] == bytes(i & 0xFF for i in range(size))
@@ -405,7 +414,7 @@ def test_ping_sends_a_request_and_keeps_the_reply(host, family, size):
     reply = ICMP(type=0, id=0x7777, seq=3) if family == 4 else ICMPv6EchoReply(id=0x7777, seq=3)
     limit = {"ttl": 61} if family == 4 else {"hlim": 61}
     assert host.receive(frame(ip(family, **limit), reply / bytes(size))) == "delivered"
-    assert host.stack.ping_replies() == [(0x7777, 3, peer, host.now, 61, 8 + size, None)]
+    assert host.stack.ping_replies() == [(0x7777, 3, peer(family), host.now, 61, 8 + size, None)]
     assert host.stack.ping_replies() == []
     assert host.moved() == {"delivered": 1, "#icmp_echo_replies_received": 1}
 
@@ -426,7 +435,7 @@ def test_reply_nobody_waits_for_is_unmatched(host):
 def test_error_about_a_ping_is_kept_with_its_sender(host, error, text):
     family = 4 if ICMP in error else 6
     router = "10.77.0.254" if family == 4 else "fd77::fe"
-    host.ping(PEER_V4 if family == 4 else PEER_V6, 5)
+    host.ping(peer(family), 5)
     (request,) = host.sent()
     assert host.receive(frame(ip(family, source=router), error, request.payload)) == "delivered"
     ((identifier, sequence, source, at, _, octets, what),) = host.stack.ping_replies()

@@ -16,7 +16,9 @@ from scapy.layers.inet6 import (
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptMTU,
     ICMPv6NDOptSrcLLAddr,
+    ICMPv6Unknown,
     IPv6,
+    in6_chksum,
 )
 from scapy.layers.l2 import ARP, Ether
 
@@ -115,7 +117,7 @@ def test_our_own_request_that_comes_back_is_no_conflict(host):
 
 
 @pytest.mark.parametrize("frame", [
-    arp(hwtype=6), arp(ptype=0x86DD), arp(hwlen=8), arp(plen=16), arp(op=3), arp(op=0),
+    arp(hwtype=6, hwlen=6), arp(ptype=0x86DD, plen=4), arp(hwlen=8), arp(plen=16), arp(op=3), arp(op=0),
     arp(mac="01:00:5e:00:00:01"), arp(mac="00:00:00:00:00:00"), arp(mac=BROADCAST),
     arp(ip="224.0.0.1"), arp(ip="255.255.255.255"), arp(ip="127.0.0.1"), arp(target="224.0.0.1"), arp(target="0.0.0.0"),
     arp("is-at", ip="0.0.0.0", to=MAC),
@@ -305,13 +307,11 @@ def test_invalid_ndp_is_dropped(host, frame, verdict):
 @pytest.mark.parametrize("cut", [4, 8, 23])
 def test_short_ndp_is_dropped(host, cut):
     whole = solicit(options=b"")
-    body = bytes(whole[ICMPv6ND_NS])[:cut]
-    packet = Ether(src=PEER_MAC, dst=SOLICITED_MAC) / IPv6(src=PEER_V6, dst=SOLICITED_NODE, hlim=255, nh=58) / body
-    from scapy.layers.inet6 import in6_chksum
-    checked = body[:2] + bytes(2) + body[4:]
-    body = checked[:2] + in6_chksum(58, packet[IPv6], checked).to_bytes(2, "big") + checked[4:]
-    packet = Ether(src=PEER_MAC, dst=SOLICITED_MAC) / IPv6(src=PEER_V6, dst=SOLICITED_NODE, hlim=255, nh=58) / body
-    assert host.receive(packet) == "ndp_malformed"
+    body = bytearray(bytes(whole[ICMPv6ND_NS])[:cut])
+    body[2:4] = bytes(2)
+    headers = Ether(src=PEER_MAC, dst=SOLICITED_MAC) / IPv6(src=PEER_V6, dst=SOLICITED_NODE, hlim=255, nh=58)
+    body[2:4] = in6_chksum(58, headers[IPv6], bytes(body)).to_bytes(2, "big")
+    assert host.receive(headers / bytes(body)) == "ndp_malformed"
 
 
 def test_unknown_options_are_stepped_over(host):
@@ -656,7 +656,8 @@ CORPUS = [bytes(frame) for frame in (
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(CORPUS), st.lists(st.tuples(st.integers(0, 90), st.integers(0, 255)), max_size=3),
+@given(st.lists(st.tuples(st.sampled_from(CORPUS), st.lists(st.tuples(st.integers(0, 90), st.integers(0, 255)),
+                                                            max_size=3),
                           st.integers(0, 100), st.floats(0, 20)), max_size=12))
 def test_any_frames_in_any_order_end_once_and_time_goes_on(frames):
     host = Host(neighbors=4)
@@ -677,9 +678,9 @@ def test_any_frames_in_any_order_end_once_and_time_goes_on(frames):
 
 
 @settings(max_examples=200, deadline=None)
-@given(kind=st.integers(133, 137), body=st.binary(max_size=80), source=st.sampled_from([PEER_V6, PEER_LINK_LOCAL, "::"]))
+@given(kind=st.integers(133, 137), body=st.binary(max_size=80),
+       source=st.sampled_from([PEER_V6, PEER_LINK_LOCAL, "::"]))
 def test_any_ndp_body_is_judged(kind, body, source):
-    from scapy.layers.inet6 import ICMPv6Unknown
     host = Host()
     frame = Ether(src=PEER_MAC, dst=SOLICITED_MAC) / IPv6(src=source, dst=SOLICITED_NODE, hlim=255)
     assert host.receive(frame / ICMPv6Unknown(type=kind, code=0, msgbody=body)) in {

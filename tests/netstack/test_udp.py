@@ -1,6 +1,7 @@
 """UDP: who gets a datagram, what its checksum must be, what the Python face says."""
 
 import errno
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -153,17 +154,26 @@ def test_broadcast_reaches_an_endpoint_of_any_address(host, udp):
 
 
 def test_most_specific_endpoint_gets_the_datagram(host, udp):
-    everything = udp.bind("::", 5000, reuse=True)
-    v4 = udp.bind("0.0.0.0", 5000, reuse=True)
+    connected = udp.bind("0.0.0.0", 5000, reuse=True)      # the oldest first: among equals the newest would win
+    udp.connect(connected, PEER_V4, 4000)
     bound = udp.bind(V4, 5000, reuse=True)
-    connected_any = udp.bind("0.0.0.0", 5000, reuse=True)
-    udp.connect(connected_any, PEER_V4, 4000)
+    v4 = udp.bind("0.0.0.0", 5000, reuse=True)
+    everything = udp.bind("::", 5000, reuse=True)
     host.receive(datagram(family=6), datagram(source="10.77.0.9"), datagram(), datagram(sport=4001),
                  datagram(to="10.77.0.255", mac=BROADCAST, source="10.77.0.9"))
-    got = {id: [(row[1], row[2]) for row in udp.receive(id)] for id in (everything, v4, bound, connected_any)}
+    got = {id: [(row[1], row[2]) for row in udp.receive(id)] for id in (everything, v4, bound, connected)}
     assert got == {
         everything: [(PEER_V6, 4000)], v4: [("10.77.0.9", 4000)],
-        bound: [("10.77.0.9", 4000), (PEER_V4, 4001)], connected_any: [(PEER_V4, 4000)]}
+        bound: [("10.77.0.9", 4000), (PEER_V4, 4001)], connected: [(PEER_V4, 4000)]}
+
+
+def test_newest_of_equal_endpoints_gets_the_datagram(host, udp):
+    ids = [udp.bind(None, 5000, reuse=True) for _ in range(3)]
+    host.receive(datagram())
+    assert udp.ready() == [ids[2]]
+    udp.close(ids[2])
+    host.receive(datagram())
+    assert udp.ready() == [ids[1]]
 
 
 def test_connected_endpoint_hears_only_its_peer(host, udp):
@@ -389,7 +399,7 @@ def test_ephemeral_ports_are_random_free_and_finite():
     host = Host(udp={"limit": 20_000})
     udp = host.stack.udp
     ports = [udp.local(udp.bind(None, 0))[1] for _ in range(20)]
-    assert ports != sorted(ports) and len({b - a for a, b in zip(ports, ports[1:], strict=False)}) > 10
+    assert ports != sorted(ports) and len({b - a for a, b in itertools.pairwise(ports)}) > 10
     ports += [udp.local(udp.bind(None, 0))[1] for _ in range(16384 - 20)]
     assert sorted(ports) == list(range(49152, 65536))
     refused(errno.EADDRINUSE, udp.bind, None, 0)

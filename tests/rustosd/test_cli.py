@@ -1,12 +1,16 @@
 """Both commands as people and scripts meet them: text, JSON, one-line errors, exit statuses, a terminal."""
 
 import asyncio
+import fcntl
 import io
 import json
 import os
 import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
@@ -18,8 +22,6 @@ from rustosd.cli import control, daemon, shell, tables
 from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer
 from tests.rustosd.fake import FakeCore
-
-# ruff: noqa: E501 (tables are as wide as they are)
 
 
 @pytest.fixture
@@ -55,9 +57,9 @@ def rustosctl(socket_path, capsys):
 
 TABLES = {
     ("nic",): """\
-NIC      KIND      LINK  MAC                  MTU  OFFLOAD  RX FRAMES       RX  TX FRAMES       TX  ADDRESSES
-lo       loopback  up    -                  65535  no               0      0 B          0      0 B  -
-rustos0  tap       up    02:00:5e:10:00:01   1500  yes           1200  1.5 KiB          7  5.0 GiB  10.77.0.2/24, fd77::2/64
+NIC      LINK    MTU       RX       TX  ADDRESSES
+lo       up    65535      0 B      0 B  -
+rustos0  up     1500  1.5 KiB  5.0 GiB  10.77.0.2/24, fd77::2/64
 2 interfaces
 """,
     ("nic", "show", "rustos0"): """\
@@ -91,15 +93,15 @@ ADDRESS    MAC  NIC      STATE
 1 neighbor
 """,
     ("conn",): """\
- ID  PROTO  STATE        LOCAL         REMOTE           UNREAD  UNSENT     RX       TX       RTT  RETRANS
-  -  tcp    listen       *:80          -                     -       -      -        -         -        -
-  -  udp    open         10.77.0.2:7   -                     0       -    9 B      9 B         -        -
-7.2  tcp    established  [fd77::2]:80  [fd77::1]:40000       0     512  100 B  2.0 KiB  0.250 ms        1
+ ID  PROTO  STATE        UNREAD  UNSENT  LOCAL         REMOTE              RX       TX       RTT
+  -  tcp    listen            -       -  *:80          -                    -        -         -
+  -  udp    open              0       -  10.77.0.2:7   -                  9 B      9 B         -
+7.2  tcp    established       0     512  [fd77::2]:80  [fd77::1]:40000  100 B  2.0 KiB  0.250 ms
 3 sockets
 """,
     ("conn", "--limit", "1"): """\
-ID  PROTO  STATE   LOCAL  REMOTE  UNREAD  UNSENT  RX  TX  RTT  RETRANS
- -  tcp    listen  *:80   -            -       -   -   -    -        -
+ID  PROTO  STATE   UNREAD  UNSENT  LOCAL  REMOTE  RX  TX  RTT
+ -  tcp    listen       -       -  *:80   -        -   -    -
 1 of 3 sockets
 """,
     ("drops",): """\
@@ -249,13 +251,13 @@ def rustosctl_command(*words):
     return [sys.executable, "-c", "from rustosd.cli.control import main; main()", *words]
 
 
-def test_colour_only_on_a_terminal(socket_path):
-    command = rustosctl_command("--socket", socket_path, "nic")
-    piped = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert piped.returncode == 0 and "\x1b[" not in piped.stdout
+def on_a_terminal(socket_path, columns, *words):
+    """What a command shows on a terminal so wide."""
     main, peer = pty.openpty()
-    with subprocess.Popen(rustosctl_command("--socket", socket_path, "addr"), stdout=peer, stdin=peer,
-                          env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}) as child:
+    fcntl.ioctl(peer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
+    with subprocess.Popen(rustosctl_command("--socket", socket_path, *words), stdout=peer, stdin=peer,
+                          env=environment | {"TERM": "xterm-256color"}) as child:
         os.close(peer)
         shown = b""
         while True:
@@ -265,7 +267,28 @@ def test_colour_only_on_a_terminal(socket_path):
                 break
         assert child.wait(60) == 0
     os.close(main)
-    assert b"\x1b[32mpreferred" in shown and b"2 addresses" in shown
+    return shown.decode().replace("\r", "")
+
+
+def test_colour_only_on_a_terminal(socket_path):
+    command = rustosctl_command("--socket", socket_path, "nic")
+    piped = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert piped.returncode == 0 and "\x1b[" not in piped.stdout
+    shown = on_a_terminal(socket_path, 100, "addr")
+    assert "\x1b[32mpreferred" in shown and "2 addresses" in shown
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+@pytest.mark.parametrize("noun", ["nic", "addr", "route", "neigh", "conn", "drops", "counters", "status"])
+def test_a_narrow_terminal_cuts_nothing(socket_path, noun, columns):
+    words = subprocess.run(rustosctl_command("--socket", socket_path, noun), capture_output=True, text=True).stdout
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(socket_path, columns, noun))
+    assert sorted(shown.split()) == sorted(words.split())
+
+
+def test_interfaces_fit_80_columns(socket_path):
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(socket_path, 80, "nic"))
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_a_reader_that_leaves_is_no_traceback(socket_path, core):

@@ -33,7 +33,7 @@ def usable_at_once(directory: Path) -> None:
 
         shown = ip("address", "show", "t0")
         assert f"link/ether {stable_mac('t0', 'host').hex(':')}" in shown
-        assert "mtu 1400" in shown and "10.77.0.1/24" in shown and "fd77::1/64" in shown
+        assert "mtu 1400" in shown and "qlen 4096" in shown and "10.77.0.1/24" in shown and "fd77::1/64" in shown
         assert "tentative" not in shown
         assert "10.77.0.0/24 dev t0" in ip("route") and "fd77::/64 dev t0" in ip("-6", "route")
         for family, address in (socket.AF_INET, "10.77.0.1"), (socket.AF_INET6, "fd77::1"):

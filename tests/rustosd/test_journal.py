@@ -1,5 +1,6 @@
 """The journal: what it remembers across kills, and what it refuses."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -36,7 +37,24 @@ def test_line_is_on_disk_before_the_act_and_survives_a_kill(path):
     with Journal(path) as journal:
         assert journal.give_back_all(undone.append) == []
         assert undone == [TapMade("t0")] and journal.pending == {}
-    assert path.read_bytes() == b""
+        assert path.read_bytes() == b""
+    assert list(path.parent.iterdir()) == []        # nothing pending, nothing left
+
+
+def test_one_that_comes_while_the_last_leaves_gets_a_lock_that_counts(path, monkeypatch):
+    """The lock file is removed between open and flock: a lock on it would exclude nobody."""
+    first = Journal(path)
+    opened = []
+
+    def leave_before(fd, how, really=fcntl.flock):
+        if not opened:
+            opened.append(fd)
+            first.close()
+        return really(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", leave_before)
+    with Journal(path), pytest.raises(JournalError, match="holds the journal"):
+        Journal(path)
 
 
 def test_give_back_goes_backwards_and_keeps_what_fails(path):

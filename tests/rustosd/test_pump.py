@@ -43,8 +43,9 @@ class FakeStack:
 
     def advance(self, now: int) -> None:
         self.calls.append("advance")
-        self.advanced.append(now)
-        self.deadline = None
+        if self.deadline is not None and now >= self.deadline:
+            self.advanced.append(now)
+            self.deadline = None
 
     def wake_at(self) -> int | None:
         return self.deadline
@@ -57,6 +58,7 @@ class FakeStack:
         return len(burst)
 
     def loop(self, now: int) -> int:
+        self.calls.append("loop")
         return 0
 
     def set_link(self, index: int, up: bool) -> None:
@@ -111,7 +113,7 @@ async def test_frames_come_in_and_answers_go_out_in_one_breath():
     for number in range(3):
         house.far.send(frame(number))
     assert await house.arrive(3) == [frame(number) for number in range(3)]
-    assert house.stack.calls[:3] == ["receive", "events", "transmit"]
+    assert house.stack.calls[:4] == ["receive", "loop", "events", "transmit"]
     statistics = house.pump.statistics()
     assert (statistics["rx_frames"], statistics["tx_frames"], statistics["tx_refused"]) == (3, 3, 0)
 
@@ -149,7 +151,7 @@ async def test_kicks_are_coalesced():
     assert house.stack.calls == [], "nothing happens inside the caller"
     await asyncio.sleep(0.01)
     assert house.pump.statistics()["kicks"] == 2, "one for attach, one for all of ours"
-    assert house.stack.calls == ["events", "transmit"]
+    assert house.stack.calls == ["loop", "events", "transmit"]
 
 
 @pumped
@@ -165,7 +167,34 @@ async def test_what_an_event_handler_writes_leaves_in_the_same_breath():
     house.on_events = on_events
     house.far.send(frame(1))
     assert await house.arrive(1) == [frame(7)]
-    assert house.stack.calls == ["receive", "events", "transmit"]
+    assert house.stack.calls[:4] == ["receive", "loop", "events", "transmit"]
+
+
+@pumped
+async def test_what_an_event_handler_writes_to_ourselves_needs_no_nic():
+    """Loopback ping-pong: each write becomes the next event at once, not a timer tick later."""
+    house = House(busy_poll_us=0)
+    house.pump.detach(1)
+    await house.settle()
+    looping, rounds = False, 0
+
+    def loop(_now: int) -> int:
+        nonlocal looping, rounds
+        carried, looping = looping, False
+        rounds += carried
+        return carried
+
+    def on_events() -> None:
+        nonlocal looping
+        if rounds < 100:
+            looping = True
+            house.pump.kick()
+
+    house.stack.loop, house.on_events = loop, on_events
+    house.pump.kick()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert rounds == 100 and house.pump.statistics()["timers"] == 0
 
 
 @pumped
@@ -216,7 +245,7 @@ async def test_stack_is_woken_when_it_wants():
     assert house.stack.advanced == []
     await asyncio.sleep(0.03)
     assert len(house.stack.advanced) == 1 and house.stack.advanced[0] >= due
-    assert house.stack.calls[-3:] == ["advance", "events", "transmit"]
+    assert house.stack.calls[-4:] == ["advance", "loop", "events", "transmit"]
 
 
 @pumped
@@ -241,7 +270,7 @@ async def test_deadline_that_stays_in_the_past_does_not_spin():
     house.stack.wake_at = lambda: 1
     house.pump.kick()
     await asyncio.sleep(0.1)
-    assert 2 <= len(house.stack.advanced) <= 110
+    assert 2 <= house.stack.calls.count("advance") <= 110
 
 
 @pumped
@@ -379,7 +408,7 @@ async def test_gone_device_is_detached():
 
 # Failures.
 
-@pytest.mark.parametrize("callback", ["receive", "advance", "wake_at", "transmit", "on_events"])
+@pytest.mark.parametrize("callback", ["receive", "advance", "wake_at", "loop", "transmit", "on_events"])
 @pumped
 async def test_exception_is_logged_once_and_stops_nothing(callback):
     house = House(echo=True)

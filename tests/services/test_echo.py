@@ -22,7 +22,7 @@ async def test_tcp_returns_every_octet_and_the_rest_after_half_close(serve, host
         await writer.drain()
         writer.write_eof()
 
-    _, received = await asyncio.gather(send(), reader.read())
+    _, received = await asyncio.wait_for(asyncio.gather(send(), reader.read()), 20)
     assert received == sent
     writer.close()
     await until(lambda: service.connections() == 0)
@@ -128,6 +128,21 @@ async def test_stop_lets_the_echo_arrive_and_frees_the_port(serve):
     writer.close()
     with socket.socket(type=socket.SOCK_DGRAM) as again:
         again.bind(("127.0.0.1", service.port))
+
+
+async def test_a_stop_that_is_cancelled_leaves_nothing_open(serve):
+    service = await serve(EchoService)
+    _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.transport.pause_reading()
+    for _ in range(64):
+        writer.write(bytes(1024 * 1024))
+    await until(lambda: any(each.transport.get_write_buffer_size() for each in service._connections))
+    stop = asyncio.ensure_future(service.stop(60))
+    await asyncio.sleep(0.1)
+    stop.cancel()
+    await until(lambda: service.connections() == 0)
+    assert not service._servers and not service._endpoints
+    writer.transport.abort()
 
 
 async def test_start_on_a_taken_port_raises_and_leaves_nothing_open(serve):

@@ -1,7 +1,7 @@
 """The request head parser: RFC 9112's grammar, the shapes requests are smuggled in, and anything at all."""
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rustosd.services.http_request import (
@@ -168,6 +168,7 @@ def test_a_range_on_head_is_ignored():  # RFC 9110 14.2
     assert parse_head(head("HEAD / HTTP/1.1", "Host: h", "Range: bytes=0-1")).span is None
 
 
+@settings(deadline=None)
 @given(st.one_of(st.none(), st.integers(0, 300)), st.one_of(st.none(), st.integers(0, 300)), st.integers(0, 200))
 def test_a_resolved_range_is_what_python_slices(first, last, size):
     if first is None and last is None:
@@ -183,6 +184,7 @@ def test_a_resolved_range_is_what_python_slices(first, last, size):
         assert range(part[0], part[0] + part[1]) == wanted
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**18 - 1), st.integers(0, 40))
 def test_decimal_reads_what_int_reads(number, zeros):
     assert decimal(b"0" * zeros + str(number).encode()) == number
@@ -198,6 +200,7 @@ LINES = st.sampled_from(
 HEADS = st.one_of(st.binary(max_size=200), st.lists(st.one_of(LINES, st.binary(max_size=20))).map(b"\r\n".join))
 
 
+@settings(deadline=None)
 @given(HEADS)
 @example(b"")
 @example(b"\r\n\r\n")

@@ -6,11 +6,11 @@ import socket
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rustosd.services.iperf3 import Iperf3Service, Parameters, Phase, State
-from rustosd.services.iperf3_streams import HEADER_32, HEADER_64, UdpEndpoint, UdpStream
+from rustosd.services.iperf3_streams import CATCH_UP_S, HEADER_32, HEADER_64, UdpEndpoint, UdpStream
 
 from .conftest import HOSTS, run, until
 
@@ -74,9 +74,9 @@ async def test_tcp(serve, host, arguments, streams):
 @on_uvloop
 async def test_tcp_counts_exactly_what_a_finite_test_sent(serve):
     service = await serve(Iperf3Service)
-    report = await iperf3(service, "-n", "10M", "-b", "200M")
-    assert report["end"]["sum_sent"]["bytes"] == 10 * 2**20
-    assert 0.9 * 10 * 2**20 <= report["end"]["sum_received"]["bytes"] <= 10 * 2**20
+    for _ in range(5):  # the end of the test and the last data race each other
+        report = await iperf3(service, "-n", "10M", "-P", "2")
+        assert report["end"]["sum_received"]["bytes"] == report["end"]["sum_sent"]["bytes"] >= 10 * 2**20
 
 
 @pytest.mark.parametrize("extra", [(), ("-l", "500"), ("-P", "2")])
@@ -310,7 +310,7 @@ async def test_parameters_that_claim_too_much_are_refused_unread(service, length
     client.writer.close()
 
 
-@pytest.mark.parametrize("octet", [0, 1, 3, 9, 16, 99, 255])
+@pytest.mark.parametrize("octet", [0, 9, 255])
 async def test_an_unknown_state_ends_the_test(service, octet):
     client = await running(service)
     client.writer.write(bytes([octet]))
@@ -390,6 +390,33 @@ async def test_an_end_within_the_omitted_start_is_an_end(service):
     (stream,) = json.loads(await client.reader.readexactly(length))["streams"]
     assert stream["bytes"] == 5000
     assert 0 < stream["end_time"] < 1.2
+    client.writer.close()
+
+
+async def test_a_finite_test_waits_for_what_the_client_says_it_sent(service):
+    client = await running(service, time=0, num=9000)
+    client.data[1].write(bytes(5000))
+    client.writer.write(bytes([State.TEST_END]))
+    assert await client.state() == State.EXCHANGE_RESULTS
+    client.say({"streams": [{"id": 1, "bytes": 9000}]})
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client.reader.readexactly(4), 0.2)
+    client.data[1].write(bytes(4000))
+    (length,) = struct.unpack(">I", await client.reader.readexactly(4))
+    (stream,) = json.loads(await client.reader.readexactly(length))["streams"]
+    assert stream["bytes"] == 9000
+    client.writer.close()
+
+
+async def test_a_finite_test_waits_no_longer_than_its_bound(serve):
+    service = await serve(Iperf3Service, step_s=0.4)
+    client = await running(service, time=0, num=9000)
+    client.writer.write(bytes([State.TEST_END]))
+    assert await client.state() == State.EXCHANGE_RESULTS
+    client.say({"streams": [{"id": 1, "bytes": 2**62}]})
+    (length,) = struct.unpack(">I", await asyncio.wait_for(client.reader.readexactly(4), 5))
+    (stream,) = json.loads(await client.reader.readexactly(length))["streams"]
+    assert stream["bytes"] == 0
     client.writer.close()
 
 
@@ -521,6 +548,7 @@ def udp_stream(**changes) -> UdpStream:
 ARRIVALS = st.sets(st.integers(1, 200), min_size=1).flatmap(lambda numbers: st.permutations(sorted(numbers)))
 
 
+@settings(deadline=None)
 @given(ARRIVALS, st.booleans())
 def test_loss_is_the_numbers_that_never_came(numbers, wide):
     stream = udp_stream(udp_counters_64bit=wide)
@@ -547,6 +575,7 @@ def test_jitter_follows_rfc_1889(monkeypatch):
     assert stream.jitter_s == pytest.approx(expected) and expected > 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=20))
 def test_any_datagrams_do_no_harm(datagrams):
     stream = udp_stream()
@@ -575,7 +604,8 @@ def paced_source() -> PacedSource:
     return PacedSource(session, UdpEndpoint(session.service), ("192.0.2.1", 4242), b"")
 
 
-@given(st.lists(st.floats(0.0001, 0.05), min_size=1, max_size=100), st.integers(10_000, 10_000_000))
+@settings(deadline=None)
+@given(st.lists(st.floats(0.0001, 0.02), min_size=1, max_size=100), st.integers(10_000, 10_000_000))
 def test_a_source_sends_what_its_rate_made_due(steps, octets_per_s):
     source = paced_source()
     elapsed = 0.0
@@ -587,15 +617,21 @@ def test_a_source_sends_what_its_rate_made_due(steps, octets_per_s):
         assert wait == pytest.approx((source.octets - due) / octets_per_s)
 
 
-def test_a_source_that_was_held_up_catches_up_on_a_tenth_of_a_second_at_most():
+def test_a_source_that_was_held_up_catches_up_on_its_bound_and_no_more():
     source = paced_source()
+    burst = 1_000_000 * CATCH_UP_S
+
+    def sent_at(elapsed_s):
+        before = source.octets
+        source.send_due(elapsed_s, 1_000_000, budget=10**9)
+        return source.octets - before
+
     source.room = 0
-    source.send_due(10.0, 1_000_000, budget=10**9)
+    assert sent_at(10.0) == 0
     source.room = 10**9
-    source.send_due(10.0, 1_000_000, budget=10**9)
-    assert 100_000 <= source.octets <= 101_000
-    source.send_due(11.0, 1_000_000, budget=10**9)
-    assert source.octets == pytest.approx(200_000, abs=2000), "a second late again"
+    assert sent_at(10.0) == pytest.approx(burst, abs=2000)
+    assert sent_at(10.01) == pytest.approx(10_000, abs=2000), "in time again"
+    assert sent_at(11.0) == pytest.approx(burst, abs=2000), "a second late again"
 
 
 def test_a_source_keeps_to_its_budget():

@@ -1,7 +1,7 @@
 """A stand-in for the protocol core: connections to itself through bounded rings, one step of the loop per flight.
 
-It has what the real core cannot be made to do at will: rings of a few octets, errors on demand, a peer that never answers.
-It is strict where the real one need not be: a call on a released handle fails the test.
+It has what the real core cannot be made to do at will: rings of a few octets, errors on demand, a peer that never
+answers. It is strict where the real one need not be: a call on a released handle fails the test.
 """
 
 import errno
