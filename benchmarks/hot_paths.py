@@ -272,7 +272,7 @@ def _routes(count: int) -> Run:
         prefixes = [f"{11 + i // 65536}.{i // 256 % 256}.{i % 256}" for i in range(count - 1)]
         for prefix in prefixes:
             host.stack.add_route(f"{prefix}.0/24", "10.77.0.1", host.index)
-        chosen = prefixes[::max(1, count // 512)]
+        chosen = prefixes[::max(1, count // 512)] * max(1, 512 // count)
         destinations = compiled("route_loop").Destinations([f"{prefix}.7" for prefix in chosen])
         for _ in range(loops):
             meter.start()
