@@ -439,6 +439,8 @@ def _judge_addresses(state: NetState, i: cython.pointer[Interface], view: cython
     real: cython.bint = i.index != LOOPBACK
     if real and (is_loopback(cython.address(view.source)) or is_local(state.net, cython.address(view.source))):
         return IPV4_SOURCE if view.family == 4 else IPV6_SOURCE
+    if is_subnet_broadcast(i, cython.address(view.source)):     # RFC 1122 3.2.1.3: an answer would go to everybody
+        return IPV4_SOURCE
     if view.multicast:
         if view.family == 4:
             return 0 if _hears_v4(cython.address(view.destination)) else IPV4_NOT_FOR_US

@@ -1,0 +1,42 @@
+"""What fuzzing found in TCP, each as the shortest story that shows it."""
+
+import errno
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+
+from mm.frame import TxBurst
+from tests.netstack.tcp.timeline import OUR_MAC, OURS, PEER_MAC
+
+
+@pytest.mark.parametrize("source, other", [("10.77.0.255", None), ("10.9.0.255", "10.9.0.1/24")])
+def test_segment_from_a_broadcast_address_is_not_answered(timeline, source, other):
+    t = timeline()
+    t.listen()
+    if other:       # the address is a broadcast one on another link, over which the answer would go
+        elsewhere = t.stack.add_interface("t1", bytes.fromhex("020000000002"), 1500, link_local=False)
+        t.stack.add_address(elsewhere, other)
+        t.drain(10)
+    t.mark()
+    for flags in ("S", "A"):
+        for port in (80, 81):
+            t.receive(bytes(Ether(src=PEER_MAC, dst=OUR_MAC) / IP(src=source, dst=OURS[4])
+                            / TCP(sport=1, dport=port, flags=flags)))
+    t.quiet(1)
+    assert t.stack.connections() == []
+    if not other:
+        assert t.verdicts() == {"ipv4_source": 4}
+        return
+    burst = TxBurst()
+    t.stack.transmit(elsewhere, t._now, burst)
+    assert not [frame for frame in burst.frames_bytes() if frame[12:14] == b"\x08\x00"]
+
+
+@pytest.mark.parametrize("host", ["224.0.0.1", "255.255.255.255", "10.77.0.255", "ff02::1"])
+def test_connect_to_a_group_is_refused(timeline, host):
+    t = timeline(6 if ":" in host else 4)
+    with pytest.raises(OSError) as refused:
+        t.tcp.connect(t._now, host, 80)
+    assert refused.value.errno == errno.ENETUNREACH
+    assert t.stack.connections() == []
