@@ -40,3 +40,13 @@ def test_connect_to_a_group_is_refused(timeline, host):
         t.tcp.connect(t._now, host, 80)
     assert refused.value.errno == errno.ENETUNREACH
     assert t.stack.connections() == []
+
+
+def test_segment_over_a_held_range_into_the_next_frees_both(timeline):
+    t = timeline().accept(sack_ok=True)
+    t.inject("A", seq=11, payload=b"b" * 5)
+    t.inject("A", seq=21, payload=b"d" * 10)
+    t.drain()
+    t.inject("A", seq=1, payload=b"a" * 10 + b"b" * 5 + b"c" * 5 + b"d" * 5)
+    assert t.tcp.read(t.handle) == b"a" * 10 + b"b" * 5 + b"c" * 5 + b"d" * 10
+    assert (t.drain()[-1].ack, t.outbox) == (31, [])
