@@ -581,8 +581,10 @@ def _next_segment(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython
             return _send_ack(t, c, f)
         return 0
     if c.acks_owed > 1:         # duplicate ACKs go out one by one: the peer counts them (RFC 5681 4.2)
-        return _send_ack(t, c, f)
-    done = _send_data(t, c, f)
+        done = _send_ack(t, c, f)
+        if done:
+            return done
+    done = _send_data(t, c, f)  # without a way to the peer this starts the timer that tries again
     if done == 0 and (c.flags & (F_ACK_NOW | F_KEEPALIVE_DUE) or c.acks_owed):
         done = _send_ack(t, c, f)
     return done

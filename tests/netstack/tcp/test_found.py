@@ -43,10 +43,24 @@ def test_connect_to_a_group_is_refused(timeline, host):
 
 
 def test_segment_over_a_held_range_into_the_next_frees_both(timeline):
-    t = timeline().accept(sack_ok=True)
-    t.inject("A", seq=11, payload=b"b" * 5)
-    t.inject("A", seq=21, payload=b"d" * 10)
-    t.drain()
+    t = timeline().accept(sack_ok=True, quick=True)
+    t.feed(1, "A", seq=11, payload=b"b" * 5)
+    t.feed(1, "A", seq=21, payload=b"d" * 10)
     t.inject("A", seq=1, payload=b"a" * 10 + b"b" * 5 + b"c" * 5 + b"d" * 5)
     assert t.tcp.read(t.handle) == b"a" * 10 + b"b" * 5 + b"c" * 5 + b"d" * 10
     assert (t.drain()[-1].ack, t.outbox) == (31, [])
+
+
+def test_fin_is_tried_again_when_duplicate_acks_have_no_way_out(timeline):
+    t = timeline().accept(sack_ok=True, quick=True)
+    t._rx.clear()
+    for seq in (10, 20, 30):
+        t._rx.append(bytes(t.build("A", seq=seq, payload=b"x")))
+    t.stack.receive(t.interface, t._now, t._rx)
+    t.stack.remove_route("10.77.0.0/24")
+    t.tcp.shutdown(t.handle)
+    t._collect()
+    assert t.outbox == []
+    t.stack.add_route("10.77.0.0/24", None, t.interface)
+    t.wait(60)
+    assert "F" in t.drain()[0].flags
