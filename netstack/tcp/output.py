@@ -160,7 +160,9 @@ def _options(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], out: cython.po
     if c.flags & F_TIMESTAMPS:
         used = write_timestamp(out, timestamp_now(t, c), c.ts_recent)
     if n == 0 and c.gap_count and c.flags & F_SACK:
-        used += write_sack(out + used, blocks, _sack_blocks(c, blocks, 3 if used else 4))
+        headers = 44 if is_v4(cython.address(c.path.destination)) else 64
+        used += write_sack(out + used, blocks, _sack_blocks(
+            c, blocks, min(cython.cast(uint32_t, 3 if used else 4), (c.path.mtu - headers - used) >> 3)))
     return used
 
 

@@ -64,3 +64,12 @@ def test_fin_is_tried_again_when_duplicate_acks_have_no_way_out(timeline):
     t.stack.add_route("10.77.0.0/24", None, t.interface)
     t.wait(60)
     assert "F" in t.drain()[0].flags
+
+
+@pytest.mark.parametrize("ts, blocks", [(None, 3), (1000, 1)])
+def test_sack_has_no_more_blocks_than_the_smallest_mtu_carries(timeline, ts, blocks):
+    t = timeline(mtu=68).accept(sack_ok=True, ts=ts, quick=True)
+    with t.burst():
+        for seq in range(3, 19, 3):
+            t.inject("A", seq=seq, payload=b"x")
+    assert {len(ack.sack) for ack in t.drain()[3:]} == {blocks}
