@@ -426,7 +426,8 @@ def _hand_out(f: cython.pointer[TxFrame], p: cython.pointer[Packet]) -> cython.v
 @cython.exceptval(check=False)
 def _copy(to: cython.pointer[uint8_t], f: cython.pointer[cython.const[TxFrame]]) -> cython.void:
     memcpy(to, f.head, f.head_length)
-    memcpy(to + f.head_length, f.part[0], f.part_length[0])
+    if f.part_length[0]:        # an unused part may be NULL
+        memcpy(to + f.head_length, f.part[0], f.part_length[0])
     if f.part_length[1]:
         memcpy(to + f.head_length + f.part_length[0], f.part[1], f.part_length[1])
 

@@ -257,7 +257,8 @@ def _hold(t: cython.pointer[TcpTable], f: cython.pointer[TxFrame], neighbor: cyt
         count_unsent(t.net, NO_MEMORY)
         return
     memcpy(p.octets, f.head, f.head_length)
-    memcpy(p.octets + f.head_length, f.part[0], f.part_length[0])
+    if f.part_length[0]:        # an unused part may be NULL
+        memcpy(p.octets + f.head_length, f.part[0], f.part_length[0])
     if f.part_length[1]:
         memcpy(p.octets + f.head_length + f.part_length[0], f.part[1], f.part_length[1])
     p.length = f.length
