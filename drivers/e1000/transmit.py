@@ -19,9 +19,11 @@ if not cython.compiled:
 SMALLEST = 64
 LARGEST = 4096
 SLOT_OCTETS = SLOT
+_LARGEST_FRAME = cython.declare(cython.int, MAX_FRAME)
 _REFUSALS = ("", "no_room", "too_short", "too_long", "offload")
 
-assert len(_REFUSALS) == REFUSALS and SLOT >= MAX_FRAME and SLOT % 64 == 0 and (PER_FRAME - 1) * CHUNK >= MAX_FRAME
+assert len(_REFUSALS) == REFUSALS and SLOT >= _LARGEST_FRAME and SLOT % 64 == 0
+assert (PER_FRAME - 1) * CHUNK >= _LARGEST_FRAME
 
 
 @cython.final
@@ -151,7 +153,7 @@ class TxRing:
         headers: uint32_t = 0
         if f.length < SHORTEST:
             return TOO_SHORT
-        if f.length > (MAX_FRAME if f.segment_size else LONGEST):
+        if f.length > cython.cast(uint32_t, MAX_FRAME if f.segment_size else LONGEST):
             return TOO_LONG
         if (self.size - 1 - self.used < 1 + (f.length + CHUNK - 1) // CHUNK
                 or not self._allot(f.length, cython.address(at))):
@@ -280,7 +282,9 @@ def _headers(frame: cython.pointer[cython.const[uint8_t]], f: cython.pointer[cyt
             or (f.family == 6 and start < f.l3_offset + cython.cast(uint32_t, 40))):
         return 0
     headers = start + (frame[start + 12] >> 4) * 4
-    return headers if start + 20 <= headers <= f.length and headers <= 255 else 0
+    if headers < start + 20 or headers > f.length or headers > 255 or headers + f.segment_size > LONGEST:
+        return 0
+    return headers
 
 
 @cython.cfunc
