@@ -11,7 +11,7 @@ mount -t tmpfs -o mode=755 upper /upper
 mkdir /upper/files /upper/work
 mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /root || echo "lab: no overlay"
 for kept in proc sys dev; do mount -o move /$kept /root/$kept; done
-mkdir -p /root/run /root/tmp
+mkdir -p /root/run
 mount -t tmpfs run /root/run
 cp /lab.env /root/run/
 # shellcheck source=/dev/null
