@@ -66,25 +66,22 @@ def look(bdf: str, backend: str = "vfio") -> dict[str, Any]:
         }
 
 
-def small_bar(bdf: str, index: int) -> tuple[int, int, list[int], bool]:
-    """An rtl8139's registers, through the BAR with this number: its size, where it is mapped, its MAC."""
-    with opened(bdf) as device:
+def small_bar(bdf: str, index: int, backend: str) -> tuple[int, bool, list[int], bool]:
+    """An rtl8139's registers, through the BAR with this number: its size, whether it is mapped, its MAC.
+
+    Then to the multicast table one write and one read of each width.
+    """
+    with opened(bdf, backend) as device:
         bar = device.bar(index)
         octets = [bar.read8(offset) for offset in range(6)]
-        words = bar.read16(0), bar.read32(0)
-        return bar.size, bar.address, octets, words == (octets[0] | octets[1] << 8, int.from_bytes(octets[:4], "little"))
-
-
-def write_each_width(bdf: str) -> None:
-    """One write and one read of each width, to a harmless place: the multicast table, then the statistics' start."""
-    with opened(bdf) as device:
-        bar = device.bar(0)
-        bar.write32(0x5200, 0x11223344)
-        bar.write16(0x5204, 0x5566)
-        bar.write8(0x5208, 0x77)
-        bar.read32(0x520C)
-        bar.read16(0x5210)
-        bar.read8(0x5214)
+        agree = (bar.read16(0), bar.read32(0)) == tuple(int.from_bytes(octets[:width], "little") for width in (2, 4))
+        bar.write32(0x8, 0x11223344)
+        bar.write16(0xC, 0x5566)
+        bar.write8(0xE, 0x77)
+        bar.read32(0x8)
+        bar.read16(0xC)
+        bar.read8(0xE)
+        return bar.size, bar.address != 0, octets, agree
 
 
 def interrupt(bdf: str, kind: str, backend: str = "vfio") -> dict[str, Any]:

@@ -40,23 +40,20 @@ def test_an_open_card_shows_its_registers_and_does_no_dma(guest, card, backend):
     assert driver_of(guest, card.bdf) == card.name
 
 
-def test_a_bar_smaller_than_a_page_and_ports_are_reached_by_calls(guest):
-    mac = list(bytes.fromhex(RTL8139.mac.replace(":", "")))
-    for index in (0, 1):        # ports, memory
-        size, address, octets, widths_agree = guest.call(inside.small_bar, RTL8139.bdf, index)
-        assert (size, octets, widths_agree) == (256, mac, True)
-        assert index == 1 or address == 0
-
-
-def test_an_access_reaches_the_device_once_and_with_its_own_width(guest):
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("index", [0, 1], ids=["ports", "memory"])
+def test_an_access_reaches_the_device_once_and_with_its_own_width(guest, index, backend):
+    """The rtl8139 takes every width, so QEMU's trace shows them as they come; its BARs are smaller than a page."""
     with guest.traced("memory_region_ops_write", "memory_region_ops_read") as lines:
-        guest.call(inside.write_each_width, E1000E.bdf)
-    seen = [re.search(r"ops_(\w+) .*addr (0x\w+) value (0x\w+) size (\d)", line) for line in lines if "e1000e-mmio" in line]
-    base = min(int(match[2], 16) for match in seen) & ~0x1FFFF
-    table = [(match[1], int(match[2], 16) - base, int(match[4])) for match in seen
-             if 0x5200 <= int(match[2], 16) - base < 0x5218]
-    assert table == [("write", 0x5200, 4), ("write", 0x5204, 2), ("write", 0x5208, 1),
-                     ("read", 0x520C, 4), ("read", 0x5210, 2), ("read", 0x5214, 1)]
+        size, mapped, octets, widths_agree = guest.call(inside.small_bar, RTL8139.bdf, index, backend)
+    assert (size, octets, widths_agree) == (256, list(bytes.fromhex(RTL8139.mac.replace(":", ""))), True)
+    assert index == 1 or not mapped
+    assert (index, backend) != (1, "uio") or mapped
+    seen = [(match[1], int(match[2], 16) & 0xFF, int(match[3])) for line in lines if "'rtl8139'" in line
+            and (match := re.search(r"ops_(\w+) .*addr (0x\w+) value 0x\w+ size (\d)", line))]
+    table = [access for access in seen if 0x8 <= access[1] < 0x10]
+    assert table == [("write", 0x8, 4), ("write", 0xC, 2), ("write", 0xE, 1),
+                     ("read", 0x8, 4), ("read", 0xC, 2), ("read", 0xE, 1)]
 
 
 @pytest.mark.parametrize(("card", "kind", "backend"), [
@@ -114,7 +111,7 @@ def test_devices_of_two_groups_share_a_container(guest):
 def test_given_back_a_card_serves_the_kernel_again_with_its_addresses(guest):
     guest.netns.run("ip", "addr", "add", "192.0.2.1/24", "dev", E1000E.name)
     name = guest.run(f"ls /sys/bus/pci/devices/{E1000E.bdf}/net").stdout.strip()
-    guest.run(f"ip addr add 192.0.2.2/24 dev {name} && ip link set {name} up")
+    guest.run(f"ip addr add 192.0.2.2/24 dev {name}")
     addresses = addresses_of(guest, name)
     try:
         guest.call(inside.look, E1000E.bdf)
@@ -174,8 +171,8 @@ def test_a_driver_that_does_not_exist_leaves_everything_as_it_was(guest):
 
 
 def test_a_driver_that_will_not_have_the_device_leaves_it_with_the_one_before(guest):
-    said, driver = guest.call(inside.bind_complaint, E1000E.bdf, "8139cp")
-    assert "the driver 8139cp does not take it" in said
+    said, driver = guest.call(inside.bind_complaint, E1000E.bdf, "pcieport")
+    assert "the driver pcieport does not take it" in said
     assert driver == "e1000e"
     assert guest.run(f"cat /sys/bus/pci/devices/{E1000E.bdf}/driver_override").stdout == "(null)\n"
 
@@ -203,7 +200,7 @@ def test_a_card_that_is_to_be_unplugged_is_let_go_when_the_kernel_asks(guest):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opening_and_closing_leaves_nothing_behind(guest, backend):
-    before, after = guest.call(inside.rounds, E1000E.bdf, backend, 20)
+    before, after = guest.call(inside.rounds, E1000E.bdf, backend, 10)
     assert after == before
 
 
