@@ -29,13 +29,13 @@ SET_LINK_UP, LINK_UP = 1 << 6, 1 << 1
 LINK_CHANGE = 1 << 2
 QUEUES = (1 << 20, 1 << 22)
 """Causes of the 82574: receive queue 0, transmit queue 0."""
-MASTER_DISABLED_BITS = 0x400
+DRIVERS = {"vfio": "vfio-pci", "uio": "uio_pci_generic"}
 
 
 @contextmanager
 def opened(bdf: str, backend: str = "vfio") -> Iterator[Device]:
     """The device, bound and open; given back to its driver at the end."""
-    before = binding.bind(bdf, {"vfio": "vfio-pci", "uio": "uio_pci_generic"}[backend])
+    before = binding.bind(bdf, DRIVERS[backend])
     try:
         if backend == "uio":
             device = UioDevice(bdf)
@@ -109,7 +109,7 @@ def interrupt(bdf: str, kind: str, backend: str = "vfio") -> dict[str, Any]:
         seen["arrived"] = arrived
         if kind == "intx":
             seen["again"] = intx_again(bar, vectors[0])
-        elif isinstance(device, UioDevice) is False:
+        else:
             seen["intx after"] = [vector.kind for vector in device.interrupts(1, ("intx",))]
         return seen
 
@@ -324,9 +324,7 @@ def rounds(bdf: str, backend: str, times: int) -> tuple[Any, Any]:
     with opened(bdf, backend) as device:
         use(device)
     before = holdings()
-    if backend == "uio":
-        binding.bind(bdf, "uio_pci_generic")
-    driver = binding.bind(bdf, {"vfio": "vfio-pci", "uio": "uio_pci_generic"}[backend])
+    driver = binding.bind(bdf, DRIVERS[backend])
     for turn in range(times):
         container = Container() if backend == "vfio" else None
         device = container.open(bdf) if container else UioDevice(bdf)
@@ -337,7 +335,7 @@ def rounds(bdf: str, backend: str, times: int) -> tuple[Any, Any]:
         device.close()
         if container:
             container.close()
-    binding.give_back(bdf, "e1000e" if driver in (None, "uio_pci_generic", "vfio-pci") else driver)
+    binding.give_back(bdf, driver)
     return before, holdings()
 
 
