@@ -11,7 +11,7 @@ from cython.cimports.netstack.counters import (
 from cython.cimports.netstack.ip import (
     HOP_LIMIT, PACKET_START, PROTOCOL_TCP, Path, ip_send, path_resolve, write_headers)
 from cython.cimports.netstack.neighbor import Neighbor, neighbor_at, neighbor_hold, neighbor_use
-from cython.cimports.netstack.net import LOOPBACK, Packet, count, count_unsent, packet_new
+from cython.cimports.netstack.net import LOOPBACK, Net, Packet, count, count_unsent, packet_new
 from cython.cimports.netstack.tcp.congestion import congestion_restart, first_hole, pipe
 from cython.cimports.netstack.tcp.ring import ring_parts
 from cython.cimports.netstack.tcp.state import (
@@ -20,7 +20,7 @@ from cython.cimports.netstack.tcp.tcb import (
     F_ACK_NOW, F_CWND_LIMITED, F_DIRTY, F_FIN_QUEUED, F_FIN_SENT, F_KEEPALIVE_DUE, F_NODELAY, F_PROBE, F_RECOVERY,
     F_RETRANSMIT, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TAIL_PROBE, F_TAIL_PROBED, F_TIMESTAMPS,
     receive_room, set_state, tcb_arm, tcb_dirty, tcb_reap)
-from cython.cimports.netstack.verdict import NO_MEMORY
+from cython.cimports.netstack.verdict import NO_MEMORY, TCP_MULTICAST
 from cython.cimports.netstack.wire.address import Addr, is_v4
 from cython.cimports.netstack.wire.checksum import fold, sum_octets, sum_odd, sum_pseudo
 from cython.cimports.netstack.wire.tcp import (
@@ -56,13 +56,26 @@ def rto_now(t: cython.pointer[cython.const[TcpTable]], c: cython.pointer[cython.
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def path_to_peer(net: cython.pointer[Net], path: cython.pointer[Path],
+                 source: cython.pointer[cython.const[Addr]]) -> cython.int:
+    """The way from `source` to path.destination. TCP never speaks to a group (RFC 9293 MUST-57, RFC 1122 4.2.3.10)."""
+    verdict: cython.int = path_resolve(net, path, source)
+    if verdict == 0 and path.neighbor < 0 and path.interface != LOOPBACK:
+        path.generation = 0
+        return TCP_MULTICAST
+    return verdict
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def path_refresh(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.bint:
     """Look the way up again after routes, addresses or links changed."""
     source: Addr
     if cython.likely(c.path.generation == t.net.generation):
         return True
     source = c.path.source
-    if path_resolve(t.net, cython.address(c.path), cython.address(source)):
+    if path_to_peer(t.net, cython.address(c.path), cython.address(source)):
         c.path.source = source                  # the connection's identity, route or not
         c.path.generation = 0
         c.soft_error = ENETUNREACH
@@ -147,7 +160,9 @@ def _options(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], out: cython.po
     if c.flags & F_TIMESTAMPS:
         used = write_timestamp(out, timestamp_now(t, c), c.ts_recent)
     if n == 0 and c.gap_count and c.flags & F_SACK:
-        used += write_sack(out + used, blocks, _sack_blocks(c, blocks, 3 if used else 4))
+        headers = 44 if is_v4(cython.address(c.path.destination)) else 64
+        used += write_sack(out + used, blocks, _sack_blocks(
+            c, blocks, min(cython.cast(uint32_t, 3 if used else 4), (c.path.mtu - headers - used) >> 3)))
     return used
 
 
@@ -242,7 +257,8 @@ def _hold(t: cython.pointer[TcpTable], f: cython.pointer[TxFrame], neighbor: cyt
         count_unsent(t.net, NO_MEMORY)
         return
     memcpy(p.octets, f.head, f.head_length)
-    memcpy(p.octets + f.head_length, f.part[0], f.part_length[0])
+    if f.part_length[0]:        # an unused part may be NULL
+        memcpy(p.octets + f.head_length, f.part[0], f.part_length[0])
     if f.part_length[1]:
         memcpy(p.octets + f.head_length + f.part_length[0], f.part[1], f.part_length[1])
     p.length = f.length
@@ -568,8 +584,10 @@ def _next_segment(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython
             return _send_ack(t, c, f)
         return 0
     if c.acks_owed > 1:         # duplicate ACKs go out one by one: the peer counts them (RFC 5681 4.2)
-        return _send_ack(t, c, f)
-    done = _send_data(t, c, f)
+        done = _send_ack(t, c, f)
+        if done:
+            return done
+    done = _send_data(t, c, f)  # without a way to the peer this starts the timer that tries again
     if done == 0 and (c.flags & (F_ACK_NOW | F_KEEPALIVE_DUE) or c.acks_owed):
         done = _send_ack(t, c, f)
     return done
@@ -643,7 +661,7 @@ def reply_reset(t: cython.pointer[TcpTable], view: cython.pointer[cython.const[I
         return
     path.destination = view.source
     path.interface = view.interface
-    if path_resolve(t.net, cython.address(path), cython.address(view.destination)):
+    if path_to_peer(t.net, cython.address(path), cython.address(view.destination)):
         return
     if s.flags & ACK:
         _reset_packet(t, cython.address(path), s.destination_port, s.source_port, s.ack, 0, RST)
