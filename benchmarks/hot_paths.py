@@ -212,7 +212,7 @@ def _acknowledged(loops: int, meter: Meter) -> None:
     host, tcp, handle = connection.host, connection.host.stack.tcp, connection.handle
     for _ in range(loops):
         host.now += _SECOND // 1000
-        tcp.write(handle, bytes(2 * BURST * MSS))
+        tcp.write(handle, bytes(2 * (BURST - 4) * MSS))     # each super-segment may end with an odd one
         answers = burst(connection.acks(host.sent()), RX_CHECKSUM)
         meter.start()
         host.take(answers)
@@ -272,7 +272,7 @@ def _routes(count: int) -> Run:
         prefixes = [f"{11 + i // 65536}.{i // 256 % 256}.{i % 256}" for i in range(count - 1)]
         for prefix in prefixes:
             host.stack.add_route(f"{prefix}.0/24", "10.77.0.1", host.index)
-        chosen = prefixes[::max(1, count // 512)]
+        chosen = prefixes[::max(1, count // 512)] * max(1, 512 // count)
         destinations = compiled("route_loop").Destinations([f"{prefix}.7" for prefix in chosen])
         for _ in range(loops):
             meter.start()

@@ -213,8 +213,9 @@ class AsyncStack:
             attempt.abandon(self)
             raise
         transport = self._adopt(attempt.handle, protocol)
+        transport._note(attempt.bits, attempt.errno)
         transport._begin()
-        self.loop.call_soon(transport._event, attempt.bits, attempt.errno)  # data comes after we have returned
+        self.again(transport)       # data comes after we have returned
         if waiter is None:
             return transport, app_protocol
         try:

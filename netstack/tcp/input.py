@@ -301,6 +301,10 @@ def _in_connection(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cy
         return TCP_SYN_CHALLENGED
     verdict = _check_sequence(t, c, s)
     if verdict:
+        if verdict == TCP_DUPLICATE and _acks_news(c, s):
+            s.length = 0
+            s.flags &= ~cython.cast(cython.int, FIN)
+            _effects(t, c, view, s)
         return verdict
     if s.flags & RST:
         return _reset(t, c, s)
@@ -317,6 +321,19 @@ def _in_connection(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cy
         challenge(t, c)                 # RFC 5961 5.2
         return TCP_ACK_UNACCEPTABLE
     return _effects(t, c, view, s)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _acks_news(c: cython.pointer[cython.const[Tcb]], s: cython.pointer[cython.const[Segment]]) -> cython.bint:
+    """Does a duplicate of what came lately acknowledge more than we knew?
+
+    RFC 9293 drops it whole. But two ends that both lost the other's ACKs only repeat themselves, and each ignored all the
+    other says: BSD goes on to the ACK here, and so do we.
+    """
+    return (s.flags & ACK and c.state >= ESTABLISHED and c.rcv_nxt - s.seq <= c.rcv_limit
+            and seq_lt(c.snd_una, s.ack) and seq_le(s.ack, c.snd_max))
 
 
 @cython.cfunc

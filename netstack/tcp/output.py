@@ -499,8 +499,8 @@ def _fin_due(c: cython.pointer[Tcb], end: uint32_t) -> cython.bint:
     """Does the FIN follow directly on a segment that ends at `end`?"""
     if not c.flags & F_FIN_QUEUED or end != c.snd_una + c.send.used:
         return False
-    if c.state == ESTABLISHED or c.state == CLOSE_WAIT:
-        return True
+    if c.state == ESTABLISHED or c.state == CLOSE_WAIT:     # it takes room in the window; alone it probes a closed one
+        return seq_lt(end, c.snd_una + c.snd_wnd) or end == c.snd_una
     if c.state == FIN_WAIT_1 or c.state == CLOSING or c.state == LAST_ACK:
         return seq_lt(c.snd_nxt, c.snd_max) and c.snd_wnd != 0     # a timeout took snd_nxt back before it
     return False

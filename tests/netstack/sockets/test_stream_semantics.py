@@ -8,6 +8,7 @@ import random
 import socket
 
 import pytest
+
 from tests.netstack.sockets.conftest import Recorder, until
 
 BLOCK = random.Random(1).randbytes(8 << 20)

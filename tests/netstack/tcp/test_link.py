@@ -47,10 +47,10 @@ def test_lossy_link_carries_a_megabyte_with_any_options(strip, loss):
     world.settle()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2 ** 32), family=st.sampled_from([4, 6]), mtu=st.sampled_from([1280, 1500, 9000]),
        features=st.tuples(*[st.sampled_from([0, ALL_FEATURES])] * 2), delay=st.sampled_from([0, MS // 10, 20 * MS]),
-       jitter=st.sampled_from([0, MS, 30 * MS]), loss=st.sampled_from([0.0, 0.02, 0.2]),
+       jitter=st.sampled_from([0, MS, 30 * MS]), loss=st.sampled_from([0.0, 0.02, 0.1]),
        duplicate=st.sampled_from([0.0, 0.1]), lazy=st.sampled_from([0.0, 0.9]),
        strip=st.sets(st.sampled_from([SACK_PERMITTED, TIMESTAMP, WINDOW_SCALE, MSS])),
        buffers=st.sampled_from([2000, 20_000, 1 << 20]), sizes=st.tuples(*[st.integers(0, 60_000)] * 2))
@@ -123,4 +123,13 @@ def test_many_connections_share_a_lossy_link():
     for handle in want:
         a.release(handle)
     b.close_listener(listener)
+    world.settle()
+
+
+def test_loss_does_not_stretch_the_timeout_without_end():
+    """Lost ACKs of retransmissions echo timestamps from before the timeout: taken for samples they doubled every RTO."""
+    world = World(6, loss=0.3, send_buffer=2000, retransmissions=60)
+    assert transfer(world, OCTETS[:100_000], b"", 3600 * S) < 300
+    assert max(row["srtt_ns"] for host in world.hosts for row in host.stack.connections()) < S
+    world.loss = 0.0
     world.settle()

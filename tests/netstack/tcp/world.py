@@ -96,6 +96,8 @@ class World:
             for i, host in enumerate(self.hosts):
                 host.work()
                 self.carry(i)
+            if done():
+                return True
             times = [at for at in (host.stack.wake_at() for host in self.hosts) if at is not None]
             if self.queue:
                 times.append(self.queue[0][0])
