@@ -14,12 +14,19 @@ _CODES = {1: "B", 2: "H", 4: "I"}
 class MappedBar:
     """A region of a device file in this process's address space."""
 
-    def __init__(self, fd: int, size: int, offset: int = 0) -> None:
-        """Raises OSError when the file cannot be mapped there."""
-        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
+    def __init__(self, fd: int, size: int, offset: int = 0, *, into_page: int = 0) -> None:
+        """`into_page`: the region begins so many octets after the first that the file maps.
+
+        Raises OSError when the file cannot be mapped there.
+        """
+        end = into_page + size
+        self._map = mmap.mmap(fd, end, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
         self.size = size
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        self._octets, self._words, self._longs = (memoryview(self._map).cast(code) for code in _CODES.values())
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map)) + into_page
+        with memoryview(self._map) as whole:
+            # An odd octet at the end has no wider register.
+            self._octets, self._words, self._longs = (
+                whole[into_page:end - size % width].cast(code) for width, code in _CODES.items())
 
     def read32(self, offset: int) -> int:
         """The register at a multiple of four. Raises ValueError, IndexError beyond the end."""

@@ -225,7 +225,7 @@ class UioDevice:
         if flags & _IORESOURCE_IO:
             return FileBar(fd, last - start + 1)
         try:
-            return MappedBar(fd, last - start + 1)
+            return MappedBar(fd, last - start + 1, into_page=start % PAGE)
         except OSError as error:
             raise DeviceError(self.name, f"cannot map BAR {index}: {error.strerror}; the kernel may be locked down "
                                          "(secure boot), which leaves VFIO") from None

@@ -162,7 +162,7 @@ def group_set_container(group: int, container: int) -> None:
 
 def group_device(group: int, bdf: str) -> int:
     """Open a device: its file descriptor."""
-    fd = fcntl.ioctl(group, _GROUP_GET_DEVICE_FD, bdf.encode() + b"\0")
+    fd = fcntl.ioctl(group, _GROUP_GET_DEVICE_FD, bytearray(bdf.encode() + b"\0"))      # of bytes it would return bytes
     os.set_inheritable(fd, False)
     return fd
 
@@ -200,7 +200,7 @@ def irq_info(device: int, index: int) -> IrqInfo:
 def irq_eventfds(device: int, index: int, fds: list[int]) -> int:
     """Enable a kind with one eventfd per vector; 0, or how many vectors the kernel could give when it has too few."""
     head = _IrqSet(sizeof(_IrqSet) + 4 * len(fds), _SetFlag.EVENTFD | _SetFlag.TRIGGER, index, 0, len(fds))
-    return fcntl.ioctl(device, _DEVICE_SET_IRQS, bytes(head) + struct.pack(f"{len(fds)}i", *fds))
+    return fcntl.ioctl(device, _DEVICE_SET_IRQS, bytearray(head) + struct.pack(f"{len(fds)}i", *fds))
 
 
 def irq_disable(device: int, index: int) -> None:

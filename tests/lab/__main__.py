@@ -56,7 +56,7 @@ def _shell(guest: Guest) -> int:
     size = shutil.get_terminal_size()
     try:
         guest.run(f"stty rows {size.lines} cols {size.columns} </dev/hvc0; TERM={os.environ.get('TERM', 'linux')} "
-                  "exec setsid --ctty bash -i </dev/hvc0 >/dev/hvc0 2>&1", check=False, timeout=1e6)
+                  "exec setsid --ctty --wait bash -i </dev/hvc0 >/dev/hvc0 2>&1", check=False, timeout=1e6)
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
     return 0

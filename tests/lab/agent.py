@@ -14,7 +14,6 @@ A request has an `id`, at most one of the verbs below, and its answers carry the
 
 import base64
 import fcntl
-import glob
 import importlib
 import json
 import os
@@ -256,8 +255,8 @@ def _send_line(fd: int, message: dict) -> None:
 def _open_port() -> int:
     """The serial port of our name; waits up to ten seconds for the kernel to find it."""
     for _ in range(100):
-        for directory in glob.glob("/sys/class/virtio-ports/*"):
-            if Path(directory, "name").read_text().strip() == PORT_NAME:
-                return os.open(f"/dev/{os.path.basename(directory)}", os.O_RDWR | os.O_CLOEXEC)
+        for name in Path("/sys/class/virtio-ports").glob("*/name"):     # which a console has not
+            if name.read_text().strip() == PORT_NAME:
+                return os.open(f"/dev/{name.parent.name}", os.O_RDWR | os.O_CLOEXEC)
         time.sleep(0.1)
     raise FileNotFoundError(f"no virtio serial port is called {PORT_NAME}")

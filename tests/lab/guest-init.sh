@@ -6,7 +6,6 @@ export PATH HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 mkdir -p /dev/shm /dev/pts /run/lock "/lib/modules/$LAB_KERNEL"
 mount -t tmpfs shm /dev/shm
 mount -t devpts devpts /dev/pts
-mount -t tmpfs tmp /tmp
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount --bind "$LAB_MODULES" "/lib/modules/$LAB_KERNEL"
 ln -sf /proc/self/fd /dev/fd
