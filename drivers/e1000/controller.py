@@ -85,8 +85,8 @@ class Controller:
     def start_link(self, reset_phy: bool) -> None:
         """Step 6: the link. 8254x 14.3; 82574 4.6.3. It comes up by itself; see `link_up`."""
         regs = self.regs
-        # Speed and duplex from the PHY, nothing forced.
-        regs.CTRL.modify(SLU=1, ASDE=1, LRST=0, PHY_RST=0, ILOS=0, FRCSPD=0, FRCDPLX=0, RFCE=0, TFCE=0, VME=0)
+        # Speed and duplex from the PHY, nothing forced; DMA as the bus master bit says.
+        regs.CTRL.modify(MASTER_DISABLE=0, SLU=1, ASDE=1, LRST=0, PHY_RST=0, ILOS=0, FRCSPD=0, FRCDPLX=0, RFCE=0, TFCE=0, VME=0)
         # No flow control: a slow peer must not hold up all others.
         for register in (regs.FCAL, regs.FCAH, regs.FCT, regs.FCTTV):
             register.write(0)
