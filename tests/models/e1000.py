@@ -6,9 +6,9 @@ What leaves the card is in `wire`, super-segments split. `deliver` puts a frame 
 import struct
 import time
 
+from drivers.e1000 import registers as r
 from drivers.e1000.chips import CHIPS
 from drivers.e1000.registers import MAP_8254X, MAP_82574, STATISTICS, Classic, Express
-from drivers.e1000 import registers as r
 from drivers.registers import Access
 from tests.models.device import Misuse
 
@@ -27,8 +27,8 @@ class Model:
     def __init__(self, chip: int = 0x100E):
         self.chip = CHIPS[chip]
         self.map = MAP_82574 if self.chip.express else MAP_8254X
-        words = [int.from_bytes(MAC[i:i + 2], "little") for i in (0, 2, 4)] + [0x1234] * 60
-        self.nvm = words + [(0xBABA - sum(words)) & 0xFFFF]
+        words = [*(int.from_bytes(MAC[i:i + 2], "little") for i in (0, 2, 4)), *[0x1234] * 60]
+        self.nvm = [*words, (0xBABA - sum(words)) & 0xFFFF]
         self.wire: list[bytes] = []
         self.writes: list[tuple[str, int]] = []
         self.gone = self.zeros = self.hung = False
