@@ -27,7 +27,7 @@ class Chip:
 
     @property
     def inter_packet_gap(self) -> int:
-        """TIPG.IPGT for 96 bit times on copper. 8254x 13.4.34; 82574 10.2.6.2."""
+        """TIPG.IPGT for 96 bit times on copper. 8254x 13.4.34; 82574 10.2.6."""
         return 8 if self.express else 10
 
 

@@ -18,7 +18,7 @@ from drivers.registers import MS, RegisterFile
 
 EVERYTHING: Final = 0xFFFF_FFFF
 RESET_S: Final = 0.010
-"""After CTRL.RST nothing may be read for a while: the EEPROM is loaded. 8254x 13.4.1; 82574 4.6.2 and 10.2.2.1."""
+"""After CTRL.RST nothing may be read for a while: the EEPROM is loaded. 8254x 13.4.1; 82574 4.6.1."""
 RESET_NS: Final = 100 * MS
 MASTER_NS: Final = 100 * MS
 DRAIN_S: Final = 0.001
@@ -61,9 +61,9 @@ class Controller:
         Raises DeviceGone, DeviceTimeout.
         """
         regs = self.regs
-        # 1. No interrupts (82574 4.6.1).
+        # 1. No interrupts (82574 4.6).
         self.mask(EVERYTHING)
-        # 2. No DMA: the rings stop, and the bus falls silent (82574 4.6.2).
+        # 2. No DMA: the rings stop, and the bus falls silent (82574 4.6).
         self.stop()
         # 3. Reset.
         if regs.CTRL.read() == EVERYTHING:
@@ -74,7 +74,7 @@ class Controller:
         # 4. Loaded from the NVM; 8254x have no bit that says so, and RESET_S covers it.
         if self.chip.express:
             regs.EECD.wait(AUTO_READ=1, timeout_ns=LOADED_NS)
-        # The reset unmasks nothing, but 82574 4.6.1 asks for it again.
+        # The reset unmasks nothing, but 82574 4.6 asks for it again.
         self.mask(EVERYTHING)
         self.acknowledge()
 
@@ -83,7 +83,7 @@ class Controller:
         return read_mac(self.regs)
 
     def start_link(self, reset_phy: bool) -> None:
-        """Step 6: the link. 8254x 14.3; 82574 4.6.3. It comes up by itself; see `link_up`."""
+        """Step 6: the link. 8254x 14.3; 82574 4.6. It comes up by itself; see `link_up`."""
         regs = self.regs
         # Speed and duplex from the PHY, nothing forced; DMA as the bus master bit says.
         regs.CTRL.modify(MASTER_DISABLE=0, SLU=1, ASDE=1, LRST=0, PHY_RST=0, ILOS=0, FRCSPD=0, FRCDPLX=0, RFCE=0, TFCE=0, VME=0)
@@ -99,7 +99,7 @@ class Controller:
         self._counts = dict.fromkeys(STATISTICS, 0)
 
     def start_receive(self, mac: bytes, ring: RxRing) -> None:
-        """Step 8: receive. 8254x 14.4; 82574 4.6.5."""
+        """Step 8: receive. 8254x 14.4; 82574 4.6."""
         regs = self.regs
         self._write_address(mac)
         self._write_tables()
@@ -118,7 +118,7 @@ class Controller:
         ring.offer()
 
     def start_transmit(self, ring: TxRing) -> None:
-        """Step 9: transmit. 8254x 14.5; 82574 4.6.6."""
+        """Step 9: transmit. 8254x 14.5; 82574 4.6."""
         regs = self.regs
         regs.TDBAL.write(ring.iova & 0xFFFF_FFFF)
         regs.TDBAH.write(ring.iova >> 32)
@@ -158,7 +158,7 @@ class Controller:
         if causes == EVERYTHING:
             raise DeviceGone(self.device.name)
         if self.chip.express and causes:
-            self.regs.ICR.write(causes)     # with MSI-X a read clears nothing; 82574 10.2.4.1
+            self.regs.ICR.write(causes)     # with MSI-X a read clears nothing; 82574 10.2.4
         return causes
 
     def kick(self, causes: int) -> None:
@@ -208,7 +208,7 @@ class Controller:
         regs.sleep(DRAIN_S)
         if self.chip.express:
             regs.CTRL.modify(MASTER_DISABLE=1)
-            with suppress(DeviceTimeout):       # the reset that follows ends what hangs; 82574 10.2.2.1
+            with suppress(DeviceTimeout):       # the reset that follows ends what hangs; 82574 10.2.2
                 regs.STATUS.wait(MASTER_ENABLE=0, timeout_ns=MASTER_NS)
 
     # Inside.

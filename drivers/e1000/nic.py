@@ -62,7 +62,7 @@ class E1000:
         self._armed = False
         self._wants_room = False        # an interrupt shall come when frames have been sent
         self._moved: tuple[int, int, int] | None = None
-        self._counts = {"interrupts": 0, "resets": 0, "link_changes": 0, "receiver_overruns": 0}
+        self._counts = {"wakeups": 0, "resets": 0, "link_changes": 0, "receiver_overruns": 0, "tx_dropped_gone": 0}
         self.controller = Controller(device, self.chip, clock=clock, sleep=sleep)
         self._mmio = Mmio(device.bar(0))
         device.enable_bus_master(False)
@@ -80,8 +80,8 @@ class E1000:
     # drivers.nic.Nic
 
     def fileno(self) -> int:
-        """The eventfd of its interrupt."""
-        return self._interrupt.fd
+        """The eventfd of its interrupt; -1 once closed."""
+        return -1 if self._closed else self._interrupt.fd
 
     def receive(self, burst: RxBurst) -> int:
         """Empty the burst and fill it with frames that wait; how many, 0 when none waits, or `GONE`."""
@@ -110,10 +110,17 @@ class E1000:
 
     def transmit(self, burst: TxBurst) -> int:
         """Take all frames of the burst and empty it; how many the device refused, which are lost and counted."""
+        if self._gone:
+            self._counts["tx_dropped_gone"] += len(burst)
+            refused = len(burst)
+            burst.clear()
+            return refused
         return self._tx.transmit(burst)
 
     def room(self) -> int:
         """How many frames `transmit` can take now. When it is 0, the interrupt comes once there is room again."""
+        if self._gone:
+            return 0
         room = self._tx.room()
         if room == 0 and not self._wants_room:
             self._wants_room = True
@@ -140,7 +147,7 @@ class E1000:
         hw = {} if self._gone or self._closed else self.controller.statistics()
         missed = hw.get("missed_frames", 0)
         totals = {"rx_dropped": missed + sum(n for name, n in rx.items() if name.startswith("rx_dropped")),
-                  "tx_dropped": sum(n for name, n in tx.items() if name.startswith("tx_dropped"))}
+                  "tx_dropped": sum(n for name, n in (tx | self._counts).items() if name.startswith("tx_dropped"))}
         return rx | tx | totals | self._counts | {f"hw_{name}": count for name, count in hw.items()}
 
     def close(self) -> None:
@@ -239,7 +246,7 @@ class E1000:
         """Work has come: no interrupts until it is done."""
         self.controller.mask(EVERYTHING)
         self._armed = self._wants_room = False
-        self._counts["interrupts"] += 1
+        self._counts["wakeups"] += 1
 
     def _arm(self) -> None:
         """Sleep may follow. What happened before is known and forgotten, so that it does not wake us. Raises DeviceGone."""

@@ -7,7 +7,7 @@ from drivers.registers import MS, RegisterFile
 
 WORDS: Final = 0x40
 CHECKSUM: Final = 0xBABA
-"""What words 0 to 3Fh add up to. 8254x 5.6.35; 82574 6.1.1.14."""
+"""What words 0 to 3Fh add up to. 8254x 5.6; 82574 6.1."""
 WORD_NS: Final = 10 * MS
 LOADED_NS: Final = 100 * MS
 

@@ -10,7 +10,7 @@ from drivers.errors import DeviceError
 from drivers.registers import MS, Reg, RegisterFile, wait_until
 
 ADDRESS: Final = 1
-"""Of the internal PHY. 8254x 8.8; 82574 10.2.2.7."""
+"""Of the internal PHY. 8254x 8.8; 82574 10.2.2."""
 MDI_NS: Final = 10 * MS
 RESET_NS: Final = 600 * MS
 """IEEE 802.3 22.2.4.1.1 allows half a second."""
@@ -80,7 +80,7 @@ class Phy:
 
     @contextmanager
     def _owned(self) -> Iterator[None]:
-        """Claim MDIC from the firmware. 82574 10.2.2.12: it is ours once the bit reads back as 1."""
+        """Claim MDIC from the firmware. 82574 10.2.2: it is ours once the bit reads back as 1."""
         if not self._shared:
             yield
             return

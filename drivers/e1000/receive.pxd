@@ -3,7 +3,7 @@ from drivers.mmio cimport Mmio
 from mm.frame cimport RxBurst
 
 # Receive descriptor, legacy (8254x 3.2.3): address 8, length 2, checksum 2, status 1, errors 1, special 2.
-# Extended (82574 7.1.4), written back: RSS 8, status and errors 4, length 2, VLAN 2; to the device: address 8, zeros 8.
+# Extended (82574 7.1), written back: RSS 8, status and errors 4, length 2, VLAN 2; to the device: address 8, zeros 8.
 cdef enum:
     DESCRIPTOR = 16
     BUFFER = 2048

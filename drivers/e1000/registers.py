@@ -33,7 +33,7 @@ class MdiOperation(IntEnum):
 
 # General
 
-class CTRL(Reg, at=0x0000, spec="8254x 13.4.1; 82574 10.2.2.1"):
+class CTRL(Reg, at=0x0000, spec="8254x 13.4.1; 82574 10.2.2"):
     """Device control."""
 
     FD = Bits(0, doc="full duplex")
@@ -52,7 +52,7 @@ class CTRL(Reg, at=0x0000, spec="8254x 13.4.1; 82574 10.2.2.1"):
     PHY_RST = Bits(31, doc="hold the PHY in reset")
 
 
-class STATUS(Reg, at=0x0008, access=RO, spec="8254x 13.4.2; 82574 10.2.2.2"):
+class STATUS(Reg, at=0x0008, access=RO, spec="8254x 13.4.2; 82574 10.2.2"):
     """Device status."""
 
     FD = Bits(0, doc="full duplex")
@@ -66,14 +66,14 @@ class STATUS(Reg, at=0x0008, access=RO, spec="8254x 13.4.2; 82574 10.2.2.2"):
     MASTER_ENABLE = Bits(19, doc="82574: DMA may be under way")
 
 
-class EECD(Reg, at=0x0010, spec="8254x 13.4.3; 82574 10.2.2.3"):
+class EECD(Reg, at=0x0010, spec="8254x 13.4.3; 82574 10.2.2"):
     """EEPROM control."""
 
     PRESENT = Bits(8)
     AUTO_READ = Bits(9, access=RO, doc="82574: the NVM was read after reset")
 
 
-class CTRL_EXT(Reg, at=0x0018, spec="8254x 13.4.6; 82574 10.2.2.5"):
+class CTRL_EXT(Reg, at=0x0018, spec="8254x 13.4.6; 82574 10.2.2"):
     """Extended device control."""
 
     EE_RST = Bits(13, doc="load from the EEPROM again; clears itself")
@@ -83,7 +83,7 @@ class CTRL_EXT(Reg, at=0x0018, spec="8254x 13.4.6; 82574 10.2.2.5"):
     PBA_SUPPORT = Bits(31, doc="82574: unmasking clears the pending bit")
 
 
-class MDIC(Reg, at=0x0020, spec="8254x 13.4.7; 82574 10.2.2.7"):
+class MDIC(Reg, at=0x0020, spec="8254x 13.4.7; 82574 10.2.2"):
     """MDI control: the PHY's registers."""
 
     DATA = Bits(15, 0)
@@ -142,11 +142,11 @@ class Cause(Reg):
     ASSERTED = Bits(31, doc="82574: an interrupt was sent")
 
 
-class ICR(Cause, at=0x00C0, access=RCW1C, spec="8254x 13.4.17; 82574 10.2.4.1"):
+class ICR(Cause, at=0x00C0, access=RCW1C, spec="8254x 13.4.17; 82574 10.2.4"):
     """Interrupt cause. With MSI-X only writing ones clears."""
 
 
-class ITR(Reg, at=0x00C4, spec="8254x 13.4.18; 82574 10.2.4.2"):
+class ITR(Reg, at=0x00C4, spec="8254x 13.4.18; 82574 10.2.4"):
     """Interrupt throttling."""
 
     INTERVAL = Bits(15, 0, doc="least distance of two interrupts, in 256 ns; 0: none")
@@ -156,17 +156,17 @@ class ICS(Cause, at=0x00C8, access=WO, spec="8254x 13.4.19"):
     """Interrupt cause set: as if it had happened."""
 
 
-class IMS(Cause, at=0x00D0, access=W1S, spec="8254x 13.4.20; 82574 10.2.4.5"):
+class IMS(Cause, at=0x00D0, access=W1S, spec="8254x 13.4.20; 82574 10.2.4"):
     """Interrupt mask set, and read."""
 
 
-class IMC(Cause, at=0x00D8, access=WO, spec="8254x 13.4.21; 82574 10.2.4.6"):
+class IMC(Cause, at=0x00D8, access=WO, spec="8254x 13.4.21; 82574 10.2.4"):
     """Interrupt mask clear."""
 
 
 # Receive
 
-class RCTL(Reg, at=0x0100, spec="8254x 13.4.22; 82574 10.2.5.1"):
+class RCTL(Reg, at=0x0100, spec="8254x 13.4.22; 82574 10.2.5"):
     """Receive control."""
 
     EN = Bits(1)
@@ -209,7 +209,7 @@ class RDTR(Reg, at=0x2820, spec="8254x 13.4.30"):
     """Receive delay."""
 
 
-class RXDCTL(Reg, at=0x2828, spec="8254x 13.4.46; 82574 10.2.5.13"):
+class RXDCTL(Reg, at=0x2828, spec="8254x 13.4.46; 82574 10.2.5"):
     """Receive descriptor control."""
 
     PTHRESH = Bits(5, 0)
@@ -222,7 +222,7 @@ class RADV(Reg, at=0x282C, spec="8254x 13.4.31"):
     """Receive delay at most."""
 
 
-class RXCSUM(Reg, at=0x5000, spec="8254x 13.4.47; 82574 10.2.5.15"):
+class RXCSUM(Reg, at=0x5000, spec="8254x 13.4.47; 82574 10.2.5"):
     """Receive checksum control."""
 
     PCSS = Bits(7, 0)
@@ -254,7 +254,7 @@ class VFTA(Reg, at=0x5600, count=128, all_ones=True, spec="8254x 13.5.4"):
 
 # Transmit
 
-class TCTL(Reg, at=0x0400, spec="8254x 13.4.33; 82574 10.2.6.1"):
+class TCTL(Reg, at=0x0400, spec="8254x 13.4.33; 82574 10.2.6"):
     """Transmit control."""
 
     EN = Bits(1)
@@ -265,7 +265,7 @@ class TCTL(Reg, at=0x0400, spec="8254x 13.4.33; 82574 10.2.6.1"):
     MULR = Bits(28, doc="82574: several read requests at once")
 
 
-class TIPG(Reg, at=0x0410, spec="8254x 13.4.34; 82574 10.2.6.2"):
+class TIPG(Reg, at=0x0410, spec="8254x 13.4.34; 82574 10.2.6"):
     """Transmit inter-packet gap."""
 
     IPGT = Bits(9, 0)
@@ -297,7 +297,7 @@ class TIDV(Reg, at=0x3820, spec="8254x 13.4.41"):
     """Transmit interrupt delay."""
 
 
-class TXDCTL(Reg, at=0x3828, spec="8254x 13.4.43; 82574 10.2.6.9"):
+class TXDCTL(Reg, at=0x3828, spec="8254x 13.4.43; 82574 10.2.6"):
     """Transmit descriptor control."""
 
     PTHRESH = Bits(5, 0)
@@ -326,7 +326,7 @@ class Classic:
 class Express:
     """What only the 82574 has so."""
 
-    class EERD(Reg, at=0x0014, spec="82574 10.2.2.4"):
+    class EERD(Reg, at=0x0014, spec="82574 10.2.2"):
         """NVM read."""
 
         START = Bits(0)
@@ -334,12 +334,12 @@ class Express:
         ADDRESS = Bits(15, 2)
         DATA = Bits(31, 16)
 
-    class EIAC(Reg, at=0x00DC, spec="82574 10.2.4.7"):
+    class EIAC(Reg, at=0x00DC, spec="82574 10.2.4"):
         """Causes that an MSI-X message clears."""
 
         QUEUES = Bits(24, 20)
 
-    class IVAR(Reg, at=0x00E4, spec="82574 10.2.4.9"):
+    class IVAR(Reg, at=0x00E4, spec="82574 10.2.4"):
         """Which MSI-X vector each cause has."""
 
         RXQ0 = Bits(2, 0)
@@ -354,17 +354,17 @@ class Express:
         OTHER_VALID = Bits(19)
         EVERY_WRITEBACK = Bits(31)
 
-    class EITR(Reg, at=0x00E8, count=5, spec="82574 10.2.4.3"):
+    class EITR(Reg, at=0x00E8, count=5, spec="82574 10.2.4"):
         """Throttling of each MSI-X vector."""
 
         INTERVAL = Bits(15, 0)
 
-    class EXTCNF_CTRL(Reg, at=0x0F00, spec="82574 10.2.2.12"):
+    class EXTCNF_CTRL(Reg, at=0x0F00, spec="82574 10.2.2"):
         """Extended configuration; who may use MDIC."""
 
         MDIO_SW = Bits(5, doc="ours, once it reads back as 1")
 
-    class RFCTL(Reg, at=0x5008, spec="82574 10.2.5.16"):
+    class RFCTL(Reg, at=0x5008, spec="82574 10.2.5"):
         """Receive filter control."""
 
         EXSTEN = Bits(15, doc="extended receive descriptors")

@@ -11,7 +11,7 @@ cdef enum:
     SHORTEST = 14
     LONGEST = 1518              # with one VLAN tag, without FCS
 
-    # Second dword of a descriptor (8254x 3.3.6, 3.3.7; 82574 7.2.10).
+    # Second dword of a descriptor (8254x 3.3.6, 3.3.7; 82574 7.2).
     DTYP_DATA = 1 << 20
     EOP = 1 << 24               # data: last of its frame
     IFCS = 1 << 25              # data: append the FCS

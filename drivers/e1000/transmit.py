@@ -302,7 +302,7 @@ def _copy(to: cython.pointer[uint8_t], f: cython.pointer[cython.const[TxFrame]])
 @cython.nogil
 @cython.exceptval(check=False)
 def _prepare(frame: cython.pointer[uint8_t], f: cython.pointer[cython.const[TxFrame]]) -> cython.void:
-    """Make the headers what the device goes on from (8254x 3.5.5): lengths and the IPv4 checksum zero, and the pseudo
+    """Make the headers what the device goes on from (8254x 3.5): lengths and the IPv4 checksum zero, and the pseudo
     header's sum without the length, which is each segment's own."""
     ip: cython.pointer[uint8_t] = frame + f.l3_offset
     field: cython.pointer[uint8_t] = frame + f.checksum_start + f.checksum_offset

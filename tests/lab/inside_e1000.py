@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import signal
 import time
 from typing import Any
@@ -40,7 +41,6 @@ def serve(bdf: str, kinds: list[str], addresses: list[str], **options: Any) -> d
 
 
 async def _serve(nic: E1000, addresses: list[str]) -> dict[str, Any]:
-    import os
     loop = asyncio.get_running_loop()
     stack = Stack(hashlib.sha256(nic.mac).digest(), now=time.monotonic_ns())
     pump = Pump(loop, stack, lambda: network.dispatch())

@@ -96,7 +96,7 @@ def test_ping_curl_and_iperf3_by_each_interrupt_kind(serve, name, kind, record_p
     nic = end["nic"]
     assert end["pump"]["errors"] == end["pump"]["tx_refused"] == nic["tx_dropped"] == nic["resets"] == 0
     assert nic["tx_super_segments"] > 0 and nic["hw_super_segments_sent"] > 0
-    assert nic["interrupts"] < nic["rx_frames"]
+    assert 0 < nic["wakeups"] < nic["rx_frames"]
     if name == "e1000e":            # QEMU's 82540EM verifies nothing and says so
         assert nic["rx_checksums"] > 0.9 * nic["rx_frames"]
 

@@ -112,7 +112,7 @@ class Model:
             if self.value(r.RCTL) & r.RCTL.EN.mask or self.value(r.TCTL) & r.TCTL.EN.mask:
                 raise Misuse("reset with a ring running")
             if self.chip.express and not value & r.CTRL.MASTER_DISABLE.mask:
-                raise Misuse("reset without stopping DMA first (82574 10.2.2.1)")
+                raise Misuse("reset without stopping DMA first (82574 10.2.2)")
             self._power_on()
             self.reset_at = self.clock()
             self._line()

@@ -385,7 +385,8 @@ def test_closing_stops_dma_before_memory_goes(card):
     card.nic.close()
     assert not card.device.bus.master and card.device.closed == 1
     assert [v for n, v in card.model.writes if n in ("RCTL", "TCTL")][-2:] == [0, 8]
-    assert card.nic.receive(card.rx) == GONE
+    assert card.nic.receive(card.rx) == GONE and card.nic.room() == 0 and card.nic.fileno() == -1
+    assert card.send(frame(1), frame(2)) == 2 and card.nic.statistics()["tx_dropped"] == 2
 
 
 def test_filters(card):
