@@ -51,7 +51,7 @@ class Controller:
                                  sleep=sleep)
         self.phy = Phy(self.regs, shared=chip.express)
         self.filters = Filters()
-        self._counts = dict.fromkeys(STATISTICS, 0)
+        self.counts = dict.fromkeys(STATISTICS, 0)
 
     # Bring-up: 8254x 14, 82574 4.6.
 
@@ -96,7 +96,7 @@ class Controller:
     def clear_statistics(self) -> None:
         """Step 7: reading them begins anew. 8254x 14.8."""
         self._read_statistics()
-        self._counts = dict.fromkeys(STATISTICS, 0)
+        self.counts = dict.fromkeys(STATISTICS, 0)
 
     def start_receive(self, mac: bytes, ring: RxRing) -> None:
         """Step 8: receive. 8254x 14.4; 82574 4.6."""
@@ -196,7 +196,7 @@ class Controller:
     def statistics(self) -> dict[str, int]:
         """What the device has counted since bring-up. Some 40 register reads."""
         self._read_statistics()
-        return dict(self._counts)
+        return dict(self.counts)
 
     # The end.
 
@@ -238,7 +238,7 @@ class Controller:
         for name, register in STATISTICS.items():
             value = getattr(self.regs, register.__name__).read()
             if value != register.ones:          # all ones: the card is gone, or a counter that stands at its end
-                self._counts[name] += value
+                self.counts[name] += value
 
 
 def multicast_table(groups: Iterable[bytes]) -> list[int]:

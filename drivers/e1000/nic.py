@@ -62,6 +62,7 @@ class E1000:
         self._armed = False
         self._wants_room = False        # an interrupt shall come when frames have been sent
         self._moved: tuple[int, int, int] | None = None
+        self._carried: dict[str, int] = {}      # what rings had counted that `resize` replaced
         self._counts = {"wakeups": 0, "resets": 0, "link_changes": 0, "receiver_overruns": 0, "tx_dropped_gone": 0}
         self.controller = Controller(device, self.chip, clock=clock, sleep=sleep)
         self._mmio = Mmio(device.bar(0))
@@ -143,8 +144,8 @@ class E1000:
 
     def statistics(self) -> dict[str, int]:
         """Counters since it was opened; what the device counts itself begins with `hw_`. Some 40 register reads."""
-        rx, tx = self._rx.statistics(), self._tx.statistics()
-        hw = {} if self._gone or self._closed else self.controller.statistics()
+        rx, tx = self._sums(self._rx.statistics()), self._sums(self._tx.statistics())
+        hw = self.controller.counts if self._gone else self.controller.statistics()
         missed = hw.get("missed_frames", 0)
         totals = {"rx_dropped": missed + sum(n for name, n in rx.items() if name.startswith("rx_dropped")),
                   "tx_dropped": sum(n for name, n in (tx | self._counts).items() if name.startswith("tx_dropped"))}
@@ -178,6 +179,7 @@ class E1000:
         """
         self._counts["resets"] += 1
         try:
+            self.controller.statistics()        # a reset clears the device's counters
             self.controller.reset()
             self._rx.rewind()
             self._tx.rewind()
@@ -191,6 +193,8 @@ class E1000:
         old = list(self._memory)
         rings = self._make_rings(rx_ring, tx_ring)
         self.controller.stop()
+        for ring in (self._rx, self._tx):
+            self._carried = self._carried | self._sums(ring.statistics())
         self._rx, self._tx = rings
         self.reset()
         for memory in old:
@@ -233,6 +237,9 @@ class E1000:
         self.controller.start_interrupts(self._interrupt.kind, self._moderation_us)
         self._moved = None
         self._arm()
+
+    def _sums(self, counts: dict[str, int]) -> dict[str, int]:
+        return {name: count + self._carried.get(name, 0) for name, count in counts.items()}
 
     def _causes(self) -> int:
         """What shall interrupt now."""

@@ -36,13 +36,13 @@ class Model:
         self.phy_answers = True
         self.device = self.bus = None
         self.clock = time.monotonic
-        self.counts = dict.fromkeys(STATISTICS, 0)
         self._power_on()
 
     def attach(self, device) -> None:
         self.device = device
 
     def _power_on(self) -> None:
+        self.counts = dict.fromkeys(STATISTICS, 0)
         self.memory: dict[int, int] = {}
         self.icr = self.ims = 0
         self.reset_at = 0.0

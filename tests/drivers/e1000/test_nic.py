@@ -375,6 +375,8 @@ def test_rings_change_size_while_frames_flow(card):
     assert card.receive() == [frame(n) for n in range(BURST)]
     assert card.send(*[frame(n) for n in range(25)]) == 0
     assert len([b for b in card.device.bus.blocks if not b.freed]) == before
+    statistics = card.nic.statistics()
+    assert (statistics["rx_frames"], statistics["tx_frames"], statistics["hw_good_frames_received"]) == (65, 25, 101)
     with pytest.raises(ValueError, match="multiple of 8"):
         card.nic.resize(100, 256)
     assert card.nic.rings == (128, 256)
