@@ -19,7 +19,7 @@ def main() -> int:
     options = _options()
     names = options.only or measures.NAMES
     plan = measures.Plan(0.5, 3) if options.quick else measures.Plan(2.0, 5)
-    plan = measures.Plan(options.seconds or plan.seconds, options.rounds or plan.rounds)
+    plan = measures.Plan(options.seconds or plan.seconds, options.rounds or plan.rounds, not options.no_pytcp)
     report = Report()
     try:
         if set(names) - {"hot-paths"}:
@@ -51,15 +51,16 @@ def _options() -> argparse.Namespace:
         epilog=f"Measures: {', '.join(measures.NAMES)}. What they mean: docs/performance.md")
     parser.add_argument("--only", metavar="MEASURE", action="append", choices=measures.NAMES,
                         help="this measure alone; may be given several times")
-    parser.add_argument("--seconds", type=_positive, help="how long each look takes (default 2)")
+    parser.add_argument("--seconds", type=_seconds, help="how long each look takes (default 2)")
     parser.add_argument("--rounds", type=int, choices=range(1, 100), metavar="N", help="how many looks (default 5)")
     parser.add_argument("--quick", action="store_true", help="half a second, three rounds: a first impression")
     parser.add_argument("--free", action="store_true", help="let the kernel place server and client, not one CPU each")
+    parser.add_argument("--no-pytcp", action="store_true", help="leave out pmd-pytcp, and do not install it")
     parser.add_argument("--json", action="store_true", help="print JSON, with the figures of every round")
     return parser.parse_args()
 
 
-def _positive(text: str) -> float:
+def _seconds(text: str) -> float:
     if not 0 < (value := float(text)) <= 600:
         raise ValueError
     return value

@@ -522,6 +522,8 @@ def _solicitation(net: cython.pointer[Net], interface: uint32_t, from_mac: cytho
         if n != cython.NULL:
             _learn(net, n, m.mac, False)
         from_mac = m.mac
+    elif not is_station(from_mac):
+        return NDP_MALFORMED        # an answer to a group MAC would go to everybody
     ndp_advertise(net, interface, from_mac, source, cython.address(m.target))
     return ANSWERED
 

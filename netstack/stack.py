@@ -167,8 +167,8 @@ class Stack:
         """Forget an interface with its addresses, routes and neighbors; connections look for another way."""
         self.interface(index)
         self.take_back()
+        self.state.remove_interface(index)      # first: it refuses loopback
         route_module.forget_interface(self.state, index)
-        self.state.remove_interface(index)
         neighbors_forget_interface(self.state.net, index)
         tcp_forget_interface(cython.address(self.tcp.table), index)
 

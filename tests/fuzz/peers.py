@@ -94,7 +94,8 @@ class Peers:
         """A peer's MAC and address, and one of the stack's of the same family."""
         rng = self.rng
         peer = rng.choice((1, 10, 11, 12, 13, 14, 19))
-        choice = rng.random()
+        link = self.world.links.get(interface)
+        choice = rng.random() if link is None or link.mtu >= 1280 else 0    # IPv6 needs that much
         if choice < 0.5:
             source = PEERS4[interface, peer] if peer != 1 or rng.random() < 0.5 else FAR4
             return mac_of(interface, peer), source, OURS4[interface]
@@ -194,7 +195,10 @@ class Peers:
             frame = self._segment(flow, mac, flow.seq, ACK | PSH, data=data)
             flow.seq += len(data)
             return frame
-        if choice < 0.60:       # beyond a gap, or again
+        if choice < 0.52:       # small pieces with gaps between them, some of which meet
+            left = rng.randrange(1, 300)
+            return self._segment(flow, mac, flow.seq + left, ACK, data=bytes(rng.choice((1, 1, 2, 40))))
+        if choice < 0.62:       # beyond a gap, or again
             offset = rng.choice((1, 100, 536, 1400, 3000, 60000, -1, -100, -1400))
             return self._segment(flow, mac, flow.seq + offset, ACK, data=self._data())
         if choice < 0.70:

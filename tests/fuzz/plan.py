@@ -40,6 +40,7 @@ class Plan:
         self.peers = Peers(world, rng)
         self.pool: deque[bytes] = deque([bytes(60)], maxlen=POOL)
         self.mutated = 0
+        self.damage = rng.choice((0.3, 0.75, 0.75, 0.95))       # little: connections live long
         self._calls = self._call_makers()
 
     def beginning(self) -> Iterator[Operation]:
@@ -76,7 +77,7 @@ class Plan:
         bursts: dict[int, list] = {}
         for interface, frame in self.peers.frames(count):
             self.pool.append(frame)
-            if rng.random() < 0.7:
+            if rng.random() < self.damage:
                 frame = mutate(frame, rng, self.pool)
                 self.mutated += 1
             if rng.random() < 0.01:

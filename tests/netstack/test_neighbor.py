@@ -259,6 +259,12 @@ def test_unicast_solicitation_without_option_is_answered_to_the_frame_source(hos
     assert host.stack.neighbors() == []
 
 
+@pytest.mark.parametrize("mac", ["03:00:00:00:00:99", BROADCAST])
+def test_solicitation_from_no_station_is_not_answered(host, mac):
+    assert host.receive(solicit(to=V6, to_mac=MAC, mac=mac, options=b"")) == "ndp_malformed"    # the answer would go to a group
+    assert host.sent() == []
+
+
 def test_duplicate_address_probe_for_our_address_is_answered_to_all_nodes(host):
     assert host.receive(solicit(source="::")) == "answered"
     (reply,) = host.sent()

@@ -352,6 +352,21 @@ async def test_reset_after_eof_is_told_to_the_next_write(joined, net):
     assert isinstance(await client.lost, BrokenPipeError | ConnectionResetError)
 
 
+async def test_eof_and_reset_while_paused(joined, net):
+    client, server = await joined(lambda: Recorder(keep_open=True))
+    client.transport.pause_reading()
+    server.transport.write_eof()
+    await asyncio.sleep(0.02)
+    net.send_reset(server.transport)
+    await asyncio.sleep(0.02)
+    assert client.log == ["made"]
+    client.transport.resume_reading()
+    await until(lambda: "eof" in client.log)
+    assert client.log == ["made", "eof"]
+    client.transport.write(b"x")
+    assert isinstance(await client.lost, BrokenPipeError)
+
+
 async def test_raising_data_received_costs_only_its_connection(joined, net):
     def fail(me, data):
         raise ZeroDivisionError

@@ -73,3 +73,12 @@ def test_sack_has_no_more_blocks_than_the_smallest_mtu_carries(timeline, ts, blo
         for seq in range(3, 19, 3):
             t.inject("A", seq=seq, payload=b"x")
     assert {len(ack.sack) for ack in t.drain()[3:]} == {blocks}
+
+
+def test_loopback_keeps_its_routes_when_it_is_not_removed(timeline):
+    t = timeline()
+    t.stack.add_route("192.0.2.0/24", None, 0)
+    before = t.stack.routes()
+    with pytest.raises(ValueError, match="loopback interface stays"):
+        t.stack.remove_interface(0)
+    assert t.stack.routes() == before
