@@ -6,15 +6,17 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-PACKAGES = ["rustosd", "drivers", "netstack", "mm"]
-JOBS = int(os.environ.get("RUSTOSD_JOBS", os.cpu_count() or 1))
-# "address,undefined" builds for the fuzzer; see tests/fuzz.
+# "address,undefined": an instrumented build of what meets frames; tests/fuzz/sanitize.py makes it and runs it.
 SANITIZE = os.environ.get("RUSTOSD_SANITIZE", "")
+PACKAGES = ["netstack", "mm"] if SANITIZE else ["rustosd", "drivers", "netstack", "mm"]
+JOBS = int(os.environ.get("RUSTOSD_JOBS", os.cpu_count() or 1))
 SHARED = "mm._cyutility"
 CFLAGS = ["-O3", "-g1", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wno-unreachable-code"]
 LDFLAGS = []
 if SANITIZE:
-    CFLAGS = ["-O1", "-g", "-fno-strict-aliasing", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
+    # -fno-wrapv: CPython's own flags would otherwise hide signed overflow from UBSan
+    CFLAGS = ["-O1", "-g1", "-fno-strict-aliasing", "-fno-wrapv", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}",
+              "-fno-sanitize-recover=all"]
     LDFLAGS = [f"-fsanitize={SANITIZE}"]
 DIRECTIVES = {
     "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True,
@@ -33,7 +35,8 @@ def modules():
 
 # "no": the package without its compiled modules, for an editable install that build_ext --inplace completes.
 EXTENSIONS = os.environ.get("RUSTOSD_EXTENSIONS", "yes") != "no"
-extensions = [*modules(), Extension(SHARED, ["mm/_cyutility.c"], extra_compile_args=CFLAGS)] if EXTENSIONS else []
+shared = Extension(SHARED, ["mm/_cyutility.c"], extra_compile_args=CFLAGS, extra_link_args=LDFLAGS)
+extensions = [*modules(), shared] if EXTENSIONS else []
 setup(
     ext_modules=cythonize(extensions, build_dir=BUILD_DIR, nthreads=JOBS, compiler_directives=DIRECTIVES,
                           shared_utility_qualified_name=SHARED, emit_linenums=True),

@@ -1,7 +1,7 @@
 """Nanoseconds and instructions per packet of the stack's hot paths: verbs over prepared bursts, in process, no I/O.
 
-A path makes its frames first, then times only the verbs it is about. `python -m benchmarks.hot_paths PATH LOOPS` runs one
-path for an observer such as callgrind, which counts the instructions of the same verbs.
+A path makes its frames first, then has a `Meter` look at the verbs it is about. That stretch of code is timed, and in
+another run counted by callgrind: `python -m benchmarks.hot_paths PATH LOOPS`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import packets
+from benchmarks.compiled import compiled
 from benchmarks.lab import ROOT, BenchError
 from benchmarks.packets import ACK, PSH, SYN
 from benchmarks.ports import ECHO, SINK
-from benchmarks.report import Report, Row
+from benchmarks.report import Cost, Report
 from mm.frame import BURST, Feature, RxBurst, TxBurst
 from netstack.stack import Stack
 
 RX_CHECKSUM, TX_CHECKSUM, TSO4 = Feature.RX_CHECKSUM, Feature.TX_CHECKSUM, Feature.TSO4
 MSS = 1448              # of a path of MTU 1500, with timestamps
+HEADERS = 66            # Ethernet, IPv4, TCP with timestamps
 SEGMENTS = 44           # of a super-segment below 64 KiB
 LOOPS = 400
-CALLGRIND_LOOPS = (10, 40)
+CALLGRIND_LOOPS = 20
 WARM_UP = 20
 _SECOND = 1_000_000_000
 
@@ -83,28 +85,83 @@ class Connection:
         self.seq += len(payload)
         return frame
 
+    def acks(self, sent: list[bytes]) -> list[bytes]:
+        """Acknowledgments of these frames of the stack, one for every second segment."""
+        frames = []
+        for octets in map(len, sent):
+            for part in range(0, octets - HEADERS, 2 * MSS):
+                self.ack += min(2 * MSS, octets - HEADERS - part)
+                frames.append(self.segment())
+        return frames
+
+    def acknowledge(self, sent: list[bytes]) -> None:
+        """Acknowledge these frames of the stack, then all that it has yet to send."""
+        tcp = self.host.stack.tcp
+        while tcp.unsent(self.handle):
+            frames = self.acks(sent + self.host.sent())
+            sent = []
+            if not frames:
+                raise BenchError(f"the stack does not send its last {tcp.unsent(self.handle)} octets")
+            for some in range(0, len(frames), BURST):
+                self.host.take(burst(frames[some:some + BURST], RX_CHECKSUM))
+        tcp.ready()
+
 
 def burst(frames: list[bytes], flags: int, segment_size: int = 0) -> RxBurst:
     """Frames as a driver hands them over."""
     made = RxBurst()
     for frame in frames:
-        made.append(frame, segment_size, flags)
+        if not made.append(frame, segment_size, flags):
+            raise BenchError(f"{len(frames)} frames are no burst")
     return made
 
 
+class Meter:
+    """Looks at one burst after the other: `start()`, the verbs, `stop(packets)`."""
+
+    def __init__(self) -> None:
+        self.packets = 0
+        self.ns_per_packet: list[float] = []
+        self._began = 0
+
+    def start(self) -> None:
+        self._began = time.perf_counter_ns()
+
+    def stop(self, count: int) -> None:
+        self.ns_per_packet.append((time.perf_counter_ns() - self._began) / count)
+        self.packets += count
+
+
+class Counter(Meter):
+    """Has callgrind count, instead of looking at the clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._toggle = compiled("collect").toggle
+
+    def start(self) -> None:
+        self._toggle()
+
+    def stop(self, count: int) -> None:
+        self._toggle()
+        self.packets += count
+
+
+Run = Callable[[int, Meter], None]
+
+
 @dataclass(frozen=True)
-class Path_:
-    """One hot path: `run(loops)` yields (ns, packets) of each burst; `verbs` are the compiled functions that count."""
+class HotPath:
+    """`run(loops, meter)` has so many bursts metered."""
 
     name: str
     title: str
-    verbs: tuple[str, ...]
-    run: Callable[[int], Iterator[tuple[int, int]]]
+    run: Run
 
 
-def _receive(flags: int, per_burst: int, segments: int) -> Callable[[int], Iterator[tuple[int, int]]]:
+def _receive(flags: int, per_burst: int, segments: int) -> Run:
     """In-order data up to the application's buffer, and the ACKs for it."""
-    def run(loops: int) -> Iterator[tuple[int, int]]:
+    def run(loops: int, meter: Meter) -> None:
         host = Host(flags)
         host.stack.tcp.listen(None, SINK)
         connection = Connection(host, 40000)
@@ -119,75 +176,79 @@ def _receive(flags: int, per_burst: int, segments: int) -> Callable[[int], Itera
         for _ in range(loops):
             one = burst([connection.segment(payload) for _ in range(per_burst)], flags, MSS if segments > 1 else 0)
             host.now += _SECOND // 1000
-            began = time.perf_counter_ns()
+            meter.start()
             host.take(one)
             tcp.ready()
             count = tcp.read_into(handle, buffer)
             host.transmit()
-            yield time.perf_counter_ns() - began, per_burst
+            meter.stop(per_burst)
             if count != per_burst * len(payload):
                 raise BenchError(f"{count} octets arrived instead of {per_burst * len(payload)}")
     return run
 
 
-def _send(features: int, acks: bool) -> Callable[[int], Iterator[tuple[int, int]]]:
-    """Data out, 256 KiB at a time; or only what its acknowledgments cost, one for two segments."""
-    def run(loops: int) -> Iterator[tuple[int, int]]:
-        host = Host(features)
-        host.stack.tcp.listen(None, SINK)
-        connection = Connection(host, 40000)
-        tcp, handle = host.stack.tcp, connection.handle
-        block = bytes(64 * MSS if acks or not features & TSO4 else 4 * SEGMENTS * MSS)
-        for loop in range(WARM_UP + loops):     # the congestion window opens first
+def _send(features: int) -> Run:
+    """Data out: 4 super-segments or 64 segments at a time, from the application's buffer to finished headers."""
+    def run(loops: int, meter: Meter) -> None:
+        connection = _sender(features)
+        host, tcp, handle = connection.host, connection.host.stack.tcp, connection.handle
+        block = bytes((4 * SEGMENTS if features & TSO4 else BURST) * MSS)
+        for _ in range(loops):
             host.now += _SECOND // 1000
-            sizes = []
-            began = time.perf_counter_ns()
-            if tcp.write(handle, block) != len(block):
-                raise BenchError("the send buffer is full")
-            frames = host.transmit()
-            took = time.perf_counter_ns() - began
-            sizes = [len(frame) for frame in host.tx.frames_bytes()]
-            sizes += [len(frame) for frame in host.sent()]
-            answers = burst(_acks(connection, sizes), RX_CHECKSUM)
-            began = time.perf_counter_ns()
-            host.take(answers)
-            if acks:
-                took, frames = time.perf_counter_ns() - began, len(answers)
-            while tcp.unsent(handle):
-                host.take(burst(_acks(connection, [len(frame) for frame in host.sent()]), RX_CHECKSUM))
-            tcp.ready()
-            if loop >= WARM_UP:
-                yield took, frames
+            meter.start()
+            taken = tcp.write(handle, block)
+            count = host.transmit()
+            meter.stop(count)
+            sent = sum(map(len, host.tx.frames_bytes())) - count * HEADERS
+            if not taken == sent == len(block):
+                raise BenchError(f"of {len(block)} octets {taken} were taken and {sent} sent")
+            connection.acknowledge(host.tx.frames_bytes())
     return run
 
 
-def _acks(connection: Connection, sizes: list[int]) -> list[bytes]:
-    """Acknowledgments of frames of such sizes, one for each two segments."""
-    frames = []
-    for octets in sizes:
-        for part in range(0, octets - 66, 2 * MSS):
-            connection.ack += min(2 * MSS, octets - 66 - part)
-            frames.append(connection.segment())
-    return frames[-BURST:] if len(frames) > BURST else frames
+def _acknowledged(loops: int, meter: Meter) -> None:
+    """What ACKs cost that come in for every second segment."""
+    connection = _sender(TX_CHECKSUM | TSO4)
+    host, tcp, handle = connection.host, connection.host.stack.tcp, connection.handle
+    for _ in range(loops):
+        host.now += _SECOND // 1000
+        tcp.write(handle, bytes(2 * (BURST - 4) * MSS))     # each super-segment may end with an odd one
+        answers = burst(connection.acks(host.sent()), RX_CHECKSUM)
+        meter.start()
+        host.take(answers)
+        meter.stop(len(answers))
+        connection.acknowledge([])
 
 
-def _answered(frames: list[bytes]) -> Callable[[int], Iterator[tuple[int, int]]]:
+def _sender(features: int) -> Connection:
+    """A connection whose congestion window is open."""
+    host = Host(features)
+    host.stack.tcp.listen(None, SINK)
+    connection = Connection(host, 40000)
+    for _ in range(WARM_UP):
+        host.now += _SECOND // 1000
+        host.stack.tcp.write(connection.handle, bytes(8 * BURST * MSS))
+        connection.acknowledge([])
+    return connection
+
+
+def _answered(frames: list[bytes]) -> Run:
     """Requests that the stack answers by itself."""
-    def run(loops: int) -> Iterator[tuple[int, int]]:
+    def run(loops: int, meter: Meter) -> None:
         host = Host(0)
         one = burst(frames, 0)
         for _ in range(loops):
             host.now += _SECOND // 1000
-            began = time.perf_counter_ns()
+            meter.start()
             host.take(one)
             count = host.transmit()
-            yield time.perf_counter_ns() - began, count
+            meter.stop(count)
             if count != len(frames):
                 raise BenchError(f"{count} answers to {len(frames)} requests: {host.stack.verdicts()}")
     return run
 
 
-def _udp(loops: int) -> Iterator[tuple[int, int]]:
+def _udp(loops: int, meter: Meter) -> None:
     """Datagrams up to the application and back, each as a Python object."""
     host = Host(0)
     udp = host.stack.udp
@@ -195,93 +256,81 @@ def _udp(loops: int) -> Iterator[tuple[int, int]]:
     one = burst([packets.udp(5000 + i, ECHO, bytes(64)) for i in range(BURST)], 0)
     for _ in range(loops):
         host.now += _SECOND // 1000
-        began = time.perf_counter_ns()
+        meter.start()
         host.take(one)
         for ready in udp.ready():
             for data, sender, port in udp.receive(ready, BURST):
                 udp.send(endpoint, data, sender, port)
         count = host.transmit()
-        yield time.perf_counter_ns() - began, count
+        meter.stop(count)
 
 
-def _routes(count: int) -> Callable[[int], Iterator[tuple[int, int]]]:
-    """Longest-prefix match among so many routes."""
-    def run(loops: int) -> Iterator[tuple[int, int]]:
-        from benchmarks.compiled import route_loop
-        loop = route_loop()
+def _routes(count: int) -> Run:
+    """Longest-prefix match among so many routes, for destinations spread over them."""
+    def run(loops: int, meter: Meter) -> None:
         host = Host(0)
-        for i in range(count - 1):
-            host.stack.add_route(f"{11 + i // 65536}.{i // 256 % 256}.{i % 256}.0/24", "10.77.0.1", host.index)
-        targets = [f"{11 + i // 65536}.{i // 256 % 256}.{i % 256}.7" for i in range(0, count - 1, max(1, count // 512))]
-        addresses = loop.Destinations([*targets, "10.77.0.9"])
+        prefixes = [f"{11 + i // 65536}.{i // 256 % 256}.{i % 256}" for i in range(count - 1)]
+        for prefix in prefixes:
+            host.stack.add_route(f"{prefix}.0/24", "10.77.0.1", host.index)
+        chosen = prefixes[::max(1, count // 512)] * max(1, 512 // count)
+        destinations = compiled("route_loop").Destinations([f"{prefix}.7" for prefix in chosen])
         for _ in range(loops):
-            began = time.perf_counter_ns()
-            looked_up = addresses.look_up(host.stack.state)
-            yield time.perf_counter_ns() - began, looked_up
+            meter.start()
+            looked_up = destinations.look_up(host.stack.state)
+            meter.stop(looked_up)
     return run
 
 
-_RX, _TX = "stack_5Stack_*receive", "stack_5Stack_*transmit"
-_READ, _READY, _WRITE = "api_3Tcp_*read_into", "api_3Tcp_*ready", "api_3Tcp_*write"
-_PINGS = [packets.echo_request(i, bytes(56)) for i in range(BURST)]
 PATHS = (
-    Path_("tcp-receive", "TCP segment in, read, acknowledged", (_RX, _READ, _READY, _TX), _receive(RX_CHECKSUM, BURST, 1)),
-    Path_("tcp-receive-sum", "the same, checksum verified", (_RX, _READ, _READY, _TX), _receive(0, BURST, 1)),
-    Path_("tcp-receive-super", f"TCP super-segment in ({SEGMENTS} x {MSS})", (_RX, _READ, _READY, _TX),
-          _receive(RX_CHECKSUM, 8, SEGMENTS)),
-    Path_("tcp-send", "TCP segment out", (_WRITE, _TX), _send(TX_CHECKSUM, False)),
-    Path_("tcp-send-sum", "the same, checksum computed", (_WRITE, _TX), _send(0, False)),
-    Path_("tcp-send-super", f"TCP super-segment out ({SEGMENTS} x {MSS})", (_WRITE, _TX),
-          _send(TX_CHECKSUM | TSO4, False)),
-    Path_("tcp-ack", "TCP ACK in", (_RX,), _send(TX_CHECKSUM | TSO4, True)),
-    Path_("udp", "UDP datagram in, to Python, and out", (_RX, _TX, "udp_3Udp_*ready", "udp_3Udp_*receive",
-                                                        "udp_3Udp_*send"), _udp),
-    Path_("icmp", "ICMP echo answered", (_RX, _TX), _answered(_PINGS)),
-    Path_("arp", "ARP request answered", (_RX, _TX), _answered([packets.arp_request()] * BURST)),
-    Path_("route-2", "route lookup, 2 routes", ("route_loop_12Destinations_*look_up",), _routes(2)),
-    Path_("route-10000", "route lookup, 10,000 routes", ("route_loop_12Destinations_*look_up",), _routes(10_000)),
+    HotPath("tcp-receive", f"TCP segment of {MSS} in, read, acknowledged", _receive(RX_CHECKSUM, BURST, 1)),
+    HotPath("tcp-receive-sum", "the same, checksum verified", _receive(0, BURST, 1)),
+    HotPath("tcp-receive-super", f"TCP super-segment in ({SEGMENTS} x {MSS})", _receive(RX_CHECKSUM, 8, SEGMENTS)),
+    HotPath("tcp-send", f"TCP segment of {MSS} out", _send(TX_CHECKSUM)),
+    HotPath("tcp-send-sum", "the same, checksum computed", _send(0)),
+    HotPath("tcp-send-super", f"TCP super-segment out ({SEGMENTS} x {MSS})", _send(TX_CHECKSUM | TSO4)),
+    HotPath("tcp-ack", "TCP ACK in", _acknowledged),
+    HotPath("udp", "UDP datagram of 64 in, to Python, and out", _udp),
+    HotPath("icmp", "ICMP echo of 56 answered", _answered([packets.echo_request(i, bytes(56)) for i in range(BURST)])),
+    HotPath("arp", "ARP request answered", _answered([packets.arp_request()] * BURST)),
+    HotPath("route-2", "route lookup among 2", _routes(2)),
+    HotPath("route-10000", "route lookup among 10,000", _routes(10_000)),
 )
 
 
 def measure(report: Report, rounds: int, say: Callable[[str], None]) -> None:
-    """Add two rows for each path: ns and instructions per packet."""
+    """Add what each path costs per packet."""
     counted = shutil.which("valgrind") is not None
-    if not counted:
+    if counted:
+        compiled("collect")     # here, not under callgrind
+    else:
         report.notes.append("instructions are not counted: valgrind is not installed")
     for path in PATHS:
         say(f"hot path: {path.title}")
         figures = [_ns(path) for _ in range(rounds)]
-        report.rows.append(Row(path.title, "ns", statistics.median(figures), rounds={"ns": figures}))
-        if counted:
-            report.rows.append(Row(path.title, "instructions", _instructions(path)))
+        report.costs.append(Cost(path.title, statistics.median(figures), _instructions(path) if counted else None,
+                                 figures))
 
 
-def _ns(path: Path_) -> float:
+def _ns(path: HotPath) -> float:
     """The median burst's nanoseconds per packet."""
-    return statistics.median(ns / count for ns, count in path.run(LOOPS))
+    path.run(LOOPS, meter := Meter())
+    return statistics.median(meter.ns_per_packet)
 
 
-def _instructions(path: Path_) -> float:
-    """Per packet, as callgrind counts them inside the path's verbs: a long run less a short one, so that none starts."""
-    (less, fewer), (more, many) = (_callgrind(path, loops) for loops in CALLGRIND_LOOPS)
-    return (more - less) / (many - fewer)
-
-
-def _callgrind(path: Path_, loops: int) -> tuple[int, int]:
-    """(instructions, packets) of a run."""
+def _instructions(path: HotPath) -> float:
+    """Per packet, as callgrind counts them."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "out"
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--collect-atstart=no",
-             *(f"--toggle-collect=__pyx_pw_*{verb}" for verb in path.verbs),
-             sys.executable, "-m", "benchmarks.hot_paths", path.name, str(loops)],
+             sys.executable, "-m", "benchmarks.hot_paths", path.name, str(CALLGRIND_LOOPS)],
             cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
         if done.returncode:
             raise BenchError(f"callgrind: {done.stderr.strip().splitlines()[-1]}")
         total = re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.MULTILINE)
-    return int(total[1]), int(done.stdout)
+    return int(total[1]) / int(done.stdout)
 
 
 if __name__ == "__main__":
-    chosen = next(path for path in PATHS if path.name == sys.argv[1])
-    print(sum(count for _, count in chosen.run(int(sys.argv[2]))))
+    next(path for path in PATHS if path.name == sys.argv[1]).run(int(sys.argv[2]), counter := Counter())
+    print(counter.packets)

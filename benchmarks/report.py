@@ -26,11 +26,22 @@ class Row:
     rounds: dict[str, list[float]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one packet costs on one of the stack's hot paths."""
+
+    path: str
+    ns: float
+    instructions: float | None
+    rounds: list[float]
+
+
 @dataclass
 class Report:
     """All rows of a run, in order, and what could not be measured."""
 
     rows: list[Row] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def json(self) -> str:
@@ -38,21 +49,24 @@ class Report:
         machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version(),
                    "load": os.getloadavg()[0]}
         return json.dumps({"schema": 1, "machine": machine, "rows": [asdict(row) for row in self.rows],
-                           "notes": self.notes}, indent=2)
+                           "hot_paths": [asdict(cost) for cost in self.costs], "notes": self.notes}, indent=2)
 
     def show(self) -> None:
-        """Print the table, coloured on a terminal."""
-        cells = [_cells(row) for row in self.rows]
-        if sys.stdout.isatty():
-            _show_rich(cells, self.rows)
-        else:
-            _show_plain(cells)
+        """Print the tables, coloured on a terminal."""
+        show = _show_rich if sys.stdout.isatty() else _show_plain
+        if self.rows:
+            show(_HEADINGS, [_cells(row) for row in self.rows])
+        if self.rows and self.costs:
+            print()
+        if self.costs:
+            show(_COST_HEADINGS, [(cost.path, _number(cost.ns), _number(cost.instructions)) for cost in self.costs])
         for note in self.notes:
             print(f"note: {note}")
 
 
 _HEADINGS = ("measure", "ours", "peer's", "peer", "ratio", "goal", "met")
-_RIGHT = {1, 2, 4}
+_COST_HEADINGS = ("hot path", "ns per packet", "instructions")
+_NUMBERS = {"ours", "peer's", "ratio", "ns per packet", "instructions"}
 
 
 def paired(ours: Sequence[float], peer: Sequence[float]) -> float:
@@ -70,21 +84,22 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
-def _show_plain(cells: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(line[i]) for line in (_HEADINGS, *cells)) for i in range(len(_HEADINGS))]
-    for line in (_HEADINGS, tuple("-" * width for width in widths), *cells):
-        padded = (text.rjust(width) if i in _RIGHT else text.ljust(width)
-                  for i, (text, width) in enumerate(zip(line, widths, strict=True)))
+def _show_plain(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(line[i]) for line in (headings, *lines)) for i in range(len(headings))]
+    for line in (headings, ["-" * width for width in widths], *lines):
+        padded = (text.rjust(width) if heading in _NUMBERS else text.ljust(width)
+                  for heading, text, width in zip(headings, line, widths, strict=True))
         print("  ".join(padded).rstrip())
 
 
-def _show_rich(cells: Sequence[tuple[str, ...]], rows: Sequence[Row]) -> None:
+def _show_rich(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    for i, heading in enumerate(_HEADINGS):
-        table.add_column(heading, justify="right" if i in _RIGHT else "left", no_wrap=True)
-    for line, row in zip(cells, rows, strict=True):
-        table.add_row(*line[:-1], {None: "-", True: "[green]yes[/]", False: "[bold red]NO[/]"}[row.met])
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in _NUMBERS else "left", no_wrap=True)
+    colours = {"yes": "[green]yes[/]", "NO": "[bold red]NO[/]"}
+    for line in lines:
+        table.add_row(*(colours.get(text, text) for text in line))
     Console().print(table)

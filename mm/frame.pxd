@@ -35,7 +35,8 @@ cdef struct TxFrame:
 cdef class RxBurst:
     cdef RxFrame frames[BURST]
     cdef readonly int count
-    cdef list _keep         # bytes objects behind frames made by `append`
+    cdef uint8_t *copies[BURST]     # heap memory behind frames made by `append`
+    cdef int copied
     cpdef bint append(self, bytes frame, int segment_size=*, int flags=*)
     cpdef void clear(self)
 

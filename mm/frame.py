@@ -3,6 +3,7 @@
 import cython
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import uint8_t
+from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memcpy
 
 
@@ -13,19 +14,28 @@ class RxBurst:
 
     def __cinit__(self):
         self.count = 0
-        self._keep = []
+        self.copied = 0
+
+    def __dealloc__(self):
+        self.clear()
 
     @cython.ccall
     def append(self, frame: bytes, segment_size: cython.int = 0, flags: cython.int = 0) -> cython.bint:
-        """Add a frame held by a bytes object; False when the burst is full.
+        """Add a copy of a frame, which lives until `clear`; False when the burst is full.
 
-        For tests, fuzzing and replay: drivers fill the C array themselves.
+        For tests, fuzzing and replay: drivers fill the C array themselves. The copy is a heap block of exactly the
+        frame's length, so that AddressSanitizer sees who reads one octet too many, or reads on after `clear`.
         """
-        if self.count == BURST:
+        if self.count == BURST or self.copied == BURST:
             return False
+        copy: cython.pointer[uint8_t] = cython.cast(cython.pointer[uint8_t], malloc(max(len(frame), 1)))
+        if copy == cython.NULL:
+            raise MemoryError("no memory for a frame")
+        memcpy(copy, PyBytes_AS_STRING(frame), len(frame))
+        self.copies[self.copied] = copy
+        self.copied += 1
         f: cython.pointer[RxFrame] = cython.address(self.frames[self.count])
-        self._keep.append(frame)
-        f.data = cython.cast(cython.pointer[uint8_t], PyBytes_AS_STRING(frame))
+        f.data = copy
         f.length = len(frame)
         f.segment_size = segment_size
         f.flags = flags
@@ -34,10 +44,11 @@ class RxBurst:
 
     @cython.ccall
     def clear(self) -> cython.void:
-        """Empty the burst and let go of the bytes objects behind it."""
+        """Empty the burst and free the copies behind it."""
         self.count = 0
-        if self._keep:
-            self._keep.clear()
+        while self.copied:
+            self.copied -= 1
+            free(self.copies[self.copied])
 
     def __len__(self):
         return self.count
@@ -118,6 +129,12 @@ class TxBurst:
     def segment_sizes(self) -> list:
         """The segment size of each frame; 0 for an ordinary one."""
         return [self.frames[i].segment_size for i in range(self.count)]
+
+    def orders(self) -> list:
+        """What the device is asked to do with each frame and told of it: (segment_size, checksum_start,
+        checksum_offset, l3_offset, family)."""
+        return [(self.frames[i].segment_size, self.frames[i].checksum_start, self.frames[i].checksum_offset,
+                 self.frames[i].l3_offset, self.frames[i].family) for i in range(self.count)]
 
 
 @cython.cfunc

@@ -17,7 +17,7 @@ _TABLE = {
     TCP_SEGMENTS_RECEIVED: "TCP segments received; a super-segment counts as the segments it was made of",
     TCP_SEGMENTS_SENT: "TCP segments sent; a super-segment counts as the segments it becomes",
     TCP_OCTETS_RECEIVED: "octets of TCP payload received in order",
-    TCP_OCTETS_SENT: "octets of TCP payload sent, retransmissions included",
+    TCP_OCTETS_SENT: "octets of TCP payload sent, each counted once",
     TCP_ACTIVE_OPENS: "connections opened from here",
     TCP_PASSIVE_OPENS: "connections accepted",
     TCP_CONNECT_FAILURES: "connections that never became established",

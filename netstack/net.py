@@ -272,7 +272,8 @@ def interface_address(interface: cython.pointer[Interface],
 @cython.exceptval(check=False)
 def is_subnet_broadcast(interface: cython.pointer[cython.const[Interface]],
                         a: cython.pointer[cython.const[Addr]]) -> cython.bint:
-    if not is_v4(a):
+    # 30 bits of prefix at most leave two of the host, both set: most addresses are told apart here
+    if a.octets[15] & 3 != 3 or not is_v4(a):
         return False
     slot: cython.int
     host: uint32_t

@@ -426,7 +426,8 @@ def _hand_out(f: cython.pointer[TxFrame], p: cython.pointer[Packet]) -> cython.v
 @cython.exceptval(check=False)
 def _copy(to: cython.pointer[uint8_t], f: cython.pointer[cython.const[TxFrame]]) -> cython.void:
     memcpy(to, f.head, f.head_length)
-    memcpy(to + f.head_length, f.part[0], f.part_length[0])
+    if f.part_length[0]:        # an unused part may be NULL
+        memcpy(to + f.head_length, f.part[0], f.part_length[0])
     if f.part_length[1]:
         memcpy(to + f.head_length + f.part_length[0], f.part[1], f.part_length[1])
 
@@ -439,6 +440,8 @@ def _judge_addresses(state: NetState, i: cython.pointer[Interface], view: cython
     real: cython.bint = i.index != LOOPBACK
     if real and (is_loopback(cython.address(view.source)) or is_local(state.net, cython.address(view.source))):
         return IPV4_SOURCE if view.family == 4 else IPV6_SOURCE
+    if is_subnet_broadcast(i, cython.address(view.source)):     # RFC 1122 3.2.1.3: an answer would go to everybody
+        return IPV4_SOURCE
     if view.multicast:
         if view.family == 4:
             return 0 if _hears_v4(cython.address(view.destination)) else IPV4_NOT_FOR_US

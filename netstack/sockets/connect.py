@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno as errors
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from netstack.sockets.addresses import AddressInfo, combined, fate, text
@@ -59,7 +60,8 @@ class Attempt:
     abort = close
 
 
-def pairs(infos: Sequence[AddressInfo], sources: Sequence[AddressInfo] | None):
+def pairs(infos: Sequence[AddressInfo], sources: Sequence[AddressInfo] | None
+          ) -> Iterator[tuple[str, int, tuple[str | None, int]]]:
     """Each remote address with a local one of its family: (host, port, (source host, source port))."""
     for family, _, _, _, address in infos:
         if sources is None:
@@ -91,9 +93,7 @@ async def first_established(stack: AsyncStack, infos: Sequence[AddressInfo], sou
                     failed.append(exc)
                     continue
                 pending[attempt.established] = attempt
-            timeout = delay if candidates else None
-            done, _ = await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            for future in done:
+            for future in await finished(pending, delay if candidates else None):
                 attempt = pending[future]
                 error = future.exception()
                 if error is None:
@@ -104,6 +104,16 @@ async def first_established(stack: AsyncStack, infos: Sequence[AddressInfo], sou
     finally:
         for attempt in pending.values():
             attempt.abandon(stack)
+
+
+async def finished(pending: dict[asyncio.Future[None], Attempt], timeout: float | None) -> Iterable[asyncio.Future[None]]:
+    """Those that are done, after at most `timeout` seconds."""
+    if timeout is None and len(pending) == 1:       # nearly always; asyncio.wait costs as much as the handshake
+        (future,) = pending
+        with contextlib.suppress(OSError):
+            await future
+        return (future,)
+    return (await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED))[0]
 
 
 async def establish(stack: AsyncStack, infos: Sequence[AddressInfo], sources: Sequence[AddressInfo] | None = None,

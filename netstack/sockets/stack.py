@@ -51,11 +51,12 @@ class AsyncStack:
         Bounded: READ_MOST octets or DATAGRAMS_MOST datagrams each; who has more waiting gets it in later rounds.
         """
         connections = self.connections
-        for handle, bits, errno in self.tcp.ready():
-            if (connection := connections.get(handle)) is not None:
-                connection._event(bits, errno)
-            elif bits & EVENT_ACCEPTED:
-                self._accept(handle, bits, errno)
+        while news := self.tcp.ready():     # reading the last octet makes the news of EOF: a second look, never a third
+            for handle, bits, errno in news:
+                if (connection := connections.get(handle)) is not None:
+                    connection._event(bits, errno)
+                elif bits & EVENT_ACCEPTED:
+                    self._accept(handle, bits, errno)
         for endpoint in self.udp.ready():
             if (transport := self.endpoints.get(endpoint)) is not None:
                 transport._deliver()
@@ -212,8 +213,9 @@ class AsyncStack:
             attempt.abandon(self)
             raise
         transport = self._adopt(attempt.handle, protocol)
+        transport._note(attempt.bits, attempt.errno)
         transport._begin()
-        self.loop.call_soon(transport._event, attempt.bits, attempt.errno)  # data comes after we have returned
+        self.again(transport)       # data comes after we have returned
         if waiter is None:
             return transport, app_protocol
         try:

@@ -87,10 +87,13 @@ class StreamTransport(_FlowControlMixin):
         except BaseException as exc:
             self._fatal_error(exc, "Fatal error: protocol.connection_made() call failed.")
 
+    def _note(self, bits: int, errno: int) -> None:
+        self._news |= bits & END
+        self._errno = self._errno or errno
+
     def _event(self, bits: int, errno: int) -> None:
         if bits & END:
-            self._news |= bits & END
-            self._errno = self._errno or errno
+            self._note(bits, errno)
         if bits & EVENT_WRITABLE and self._chunks is not None and not self._news & EVENT_CLOSED:
             self._flush()
         if not (self._paused or self._closing or self._heard_eof):

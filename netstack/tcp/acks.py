@@ -46,13 +46,20 @@ def _measure(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], rtt: int64_t) 
 @cython.exceptval(check=False)
 def _measure_by_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
                     s: cython.pointer[cython.const[Segment]]) -> cython.void:
-    """From the timed segment, or, while things are sent twice, from the timestamp echo (RFC 7323 4.1)."""
+    """From the timed segment, or, while things are sent twice, from the timestamp echo (RFC 7323 4.1).
+
+    An echo from before the last timeout is no sample: were only the ACK lost, it would hold the timeout itself, and every
+    loss would stretch the next one.
+    """
+    rtt: int64_t
     if c.timed_at:
         if seq_le(c.timed_seq, s.ack):
             _measure(t, c, t.net.now - c.timed_at)
             c.timed_at = 0
     elif c.flags & F_TIMESTAMPS and s.ts_echo:
-        _measure(t, c, cython.cast(int64_t, timestamp_now(t, c) - s.ts_echo) * MS)
+        rtt = cython.cast(int64_t, timestamp_now(t, c) - s.ts_echo) * MS
+        if c.timeout_at == 0 or rtt <= t.net.now - c.timeout_at + MS:
+            _measure(t, c, rtt)
 
 
 @cython.cfunc

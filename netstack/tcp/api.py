@@ -10,11 +10,10 @@ from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringA
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memset
 from cython.cimports.netstack.counters import TCP_ABORTS, TCP_ACTIVE_OPENS
-from cython.cimports.netstack.ip import path_resolve
 from cython.cimports.netstack.net import count, is_local, random_below
 from cython.cimports.netstack.tcp.congestion import pipe
 from cython.cimports.netstack.tcp.input import tcb_open
-from cython.cimports.netstack.tcp.output import send_reset
+from cython.cimports.netstack.tcp.output import path_to_peer, send_reset
 from cython.cimports.netstack.tcp.ring import ring_drop, ring_get, ring_put, ring_release, ring_reserve
 from cython.cimports.netstack.tcp.state import (
     ACTIVE_OPEN, CLOSED, CLOSING, FIN_WAIT_2, SYN_RECEIVED, SYN_SENT, TIME_WAIT)
@@ -23,6 +22,7 @@ from cython.cimports.netstack.tcp.tcb import (
     F_RELEASED, F_REPORTED, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, F_WANT_WRITE, NEWS_EOF,
     PORT_BUCKETS, TcpLimits, listener_find, receive_room, set_state, table_create, table_destroy, tcb_arm,
     tcb_close, tcb_dirty, tcb_enter, tcb_fin_wait_2, tcb_find, tcb_free, tcb_new, tcb_news, tcb_reap)
+from cython.cimports.netstack.verdict import TCP_MULTICAST
 from cython.cimports.netstack.wire.address import Addr, address_from, address_text, is_unspecified, is_v4, same_address
 from cython.cimports.netstack.wire.tcp import seq_lt
 
@@ -241,7 +241,10 @@ class Tcp:
         if is_unspecified(cython.address(c.path.destination)):      # as Linux: the loopback address
             address_from("127.0.0.1" if is_v4(cython.address(c.path.destination)) else "::1",
                          cython.address(c.path.destination))
-        if path_resolve(self.state.net, cython.address(c.path), bound):
+        verdict: cython.int = path_to_peer(self.state.net, cython.address(c.path), bound)
+        if verdict == TCP_MULTICAST:
+            raise OSError(errno.ENETUNREACH, f"{host} is a broadcast or multicast address: TCP needs one host")
+        if verdict:
             raise OSError(errno.ENETUNREACH, f"no route to {host}: add one, or an address of its family")
 
     @cython.cfunc

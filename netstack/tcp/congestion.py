@@ -141,6 +141,7 @@ def congestion_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> c
     c.sacked_count = 0
     c.duplicates = 0
     c.timed_at = 0
+    c.timeout_at = t.net.now
     c.flags &= ~cython.cast(uint32_t, F_RECOVERY | F_RETRANSMIT)
     c.flags |= F_RTO_RECOVERY
 

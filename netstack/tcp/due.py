@@ -63,10 +63,11 @@ def _due(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
         tcb_dirty(t, c)
     if c.tail_at and c.tail_at <= now:
         c.tail_at = 0
-        c.flags |= F_TAIL_PROBE | F_TAIL_PROBED
-        c.rto_at = now + rto_now(t, c)      # RFC 8985 7.3: the probe has its whole timeout
-        count(t.net, TCP_TAIL_PROBES, 1)
-        tcb_dirty(t, c)
+        if c.sacked_count == 0:             # else the peer has spoken meanwhile
+            c.flags |= F_TAIL_PROBE | F_TAIL_PROBED
+            c.rto_at = now + rto_now(t, c)  # RFC 8985 7.3: the probe has its whole timeout
+            count(t.net, TCP_TAIL_PROBES, 1)
+            tcb_dirty(t, c)
     if c.rto_at and c.rto_at <= now:
         _retransmission_timeout(t, c)
     elif c.persist_at and c.persist_at <= now:

@@ -9,11 +9,11 @@ from cython.cimports.netstack.counters import (
     TCP_RESETS_RECEIVED, TCP_SEGMENTS_RECEIVED)
 from cython.cimports.netstack.icmp import (
     UNREACHABLE_ADMIN, UNREACHABLE_HOST, UNREACHABLE_PORT, UNREACHABLE_PROTOCOL, UNREACHABLE_TOO_BIG)
-from cython.cimports.netstack.ip import PROTOCOL_TCP, path_resolve
+from cython.cimports.netstack.ip import PROTOCOL_TCP
 from cython.cimports.netstack.net import count, siphash
 from cython.cimports.netstack.tcp.acks import process_ack, process_ack_of_syn
 from cython.cimports.netstack.tcp.congestion import congestion_open
-from cython.cimports.netstack.tcp.output import fit_mss, reply_reset, send_reset
+from cython.cimports.netstack.tcp.output import fit_mss, path_to_peer, reply_reset, send_reset
 from cython.cimports.netstack.tcp.receive import answer, challenge, owe_ack, receive_data, receive_fin
 from cython.cimports.netstack.tcp.state import (
     CLOSED, CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, RCV_ACK_OF_FIN, RCV_ACK_OF_SYN, RCV_SYN,
@@ -23,7 +23,7 @@ from cython.cimports.netstack.tcp.tcb import (
     F_SCALE, F_SYN_DUE, F_TIMESTAMPS, NEWS_ACCEPTED, NEWS_CONNECTED, listener_find, set_state, tcb_arm, tcb_close,
     tcb_dirty, tcb_enter, tcb_fin_wait_2, tcb_find, tcb_free, tcb_new, tcb_news, tcb_reap, tcb_time_wait)
 from cython.cimports.netstack.verdict import (
-    DELIVERED, NO_ROUTE, TCP_ACK_UNACCEPTABLE, TCP_AFTER_CLOSE, TCP_BACKLOG_FULL, TCP_CHECKSUM, TCP_DUPLICATE,
+    DELIVERED, TCP_ACK_UNACCEPTABLE, TCP_AFTER_CLOSE, TCP_BACKLOG_FULL, TCP_CHECKSUM, TCP_DUPLICATE,
     TCP_FLAGS, TCP_MULTICAST, TCP_NO_CONNECTION, TCP_OUT_OF_WINDOW, TCP_PAWS, TCP_PORT_CLOSED, TCP_RESET_CHALLENGED,
     TCP_SYN_CHALLENGED, TCP_TABLE_FULL)
 from cython.cimports.netstack.wire.checksum import fold, sum_octets, sum_pseudo
@@ -137,9 +137,10 @@ def _passive_open(t: cython.pointer[TcpTable], listener: cython.pointer[Listener
         return TCP_TABLE_FULL
     c.path.destination = view.source
     c.path.interface = view.interface
-    if path_resolve(t.net, cython.address(c.path), cython.address(view.destination)):
+    verdict: cython.int = path_to_peer(t.net, cython.address(c.path), cython.address(view.destination))
+    if verdict:
         tcb_free(t, c)
-        return NO_ROUTE
+        return verdict
     c.local_port = s.destination_port
     c.remote_port = s.source_port
     c.listener = cython.cast(int32_t, listener - t.listeners)
@@ -300,6 +301,10 @@ def _in_connection(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cy
         return TCP_SYN_CHALLENGED
     verdict = _check_sequence(t, c, s)
     if verdict:
+        if verdict == TCP_DUPLICATE and _acks_news(c, s):
+            s.length = 0
+            s.flags &= ~cython.cast(cython.int, FIN)
+            _effects(t, c, view, s)
         return verdict
     if s.flags & RST:
         return _reset(t, c, s)
@@ -316,6 +321,19 @@ def _in_connection(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cy
         challenge(t, c)                 # RFC 5961 5.2
         return TCP_ACK_UNACCEPTABLE
     return _effects(t, c, view, s)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _acks_news(c: cython.pointer[cython.const[Tcb]], s: cython.pointer[cython.const[Segment]]) -> cython.bint:
+    """Does a duplicate of what came lately acknowledge more than we knew?
+
+    RFC 9293 drops it whole. But two ends that both lost the other's ACKs only repeat themselves, and each ignored all the
+    other says: BSD goes on to the ACK here, and so do we.
+    """
+    return (s.flags & ACK and c.state >= ESTABLISHED and c.rcv_nxt - s.seq <= c.rcv_limit
+            and seq_lt(c.snd_una, s.ack) and seq_le(s.ack, c.snd_max))
 
 
 @cython.cfunc

@@ -1,8 +1,10 @@
 # What a connection sends next, and the segment it becomes.
 from libc.stdint cimport int64_t, uint32_t
 from mm.frame cimport TxFrame
-from netstack.ip cimport IpView
+from netstack.ip cimport IpView, Path
+from netstack.net cimport Net
 from netstack.tcp.tcb cimport Tcb, TcpTable
+from netstack.wire.address cimport Addr
 from netstack.wire.tcp cimport Segment
 
 # Fill up to `capacity` frames with what connections on this interface have to send. Returns how many.
@@ -10,6 +12,7 @@ cdef uint32_t tcp_transmit(TcpTable *t, uint32_t interface, TxFrame *frames, uin
 # A segment that belongs to no connection is answered with RST (RFC 9293 3.10.7.1).
 cdef void reply_reset(TcpTable *t, const IpView *view, const Segment *s) noexcept nogil
 cdef void send_reset(TcpTable *t, Tcb *c) noexcept nogil            # RST for a connection we give up
+cdef int path_to_peer(Net *net, Path *path, const Addr *source) noexcept nogil  # path_resolve to one host: TCP_MULTICAST for a group
 cdef bint path_refresh(TcpTable *t, Tcb *c) noexcept nogil          # False: there is no way to the peer now
 cdef uint32_t timestamp_now(const TcpTable *t, const Tcb *c) noexcept nogil
 cdef int64_t rto_now(const TcpTable *t, const Tcb *c) noexcept nogil    # with backoff, ns

@@ -11,7 +11,7 @@ from cython.cimports.netstack.counters import (
 from cython.cimports.netstack.ip import (
     HOP_LIMIT, PACKET_START, PROTOCOL_TCP, Path, ip_send, path_resolve, write_headers)
 from cython.cimports.netstack.neighbor import Neighbor, neighbor_at, neighbor_hold, neighbor_use
-from cython.cimports.netstack.net import LOOPBACK, Packet, count, count_unsent, packet_new
+from cython.cimports.netstack.net import LOOPBACK, Net, Packet, count, count_unsent, packet_new
 from cython.cimports.netstack.tcp.congestion import congestion_restart, first_hole, pipe
 from cython.cimports.netstack.tcp.ring import ring_parts
 from cython.cimports.netstack.tcp.state import (
@@ -20,7 +20,7 @@ from cython.cimports.netstack.tcp.tcb import (
     F_ACK_NOW, F_CWND_LIMITED, F_DIRTY, F_FIN_QUEUED, F_FIN_SENT, F_KEEPALIVE_DUE, F_NODELAY, F_PROBE, F_RECOVERY,
     F_RETRANSMIT, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TAIL_PROBE, F_TAIL_PROBED, F_TIMESTAMPS,
     receive_room, set_state, tcb_arm, tcb_dirty, tcb_reap)
-from cython.cimports.netstack.verdict import NO_MEMORY
+from cython.cimports.netstack.verdict import NO_MEMORY, TCP_MULTICAST
 from cython.cimports.netstack.wire.address import Addr, is_v4
 from cython.cimports.netstack.wire.checksum import fold, sum_octets, sum_odd, sum_pseudo
 from cython.cimports.netstack.wire.tcp import (
@@ -56,13 +56,26 @@ def rto_now(t: cython.pointer[cython.const[TcpTable]], c: cython.pointer[cython.
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def path_to_peer(net: cython.pointer[Net], path: cython.pointer[Path],
+                 source: cython.pointer[cython.const[Addr]]) -> cython.int:
+    """The way from `source` to path.destination. TCP never speaks to a group (RFC 9293 MUST-57, RFC 1122 4.2.3.10)."""
+    verdict: cython.int = path_resolve(net, path, source)
+    if verdict == 0 and path.neighbor < 0 and path.interface != LOOPBACK:
+        path.generation = 0
+        return TCP_MULTICAST
+    return verdict
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def path_refresh(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.bint:
     """Look the way up again after routes, addresses or links changed."""
     source: Addr
     if cython.likely(c.path.generation == t.net.generation):
         return True
     source = c.path.source
-    if path_resolve(t.net, cython.address(c.path), cython.address(source)):
+    if path_to_peer(t.net, cython.address(c.path), cython.address(source)):
         c.path.source = source                  # the connection's identity, route or not
         c.path.generation = 0
         c.soft_error = ENETUNREACH
@@ -147,7 +160,9 @@ def _options(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], out: cython.po
     if c.flags & F_TIMESTAMPS:
         used = write_timestamp(out, timestamp_now(t, c), c.ts_recent)
     if n == 0 and c.gap_count and c.flags & F_SACK:
-        used += write_sack(out + used, blocks, _sack_blocks(c, blocks, 3 if used else 4))
+        headers = 44 if is_v4(cython.address(c.path.destination)) else 64
+        used += write_sack(out + used, blocks, _sack_blocks(
+            c, blocks, min(cython.cast(uint32_t, 3 if used else 4), (c.path.mtu - headers - used) >> 3)))
     return used
 
 
@@ -242,7 +257,8 @@ def _hold(t: cython.pointer[TcpTable], f: cython.pointer[TxFrame], neighbor: cyt
         count_unsent(t.net, NO_MEMORY)
         return
     memcpy(p.octets, f.head, f.head_length)
-    memcpy(p.octets + f.head_length, f.part[0], f.part_length[0])
+    if f.part_length[0]:        # an unused part may be NULL
+        memcpy(p.octets + f.head_length, f.part[0], f.part_length[0])
     if f.part_length[1]:
         memcpy(p.octets + f.head_length + f.part_length[0], f.part[1], f.part_length[1])
     p.length = f.length
@@ -255,6 +271,17 @@ def _hold(t: cython.pointer[TcpTable], f: cython.pointer[TxFrame], neighbor: cyt
 
 
 # -- what to send ---------------------------------------------------------------------------------
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _count_octets(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, n: uint32_t) -> cython.void:
+    """Count what of [seq, seq + n) was never sent before."""
+    if seq_lt(c.snd_max, seq + n):
+        n = seq + n - seq_max(seq, c.snd_max)
+        count(t.net, TCP_OCTETS_SENT, n)
+        c.octets_sent += n
+
 
 @cython.cfunc
 @cython.nogil
@@ -273,9 +300,8 @@ def _sent(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], seq: uint32_t, pa
     elif c.timed_at == 0:
         c.timed_at = t.net.now
         c.timed_seq = end
-    if payload and seq_lt(c.snd_max, seq + payload):
-        count(t.net, TCP_OCTETS_SENT, seq + payload - seq_max(seq, c.snd_max))
-        c.octets_sent += seq + payload - seq_max(seq, c.snd_max)
+    if payload:
+        _count_octets(t, c, seq, payload)
     if seq_lt(c.snd_nxt, end):
         c.snd_nxt = end
     if seq_lt(c.snd_max, end):
@@ -458,7 +484,7 @@ def _new_data(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> uint32_t:
     if can and can == available and (
             c.flags & (F_NODELAY | F_FIN_QUEUED) or c.snd_nxt == c.snd_una or c.snd_nxt != c.snd_max):
         return can
-    if can and window <= congestion and (can >= c.snd_wnd_max >> 1 or (offset == 0 and c.snd_nxt != c.snd_max)):
+    if can and window <= congestion and (can >= c.snd_wnd_max >> 1 or (offset == 0 and c.flags & F_RTO_RECOVERY)):
         return can              # the window is small, or shrank below what was sent already
     if c.rto_at == 0 and c.persist_at == 0:     # nothing in flight will bring an ACK: keep asking
         c.persist_at = t.net.now + rto_now(t, c)
@@ -473,8 +499,8 @@ def _fin_due(c: cython.pointer[Tcb], end: uint32_t) -> cython.bint:
     """Does the FIN follow directly on a segment that ends at `end`?"""
     if not c.flags & F_FIN_QUEUED or end != c.snd_una + c.send.used:
         return False
-    if c.state == ESTABLISHED or c.state == CLOSE_WAIT:
-        return True
+    if c.state == ESTABLISHED or c.state == CLOSE_WAIT:     # it takes room in the window; alone it probes a closed one
+        return seq_lt(end, c.snd_una + c.snd_wnd) or end == c.snd_una
     if c.state == FIN_WAIT_1 or c.state == CLOSING or c.state == LAST_ACK:
         return seq_lt(c.snd_nxt, c.snd_max) and c.snd_wnd != 0     # a timeout took snd_nxt back before it
     return False
@@ -533,6 +559,7 @@ def _send_probe(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.p
     if c.rto_at:
         return 0
     count(t.net, TCP_ZERO_WINDOW_PROBES, 1)
+    _count_octets(t, c, c.snd_una, n)
     c.snd_nxt = c.snd_una
     c.snd_max = seq_max(c.snd_max, c.snd_una + n)
     c.timed_at = 0
@@ -557,8 +584,10 @@ def _next_segment(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython
             return _send_ack(t, c, f)
         return 0
     if c.acks_owed > 1:         # duplicate ACKs go out one by one: the peer counts them (RFC 5681 4.2)
-        return _send_ack(t, c, f)
-    done = _send_data(t, c, f)
+        done = _send_ack(t, c, f)
+        if done:
+            return done
+    done = _send_data(t, c, f)  # without a way to the peer this starts the timer that tries again
     if done == 0 and (c.flags & (F_ACK_NOW | F_KEEPALIVE_DUE) or c.acks_owed):
         done = _send_ack(t, c, f)
     return done
@@ -632,7 +661,7 @@ def reply_reset(t: cython.pointer[TcpTable], view: cython.pointer[cython.const[I
         return
     path.destination = view.source
     path.interface = view.interface
-    if path_resolve(t.net, cython.address(path), cython.address(view.destination)):
+    if path_to_peer(t.net, cython.address(path), cython.address(view.destination)):
         return
     if s.flags & ACK:
         _reset_packet(t, cython.address(path), s.destination_port, s.source_port, s.ack, 0, RST)

@@ -14,7 +14,7 @@ from cython.cimports.netstack.tcp.tcb import (
     tcb_news, tcb_time_wait)
 from cython.cimports.netstack.verdict import (
     DELIVERED, TCP_DUPLICATE, TCP_MEMORY, TCP_OUT_OF_ORDER_FULL, TCP_OUT_OF_WINDOW)
-from cython.cimports.netstack.wire.tcp import FIN, Range, seq_le, seq_lt
+from cython.cimports.netstack.wire.tcp import FIN, Range, seq_le, seq_lt, seq_max
 
 DELAYED_ACK_NS = cython.declare(int64_t, 40_000_000)    # RFC 1122 4.2.3.2 allows 500 ms; 40 ms as Linux
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
@@ -77,9 +77,8 @@ def _advance(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], n: uint32_t) -
     before: uint32_t = c.rcv_nxt
     c.rcv_nxt += n
     if cython.unlikely(c.gap_count != 0):
-        if seq_le(c.gaps[0].start, c.rcv_nxt):
-            if seq_lt(c.rcv_nxt, c.gaps[0].end):
-                c.rcv_nxt = c.gaps[0].end
+        while c.gap_count and seq_le(c.gaps[0].start, c.rcv_nxt):   # the segment may reach over one range into the next
+            c.rcv_nxt = seq_max(c.rcv_nxt, c.gaps[0].end)
             ranges_cut(c.gaps, cython.address(c.gap_count), c.rcv_nxt)
         c.flags |= F_ACK_NOW        # RFC 5681 4.2: when a gap is filled, all or in part
         c.acks_owed = 0             # duplicates of this ACK would tell of a loss where there is none

@@ -106,6 +106,7 @@ cdef struct Tcb:
     int64_t rto
     int64_t timed_at            # when timed_seq was sent; 0: no measurement under way
     uint32_t timed_seq
+    int64_t timeout_at          # when the retransmission timer fired last
     # timestamps (RFC 7323)
     uint32_t ts_recent
     uint32_t ts_offset

@@ -380,7 +380,7 @@ def tcb_fin_wait_2(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cytho
 @cython.nogil
 @cython.exceptval(check=False)
 def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython.int) -> cython.void:
-    """Enter CLOSED. Unread octets stay readable after a clean end, not after a reset. The caller reaps the block."""
+    """Enter CLOSED. Unread octets stay readable until release, after a reset too (as Linux). The caller reaps the block."""
     if c.state == CLOSED:
         return
     if c.flags & F_ACCEPTING:
@@ -398,7 +398,7 @@ def tcb_close(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], error: cython
     tcb_arm(t, c)
     c.error = error
     ring_release(cython.address(c.send), cython.address(t.budget))
-    if error or c.receive.used == 0 or c.flags & F_RELEASED:
+    if c.receive.used == 0 or c.flags & F_RELEASED:
         ring_release(cython.address(c.receive), cython.address(t.budget))
     free(c.gaps)
     free(c.sacked)

@@ -2,15 +2,20 @@
 
 import asyncio
 import gc
+import os
 import socket
 import struct
 import subprocess
+import time
 
 import pytest
 import uvloop
-from fake_core import FakeStack
 
 from netstack.sockets import AsyncStack
+from netstack.stack import Stack
+from rustosd.pump import Pump
+from tests.netstack.sockets.fake_core import FakeStack
+from tests.netstack.sockets.virtual import VirtualLoop
 
 
 class Recorder(asyncio.Protocol):
@@ -76,7 +81,7 @@ class Kernel:
         self.create_datagram_endpoint = loop.create_datagram_endpoint
         self.start_tls = loop.start_tls
 
-    def reset(self, transport):
+    def send_reset(self, transport):
         """Make the peer see a reset."""
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
@@ -95,7 +100,7 @@ class Fake(AsyncStack):
         super().__init__(core, loop, core.kick)
         core.face = self
 
-    def reset(self, transport):
+    def send_reset(self, transport):
         transport.abort()
 
     async def stop(self):
@@ -107,16 +112,53 @@ class Fake(AsyncStack):
         assert not self.endpoints
 
 
-NETWORKS = {"kernel": Kernel, "fake": Fake}
+class Loopback(AsyncStack):
+    """The real stack with the daemon's pump, on its own loopback interface."""
+
+    name = "stack"
+
+    def __init__(self, loop):
+        stack = Stack(os.urandom(16), now=time.monotonic_ns())
+        self.pump = Pump(loop, stack, self.dispatch)
+        super().__init__(stack, loop, self.pump.kick)
+
+    def send_reset(self, transport):
+        transport.abort()
+
+    async def stop(self):
+        self.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.pump.close()
+        assert not self.connections, "handles were never released"
+        assert all(row["released"] for row in self.tcp.connections())
+        assert not self.tcp.listeners()
+        assert not self.udp.rows()
+
+
+NETWORKS = {"kernel": Kernel, "fake": Fake, "stack": Loopback}
+LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "uvloop_differs(how): uvloop's own sockets are no measure here")
+    config.addinivalue_line("markers", "virtual_time: runs on a loop whose clock jumps")
 
 
 def pytest_asyncio_loop_factories(config, item):
-    return {"uvloop": uvloop.new_event_loop}
+    return {"virtual": VirtualLoop} if item.get_closest_marker("virtual_time") else LOOPS
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where uvloop's own sockets differ from asyncio's (the marker says how), asyncio's alone are the measure."""
+    unfit = [item for item in items if item.get_closest_marker("uvloop_differs")
+             and "kernel" in item.callspec.params.values() and "uvloop" in item.callspec.id.split("-")]
+    items[:] = [item for item in items if item not in unfit]
+    config.hook.pytest_deselected(items=unfit)
 
 
 async def running(network):
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, uvloop.Loop)
     problems = []
     loop.set_exception_handler(lambda _, context: problems.append(context))
     network.problems = problems

@@ -74,6 +74,8 @@ class FakeTcp:
     def connect(self, now, host, port, source_host=None, source_port=0):
         if host == UNREACHABLE:
             raise OSError(errno.ENETUNREACH, "no route")
+        if source_host == "203.0.113.9":
+            raise OSError(errno.EADDRNOTAVAIL, "not ours")
         source = source_host or ("::1" if ":" in host else "127.0.0.1")
         end = self._end((source, source_port or self._port()), (host, port))
         if host != SILENT:
@@ -266,6 +268,8 @@ class FakeUdp:
         if host == UNREACHABLE:
             raise OSError(errno.ENETUNREACH, "no route")
         self.peers[endpoint] = (host, port)
+        if self.bound[endpoint][0] in ("0.0.0.0", "::"):
+            self.bound[endpoint] = ("::1" if ":" in host else "127.0.0.1", self.bound[endpoint][1])
 
     def send(self, endpoint, data, host=None, port=0):
         host, port = (host, port) if host else self.peers[endpoint]

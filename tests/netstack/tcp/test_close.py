@@ -423,3 +423,40 @@ def test_handles_are_not_reused_for_others(timeline):
     assert t.handle != old
     with pytest.raises(ValueError):
         t.tcp.read(old)
+
+
+def test_fin_does_not_overfill_the_window(timeline):
+    t = timeline().accept(mss=1000, win=2000)
+    t.write(2000)
+    t.drain()
+    t.shutdown()
+    t.quiet()
+    t.inject("A", ack=1001, win=1000)
+    t.quiet()
+    t.inject("A", ack=1001, win=1001)
+    t.expect("FA", seq=2001)
+
+
+def test_both_lost_each_others_acks_and_repeat_themselves(timeline):
+    """The peer's repetition is old, but its ACK is news: were it ignored, both would repeat themselves for ever."""
+    t = timeline().accept()
+    t.write(b"ours")
+    t.expect("PA", seq=1)
+    t.shutdown()
+    t.expect("FA", seq=5)
+    t.inject("FA", ack=1, payload=b"theirs")
+    t.expect("A", seq=6, ack=24)                # this gets lost, and so does the peer's like
+    assert t.state() == "CLOSING"
+    t.inject("FA", seq=17, ack=6, payload=b"theirs")
+    t.expect("A", seq=6, ack=24)
+    assert t.state() == "TIME_WAIT"
+    assert t.verdicts() == {"delivered": 1, "tcp_duplicate": 1}
+
+
+def test_old_duplicate_from_far_back_acknowledges_nothing(timeline):
+    t = timeline().accept()
+    t.write(b"ours")
+    t.expect("PA", seq=1)
+    t.inject("A", seq=17 - 70_000, ack=5, payload=b"x")
+    t.expect("A", seq=5, ack=17)
+    assert t.info("unsent") == 4

@@ -211,9 +211,10 @@ def test_listen_accept_queue_full_holds_the_handshake_back_until_there_is_room(t
     t = timeline()
     t.listen(backlog=1)
     t.inject("S", seq=0, peer_port=1001)
-    t.inject("S", seq=0, peer_port=1002) if t.drain() else None
-    first, second = 0, t.expect("SA").seq
-    t.inject("A", seq=1, ack=first + 1, peer_port=1001)
+    t.expect("SA", seq=0)
+    t.inject("S", seq=0, peer_port=1002)
+    second = t.expect("SA").seq
+    t.inject("A", seq=1, ack=1, peer_port=1001)
     t.inject("A", seq=1, ack=second + 1, peer_port=1002)
     t.quiet()
     assert t.stack.listeners()[0]["waiting"] == 1 and t.stack.listeners()[0]["half_open"] == 1

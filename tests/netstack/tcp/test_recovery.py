@@ -314,7 +314,8 @@ def test_timeout_forgets_sacks_for_the_peer_may_have_reneged(timeline):
 
 def test_timeout_skips_what_is_sacked_anew(timeline):
     t = sacked(timeline, 10, 2)
-    t.at(RTO)
+    t.drain(0.1)                                    # the tail loss probe
+    t.wait()
     t.expect("A", seq=segment(1), length=1000)
     t.inject("A", ack=segment(2), sack=[seg(3, 5), seg(7, 10)])
     t.expect("A", seq=segment(2), length=1000)
@@ -382,3 +383,62 @@ def test_retransmission_is_not_sent_after_the_recovery_has_ended(timeline):
         t.inject("A", ack=segment(11))
     t.quiet(60)
     assert "tcp_retransmits" not in t.counters()
+
+
+# -- tail loss probes (RFC 8985 7) -----------------------------------------------------------------
+
+def test_tail_unanswered_sends_its_last_segment_again(timeline):
+    t = sacked(timeline, 3)
+    assert t.wait() == pytest.approx(0.002)         # twice the round-trip time, of nothing here, and the timers' grain
+    t.expect("PA", seq=segment(3), length=1000)
+    t.quiet(RTO - 1e-6)                             # RFC8985 7.3: the probe has its whole timeout
+    t.after(1e-6)
+    t.expect("A", seq=segment(1), length=1000)
+    assert t.counters() == {"tcp_octets_sent": 3000, "tcp_retransmits": 2, "tcp_retransmit_timeouts": 1,
+                            "tcp_tail_probes": 1}
+
+
+def test_tail_of_one_segment_waits_for_a_delayed_ack(timeline):
+    t = sacked(timeline, 1)
+    assert t.wait() == pytest.approx(0.042)
+    t.expect("PA", seq=1, length=1000)
+    t.inject("A", ack=segment(2))
+    t.quiet(60)
+
+
+def test_tail_behind_a_closed_window_is_probed_too(timeline):
+    t = timeline().accept(mss=1000, sack_ok=True, win=2000)
+    t.write(5000)
+    t.expect("A", seq=1)
+    t.expect("A", seq=segment(2))
+    t.wait()
+    t.expect("A", seq=segment(2), length=1000)      # RFC8985 7.3: nothing new may go instead
+
+
+@pytest.mark.parametrize("make", ["plain", "sacked"])
+def test_tail_is_probed_with_sack_only_and_not_for_a_fin(timeline, make):
+    t = timeline().accept(mss=1000, sack_ok=make == "sacked")
+    if make == "plain":
+        t.write(3000)
+        t.drain()
+    else:
+        t.shutdown()
+        t.expect("FA")
+    t.quiet(RTO - 1e-6)
+    t.drain(1e-6)
+    assert "tcp_tail_probes" not in t.counters()
+
+
+def test_tail_with_octets_sacked_is_left_to_recovery(timeline):
+    t = sacked(timeline, 4)
+    t.inject("A", ack=1, sack=[seg(2)])
+    t.quiet(0.1)                                    # RFC8985 7.2: no PTO while the scoreboard holds something
+
+
+def test_retransmission_lost_again_is_noticed_when_later_segments_arrive(timeline):
+    t = sacked(timeline, 10, 30)
+    sent = t.feed(1, "A", ack=1, sack=[seg(2, 10)])
+    assert sent[0].seq == 1 and sent[1].seq == segment(11)
+    last = len(sent) + 9
+    sent = t.feed(1, "A", ack=1, sack=[seg(2, last)])
+    assert sent[0].seq == 1                         # what went after it arrived, and it did not

@@ -118,7 +118,7 @@ def test_challenges_are_limited_over_all_connections(timeline):
 @pytest.mark.parametrize("state", SYNCHRONIZED)
 def test_any_old_duplicate_is_acknowledged_and_dropped(timeline, state, ts):
     t = timeline().accept(ts=ts).to(state)
-    t.inject("A", seq=7, payload=b"0123456789" if state not in PEER_CLOSED else b"01234567", ack=t.our_next)
+    t.inject("A", seq=7, payload=b"0123456789", ack=1)
     once_more(t, state)                     # RFC9293 3.10.7.4: an unacceptable segment is answered with <ACK>
     assert t.verdicts() == {"tcp_duplicate": 1} and t.counters() == {}
 
@@ -126,7 +126,7 @@ def test_any_old_duplicate_is_acknowledged_and_dropped(timeline, state, ts):
 @pytest.mark.parametrize("state", SYNCHRONIZED)
 def test_any_keepalive_of_the_peer_is_answered(timeline, state):
     t = timeline().accept().to(state)
-    t.inject("A", seq=t.peer_next - 1)      # RFC9293 MUST-26
+    t.inject("A", seq=t.peer_next - 1, ack=1)   # RFC9293 MUST-26
     once_more(t, state)
     assert t.verdicts() == {"tcp_duplicate": 1} and t.counters() == {}
 
@@ -234,7 +234,7 @@ def test_peer_open_fin_closes_its_side(timeline, family, state, after):
 @pytest.mark.parametrize("state", PEER_CLOSED)
 def test_peer_closed_same_fin_is_acknowledged_again(timeline, state):
     t = timeline().accept().to(state)
-    t.inject("FA", seq=17, ack=t.our_next)
+    t.inject("FA", seq=17, ack=t.our_next - (state in FIN_IN_FLIGHT))
     once_more(t, state)
     t.news()
     assert t.verdicts() == {"tcp_duplicate": 1} and t.counters() == {}
