@@ -319,7 +319,7 @@ def test_intels_compiler_and_we_mean_the_same_by_a_table(name, tmp_path):
     if name == "FACP":
         lines = (tmp_path / "ours.dsl").read_text().splitlines()
         values = {line.partition("] ")[2].partition(":")[0].strip(): line.rpartition(":")[2].strip() for line in lines}
-        assert (values["SCI Interrupt"], values["Value to cause reset"], values["FADT Minor Revision"][:2]) == ("0009", "06", "05")
+        assert (values["SCI Interrupt"], values["Value to cause reset"]) == ("0009", "06")
 
 
 # This machine
