@@ -4,6 +4,7 @@
         DeviceTimeout       it did not answer in time
         DeviceGone          it answers all ones: unplugged, or its power is off
         DeviceRefused       the kernel does not let us have it
+        TableError          a table of the firmware is not what its specification says
 """
 
 
@@ -32,3 +33,11 @@ class DeviceGone(DeviceError):
 
 class DeviceRefused(DeviceError):
     """The kernel or its configuration stands in the way."""
+
+
+class TableError(DeviceError):
+    """A firmware table does not hold. `fault` is "truncated", "signature", "length", "checksum" or "entry"."""
+
+    def __init__(self, table: str, fault: str, message: str):
+        super().__init__(f"ACPI table {table}", f"{fault}: {message}")
+        self.table, self.fault, self.message = table, fault, f"{fault}: {message}"
