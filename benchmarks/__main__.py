@@ -12,6 +12,7 @@ from benchmarks.lab import BenchError, Lab, signals_unwind
 from benchmarks.report import Report
 
 _TOOLS = {"ip": "iproute2", "ethtool": "ethtool", "ping": "iputils-ping", "taskset": "util-linux", "sysctl": "procps"}
+BUSY = 0.5
 
 
 def main() -> int:
@@ -21,6 +22,8 @@ def main() -> int:
     plan = measures.Plan(0.5, 3) if options.quick else measures.Plan(2.0, 5)
     plan = measures.Plan(options.seconds or plan.seconds, options.rounds or plan.rounds, not options.no_pytcp)
     report = Report()
+    if (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
+        report.notes.append(f"the machine was busy with other things (load {load:.1f}); latencies suffer most from that")
     try:
         if set(names) - {"hot-paths"}:
             _need_lab()

@@ -168,7 +168,8 @@ def _unbind(bdf: str, timeout_s: float) -> None:
 def _refuse_if_we_hold_it(bdf: str) -> None:
     """Unbinding what this very process has open would never return, and no signal would end it."""
     if any(holder.pid == os.getpid() for holder in group_holders(bdf)):
-        raise DeviceRefused(bdf, "this process has it open through VFIO: close it before its driver changes")
+        raise DeviceRefused(bdf, "this process has it, or another device of its group, open through VFIO: close that "
+                                 "before its driver changes")
 
 
 def _need_driver(bdf: str, driver: str) -> None:

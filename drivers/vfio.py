@@ -75,6 +75,8 @@ class Container:
         if (driver := driver_of(bdf)) != "vfio-pci":
             raise DeviceRefused(bdf, f"{driver or 'no driver'} drives it, not vfio-pci: `rustosctl device take {bdf}`")
         group_fd, devices = self._groups.get(group) or self._join(bdf, group)
+        if any(device.name == bdf for device in devices):
+            raise DeviceRefused(bdf, "it is open in this container already: close that first")
         fd = -1
         try:
             fd = abi.group_device(group_fd, bdf)

@@ -20,7 +20,8 @@ NAMESPACES = Path("/run/netns")
 
 
 def bench(*options, **more):
-    return subprocess.Popen([sys.executable, "-m", "benchmarks", "--no-pytcp", *options], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+    argv = [sys.executable, "-m", "benchmarks", "--no-pytcp", *options]
+    return subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, **more)
 
 

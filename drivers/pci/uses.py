@@ -222,7 +222,10 @@ def default_hops(route) -> list[int]:
 
 
 def held_exclusively(name: str, root: Path = Path("/dev")) -> bool:
-    """Whether the block device is claimed: mounted anywhere, part of a RAID or LVM, open by a partitioner or a VM."""
+    """Whether the block device is claimed: mounted anywhere, part of a RAID or LVM, open by a partitioner or a VM.
+
+    Only who may open it (root) learns that; others hear False.
+    """
     try:
         # Not for writing: closing a disk that was open for writing makes udev look at it anew.
         os.close(os.open(root / name.replace("!", "/"), os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))

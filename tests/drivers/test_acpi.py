@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -178,6 +180,8 @@ def test_both_forms_of_the_rsdp():
     (acpi.parse_madt, make(b"APIC", b"", length=0xFFFF_FFFF), "length"),
     (acpi.parse_madt, make(b"APIC", bytes(4)), "entry"),
     (acpi.parse_madt, make(b"APIC", bytes(8) + b"\x00\x00"), "entry"),
+    (acpi.parse_madt, make(b"APIC", bytes(8) + b"\x7f\x00"), "entry"),
+    (acpi.parse_madt, make(b"APIC", bytes(8) + b"\x7f\x01"), "entry"),
     (acpi.parse_madt, make(b"APIC", bytes(8) + b"\x00\x02"), "entry"),
     (acpi.parse_madt, make(b"APIC", bytes(8) + b"\x01\xff" + bytes(10)), "entry"),
     (acpi.parse_madt, make(b"APIC", bytes(8) + b"\x00"), "entry"),
@@ -190,6 +194,7 @@ def test_both_forms_of_the_rsdp():
     (acpi.parse_dmar, make(b"DMAR", bytes(12) + remapping(1, struct.pack("<HHQQ", 0, 0, 2, 1))), "entry"),
     (acpi.parse_dmar, make(b"DMAR", bytes(12) + remapping(0, bytes(12), b"\x01\x06\0\0\0\0")), "entry"),
     (acpi.parse_dmar, make(b"DMAR", bytes(12) + remapping(0, bytes(12), b"\x01\x00")), "entry"),
+    (acpi.parse_dmar, make(b"DMAR", bytes(12) + b"\x09\x00\x00\x00"), "entry"),
     (acpi.parse_root, make(b"XSDT", bytes(12)), "length"),
     (acpi.parse_root, make(b"RSDT", bytes(4 * 513)), "length"),
     (acpi.parse_rsdp, b"RSD PTR ", "truncated"),
@@ -291,6 +296,30 @@ def test_physical_memory_beyond_the_file_is_a_named_fault(tmp_path):
     with acpi.PhysicalMemory(str(path)) as memory, pytest.raises(TableError) as caught:
         list(acpi.walk(memory, 0))
     assert caught.value.fault == "truncated"
+
+
+# Peers
+
+@pytest.mark.skipif(shutil.which("iasl") is None, reason="no iasl (acpica-tools) here")
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_intels_compiler_and_we_mean_the_same_by_a_table(name, tmp_path):
+    """We read its template, and it decodes our table."""
+    subprocess.run(["iasl", "-T", name], cwd=tmp_path, check=True, capture_output=True)
+    source = tmp_path / f"{name.lower()}.asl"
+    subprocess.run(["iasl", source], cwd=tmp_path, check=True, capture_output=True)
+    found = acpi.examine(name, source.with_suffix(".aml").read_bytes())
+    assert not found.problem and found.parsed is not None and found.header.creator_id == "INTL"
+    if name == "DMAR":
+        assert found.parsed.units[0].include_all and found.parsed.reserved_memory[0].limit == 0xFFF
+        assert [str(unit.scopes[0]) for unit in (*found.parsed.units, *found.parsed.reserved_memory)] == ["00:00.1", "00:00.2"]
+    ours = tmp_path / "ours.dat"
+    ours.write_bytes(ALL[name])
+    listing = subprocess.run(["iasl", "-d", ours], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert f"Acpi Data Table [{name}] decoded" in listing.stdout + listing.stderr
+    if name == "FACP":
+        lines = (tmp_path / "ours.dsl").read_text().splitlines()
+        values = {line.partition("] ")[2].partition(":")[0].strip(): line.rpartition(":")[2].strip() for line in lines}
+        assert (values["SCI Interrupt"], values["Value to cause reset"]) == ("0009", "06")
 
 
 # This machine

@@ -74,7 +74,7 @@ def minimize(operations: list[Operation], fails: Callable[[list[Operation]], boo
     for i in range(len(operations)):
         if operations[i][0] == "receive" and len(operations[i][2]) > 1:
             operations = _with_frames(operations, i, _reduce(operations[i][2], partial(_still_fails, operations, i, fails)))
-    return operations
+    return _reduce(operations, fails)
 
 
 def _with_frames(operations: list[Operation], i: int, frames: list) -> list[Operation]:

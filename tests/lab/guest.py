@@ -182,8 +182,8 @@ class Guest:
             if terminal:
                 options += ["-chardev", "stdio,id=terminal,signal=off", "-device", "virtconsole,chardev=terminal"]
             # A busy host may starve the guest just while its kernel tries out the timer: it shall not, and panic.
-            options += ["-append", f"console=ttyS0 quiet panic=-1 no_timer_check {append}", "-serial", f"file:{self.directory}/console",
-                        "-D", f"{self.directory}/trace",
+            options += ["-append", f"console=ttyS0 quiet panic=-1 no_timer_check {append}",
+                        "-serial", f"file:{self.directory}/console", "-D", f"{self.directory}/trace",
                         "-chardev", f"socket,id=agent,fd={agent.fileno()}",
                         "-device", f"virtserialport,chardev=agent,name={PORT_NAME}",
                         "-chardev", f"socket,id=monitor,fd={monitor.fileno()}", "-mon", "chardev=monitor,mode=control"]

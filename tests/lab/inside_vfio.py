@@ -192,10 +192,15 @@ def share(first: str, second: str) -> dict[str, Any]:
     container = Container()
     try:
         one, other = container.open(first), container.open(second)
+        try:
+            container.open(first)
+        except DeviceError as error:
+            seen_twice = str(error)
         before = container.mappings_left
         block = one.dma_alloc(8192, "shared")
         seen = {"same group": binding.group_of(first) == binding.group_of(second), "ranges": container.ranges,
                 "mappings": before - container.mappings_left, "allowed": any(a <= block.iova <= b for a, b in container.ranges)}
+        seen["twice"] = seen_twice
         one.close()
         seen["left by one"] = [tuple(owned) for owned in one.leaked]
         mine = other.dma_alloc(64, "other's")

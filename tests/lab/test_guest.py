@@ -69,12 +69,12 @@ def test_the_devices_are_where_the_table_says(guest):
 
 
 def test_linux_on_the_other_end_of_the_cable_answers(guest):
-    card = CARDS["e1000e"]
+    card = CARDS["e1000"]
     guest.netns.run("ip", "addr", "add", "192.0.2.1/24", "dev", card.name)
     name = guest.run(f"ls /sys/bus/pci/devices/{card.bdf}/net").stdout.strip()
     try:
         guest.run(f"ip link set {name} up && ip addr add 192.0.2.2/24 dev {name}")
-        guest.run("ping -c 1 -w 10 192.0.2.1", timeout=20)
+        guest.run("until ping -c 1 -W 1 192.0.2.1; do sleep 0.2; done", timeout=30)
     finally:
         guest.run(f"ip addr flush dev {name}; ip link set {name} down")
         guest.netns.run("ip", "addr", "flush", "dev", card.name)
