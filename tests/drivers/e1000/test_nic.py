@@ -180,6 +180,16 @@ def test_a_ring_of_nothing_but_dropped_frames_does_not_put_us_to_sleep(card):
     assert card.readable() or card.receive() == [frame(7)]
 
 
+def test_more_dropped_frames_than_one_call_looks_at_wake_us_again():
+    card = Card("82574L", "msix", rx_ring=1024)
+    for number in range(900):
+        assert card.model.deliver(frame(number), errors=1)
+    assert card.model.deliver(frame(7))
+    assert card.receive() == [] and card.readable()
+    assert card.receive() == [frame(7)]
+    card.nic.close()
+
+
 def test_frames_go_out_whole_with_one_doorbell(card):
     frames = [frame(n, 60 + 100 * (n % 15)) for n in range(20)]
     card.model.writes.clear()
@@ -266,6 +276,32 @@ def test_plain_frames_and_both_offloads_mix(card):
         assert card.tx.append(frame(3))
         assert card.nic.transmit(card.tx) == 0
     assert len(card.model.wire) == 15 and card.model.wire[3] == bytes(udp) and card.model.wire[4] == frame(3)
+
+
+def test_super_segments_of_different_lengths_follow_each_other(card):
+    for length, size in ((3000, 1000), (2500, 1000), (2500, 900)):
+        octets, offload = offloaded(layers(False, 4) / TCP(seq=1) / (b"x" * length))
+        assert card.send(octets, segment_size=size, **offload) == 0
+    assert [len(f) - 54 for f in card.model.wire] == [1000, 1000, 1000, 1000, 1000, 500, 900, 900, 700]
+
+
+def test_the_memory_of_frames_under_way_is_never_handed_out_again():
+    card = Card("82540EM", tx_ring=1024)
+    card.model.hung = True
+    sent, number = [], 0
+    for _ in range(40):
+        while True:
+            data = number.to_bytes(4, "big") * (5000 + number * 977 % 11000)
+            octets, offload = offloaded(layers(False, 4) / TCP(seq=1) / data)
+            if card.send(octets, segment_size=1448, **offload):
+                break
+            sent.append(data)
+            number += 1
+        card.model.run_transmit(25)
+    card.model.run_transmit()
+    assert number > 130
+    assert b"".join(f[54:] for f in card.model.wire) == b"".join(sent)
+    card.nic.close()
 
 
 @pytest.mark.parametrize(("octets", "offload", "counter"), [
