@@ -45,14 +45,20 @@ class DmaMemory(Protocol):
 
 
 class Interrupt(Protocol):
-    """One interrupt vector as an eventfd."""
+    """One interrupt vector as a file descriptor that is readable once it has come."""
 
     fd: int
     kind: str
     """"intx", "msi" or "msix"."""
 
-    def mask(self) -> None: ...
-    def unmask(self) -> None: ...
+    def drain(self) -> int:
+        """How many have come since the last time; 0 when none has. Never waits."""
+
+    def mask(self) -> None:
+        """Hold INTx back. MSI and MSI-X are held back in the device's own registers, so here it does nothing."""
+
+    def unmask(self) -> None:
+        """Let it come again: an INTx is masked by the kernel each time it comes."""
 
 
 @runtime_checkable

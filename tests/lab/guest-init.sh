@@ -1,0 +1,18 @@
+#!/bin/bash
+# Process 1 of the guest, on the host's root: what programs expect to find, then the agent; power off when it ends.
+# shellcheck source=/dev/null
+. /run/lab.env
+export PATH HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+mkdir -p /dev/shm /dev/pts /run/lock "/lib/modules/$LAB_KERNEL"
+mount -t tmpfs shm /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t cgroup2 cgroup /sys/fs/cgroup
+mount --bind "$LAB_MODULES" "/lib/modules/$LAB_KERNEL"
+ln -sf /proc/self/fd /dev/fd
+hostname lab
+ip link set lo up
+modprobe virtio_console
+cd "$LAB_ROOT" || exit
+setsid "$LAB_PYTHON" -c 'from tests.lab.agent import main; main()' </dev/null
+echo o >/proc/sysrq-trigger
+sleep 60

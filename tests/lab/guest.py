@@ -1,0 +1,427 @@
+"""One booted guest: `with Guest() as guest: guest.run("uname -r"); guest.call(function, argument); guest.plug("slot0")`.
+
+The guest sees this machine's root file system, so it runs this interpreter and these sources; what it writes is gone with it.
+QEMU runs inside a network namespace of its own whose Linux is the peer at the other end of each card's cable: the card
+`e1000e` ends in the TAP interface `e1000e` of `guest.netns`.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from base64 import b64decode, b64encode
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab.agent import PORT_NAME, pack, unpack
+from tests.lab.image import CACHE, Image, LabUnavailable, environment, image, initrd
+from tests.support.netns import Netns, unavailable
+
+BOOT_S = 120.0
+_SLACK_S = 10.0
+"""How much longer than a job's own limit the host waits before it calls the guest dead."""
+_PROBE_S = 30.0
+_PREFIX = "rustosd-lab-"
+_IOMMU = ["-device", "intel-iommu,intremap=on,aw-bits=48"]
+
+DISK_OCTETS = 64 << 20
+DISKS = ("disk0", "disk1")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A network card of the guest. Its TAP interface and its QEMU device have its `name`."""
+
+    name: str
+    model: str
+    bus: str
+    bdf: str
+    mac: str
+
+
+CARDS = {card.name: card for card in (
+    Card("e1000", "e1000", "pcie.0,addr=0x2", "0000:00:02.0", "52:54:00:1a:b0:01"),             # 82540EM
+    Card("rtl8139", "rtl8139", "pcie.0,addr=0x3", "0000:00:03.0", "52:54:00:1a:b0:02"),
+    Card("e1000e", "e1000e", "port0", "0000:01:00.0", "52:54:00:1a:b0:03"),                     # 82574L
+    # Behind a conventional bridge everything is one IOMMU group: this card and the `edu` device beside it.
+    Card("e1000-45", "e1000-82545em", "legacy,addr=0x1", "0000:05:01.0", "52:54:00:1a:b0:04"),
+)}
+AHCI = "0000:00:04.0"
+EDU = "0000:05:02.0"
+SLOTS = ("slot0", "slot1")
+"""Empty hotplug slots, for `Guest.plug`."""
+
+
+class GuestError(Exception):
+    """The guest died, hung, or what ran in it failed; the message shows what it said."""
+
+
+class GuestTimeout(GuestError):
+    """What ran in the guest took too long and was killed."""
+
+
+@dataclass
+class Finished:
+    """What a command in the guest left."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Call:
+    """A job that runs in the guest."""
+
+    def __init__(self, guest: "Guest", number: int, what: str, timeout: float) -> None:
+        self._guest, self._number, self._what = guest, number, what
+        self._limit = time.monotonic() + timeout + _SLACK_S
+        self._said: deque[Any] = deque()
+        self._end: dict | None = None
+        self._answer: dict = {}
+        self._output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self.on_output: Callable[[str, bytes], None] | None = None
+
+    def next(self, timeout: float = 30) -> Any:
+        """The next value the function told with `agent.tell`. Raises GuestError when it ended instead."""
+        limit = time.monotonic() + timeout
+        while not self._said and self._end is None:
+            self._guest._dispatch(limit, f"{self._what} said nothing for {timeout} s")
+        if self._said:
+            return self._said.popleft()
+        self.result()
+        raise GuestError(f"{self._what} ended without saying anything more")
+
+    def kill(self) -> None:
+        """Send it SIGKILL, and all of its session."""
+        self._guest._send({"id": 0, "kill": self._number})
+
+    def finished(self) -> Finished:
+        """Wait for its end. Raises GuestTimeout, GuestError."""
+        while self._end is None:
+            self._guest._dispatch(self._limit, f"{self._what} did not end and could not be killed")
+        out, err = (b"".join(self._output[name]).decode(errors="replace") for name in ("stdout", "stderr"))
+        if "failed" in self._end:
+            raise GuestError(f"{self._what}: {self._end['failed']}")
+        if self._end.get("timeout"):
+            raise GuestTimeout(f"{self._what}: out of time\n{out}{err}")
+        return Finished(self._end["done"], out, err)
+
+    def result(self) -> Any:
+        """Wait for the function's end; return or raise what it does. Raises GuestTimeout, GuestError."""
+        finished = self.finished()
+        if "value" in self._answer:
+            return unpack(self._answer["value"])
+        trace = self._answer.get("trace", f"exit status {finished.status}")
+        if self._answer.get("raised"):
+            error = unpack(self._answer["raised"])
+            error.add_note(f"in the guest:\n{trace}{finished.stdout}{finished.stderr}")
+            raise error
+        raise GuestError(f"{self._what}: {trace}\n{finished.stdout}{finished.stderr}")
+
+    def _take(self, message: dict) -> None:
+        if "says" in message:
+            self._said.append(unpack(message["says"]))
+        elif "value" in message or "raised" in message:
+            self._answer = message
+        for name in ("stdout", "stderr"):
+            if name in message:
+                octets = message[name].encode(errors="surrogateescape")
+                self._output[name].append(octets)
+                if self.on_output:
+                    self.on_output(name, octets)
+        if "done" in message or "failed" in message:
+            self._end = message
+
+
+class Guest:
+    """A running guest, booted when the constructor returns. A context manager; close it on every path.
+
+    `append` goes to the kernel's command line; `iommu` False leaves the IOMMU out; `acpi_hotplug` False has slots signal
+    by PCIe's own means. `terminal` connects this process's terminal with the guest's /dev/hvc0.
+    """
+
+    def __init__(self, *, cpus: int = 2, memory_mib: int = 1024, iommu: bool = True, acpi_hotplug: bool = True,
+                 append: str = "", terminal: bool = False) -> None:
+        """Raises LabUnavailable, and GuestError when it does not come up."""
+        if why := unavailable():
+            raise LabUnavailable(why)
+        kernel = image()
+        sweep()
+        self._process: subprocess.Popen | None = None
+        self._calls: dict[int, Call] = {}
+        self._numbers = itertools.count(1)
+        self._cables: set[str] = set()
+        self._buffer = b""
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self.netns: Netns | None = None
+        self._agent, agent = socket.socketpair()
+        self._monitor, monitor = socket.socketpair()
+        try:
+            self.netns = Netns()
+            for name in [*CARDS, *SLOTS]:
+                self.netns.run("ip", "tuntap", "add", "dev", name, "mode", "tap")
+                self.netns.run("ip", "link", "set", name, "up")
+            for name in DISKS:
+                with self.disk(name).open("wb") as file:
+                    file.truncate(DISK_OCTETS)
+            options = _machine(kernel, initrd(kernel, self.directory), cpus, memory_mib)
+            if iommu:
+                options += _IOMMU       # before the devices whose DMA it translates
+                append = f"intel_iommu=on iommu=pt {append}"
+            options += [*_root(), *_devices(self.directory)]
+            if not acpi_hotplug:
+                options += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
+            if terminal:
+                options += ["-chardev", "stdio,id=terminal,signal=off", "-device", "virtconsole,chardev=terminal"]
+            # A busy host may starve the guest just while its kernel tries out the timer: it shall not, and panic.
+            options += ["-append", f"console=ttyS0 quiet panic=-1 no_timer_check {append}",
+                        "-serial", f"file:{self.directory}/console", "-D", f"{self.directory}/trace",
+                        "-chardev", f"socket,id=agent,fd={agent.fileno()}",
+                        "-device", f"virtserialport,chardev=agent,name={PORT_NAME}",
+                        "-chardev", f"socket,id=monitor,fd={monitor.fileno()}", "-mon", "chardev=monitor,mode=control"]
+            # It shall not outlive us, however we end, and never be in others' way.
+            self._process = self.netns.popen(
+                "setpriv", "--pdeathsig", "KILL", "nice", "-n", "10", "qemu-system-x86_64", "-accel", _accelerator(kernel),
+                *options, pass_fds=(agent.fileno(), monitor.fileno()), env=environment(),
+                stdin=None if terminal else subprocess.DEVNULL)
+            agent.close()
+            monitor.close()
+            self._start()
+        except BaseException:
+            agent.close()
+            monitor.close()
+            self.close()
+            raise
+
+    def __enter__(self) -> "Guest":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def run(self, *command: str, check: bool = True, timeout: float = 60,
+            on_output: Callable[[str, bytes], None] | None = None) -> Finished:
+        """Run a shell line (one argument) or a program with its arguments in the guest, to its end.
+
+        Raises GuestTimeout after `timeout` seconds, GuestError with the output when `check` and it fails.
+        """
+        verb = {"run": command[0] if len(command) == 1 else list(command), "timeout": timeout}
+        call = self._begin(verb, " ".join(command), timeout)
+        call.on_output = on_output
+        finished = call.finished()
+        if check and finished.status:
+            raise GuestError(f"{' '.join(command)}: exit status {finished.status}\n{finished.stdout}{finished.stderr}")
+        return finished
+
+    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60, **named: Any) -> Any:
+        """Call a module's function in the guest, in a process of its own; return or raise what it does.
+
+        Its module must be cheap to import there: not a test module, since Python is some twenty times slower.
+        """
+        return self.start(function, *arguments, timeout=timeout, **named).result()
+
+    def start(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60, **named: Any) -> Call:
+        """The same without waiting; the function can `tell`, the host `next`."""
+        path = f"{function.__module__}:{function.__qualname__}"
+        return self._begin({"call": path, "arguments": pack((arguments, named)), "timeout": timeout}, path, timeout)
+
+    def preload(self, *modules: str) -> None:
+        """Import modules once, so that calls need not."""
+        self._begin({"preload": modules}, "preload", 60).finished()
+
+    def put(self, path: str, octets: bytes) -> None:
+        """Write a file in the guest."""
+        self._begin({"put": path, "octets": b64encode(octets).decode()}, f"put {path}", 60).finished()
+
+    def get(self, path: str) -> bytes:
+        """A file of the guest's."""
+        call = self._begin({"get": path}, f"get {path}", 60)
+        call.finished()
+        return b64decode(call._end["octets"])
+
+    def disk(self, name: str) -> Path:
+        """The raw file behind a scratch disk, `DISK_OCTETS` long."""
+        return self.directory / f"{name}.raw"
+
+    def plug(self, slot: str, model: str = "e1000e", **properties: str) -> None:
+        """Put a card into an empty slot; its cable ends in the TAP interface of the slot's name."""
+        if slot not in self._cables:
+            self.monitor("netdev_add", type="tap", id=f"{slot}-cable", ifname=slot, script="no", downscript="no")
+            self._cables.add(slot)
+        self.monitor("device_add", driver=model, id=f"{slot}-card", bus=slot, netdev=f"{slot}-cable",
+                     **{"romfile": "", **properties})
+
+    def unplug(self, slot: str) -> None:
+        """Press the attention button of a slot: the guest is asked to let go."""
+        self.monitor("device_del", id=f"{slot}-card")
+
+    def monitor(self, command: str, **arguments: Any) -> Any:
+        """One QMP command and its return value; events are skipped. Raises GuestError when QEMU refuses it."""
+        self._monitor.settimeout(30)
+        self._monitor_file.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        self._monitor_file.flush()
+        try:
+            while line := self._monitor_file.readline():
+                message = json.loads(line)
+                if "return" in message:
+                    return message["return"]
+                if "error" in message:
+                    raise GuestError(f"QEMU refuses {command} {arguments}: {message['error']['desc']}")
+        except ConnectionResetError:
+            pass        # as good an end as any
+        raise GuestError(self._obituary(f"QEMU ended during {command}"))
+
+    @contextmanager
+    def traced(self, *events: str) -> Iterator[list[str]]:
+        """QEMU's trace of these events ("memory_region_ops_write") meanwhile, as lines, once the block is left."""
+        lines: list[str] = []
+        log = self.directory / "trace"
+        begin = log.stat().st_size if log.exists() else 0
+        for event in events:
+            self.monitor("trace-event-set-state", name=event, enable=True)
+        try:
+            yield lines
+        finally:
+            for event in events:
+                self.monitor("trace-event-set-state", name=event, enable=False)
+            lines += log.read_bytes()[begin:].decode(errors="replace").splitlines()
+
+    def console(self) -> str:
+        """What the kernel said on the serial console."""
+        try:
+            return (self.directory / "console").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def close(self) -> None:
+        """Pull the plug and remove what was made for it. May be called twice."""
+        self._agent.close()
+        self._monitor.close()
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+        if self.netns:
+            self.netns.delete()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _start(self) -> None:
+        """Wait for the monitor's greeting and for the agent."""
+        self._monitor_file = self._monitor.makefile("rwb")
+        self._monitor.settimeout(30)
+        try:
+            if not self._monitor_file.readline():
+                raise GuestError(self._obituary("QEMU did not start"))
+        except TimeoutError:
+            raise GuestError("QEMU did not start within 30 s") from None
+        self.monitor("qmp_capabilities")
+        self.ready_uptime_s = 0.0
+        limit = time.monotonic() + BOOT_S
+        while not self.ready_uptime_s:
+            self._dispatch(limit, f"the guest did not come up within {BOOT_S:.0f} s")
+
+    def _begin(self, verb: dict, what: str, timeout: float) -> Call:
+        number = next(self._numbers)
+        call = self._calls[number] = Call(self, number, what, timeout)
+        self._send({"id": number, **verb})
+        return call
+
+    def _send(self, message: dict) -> None:
+        try:
+            self._agent.settimeout(30)
+            self._agent.sendall(json.dumps(message).encode() + b"\n")
+        except (OSError, TimeoutError) as error:
+            raise GuestError(self._obituary(f"the guest takes no more requests: {error}")) from None
+
+    def _dispatch(self, limit: float, what: str) -> None:
+        """Take in what the agent says next; GuestError with `what` once `limit` is over."""
+        self._agent.settimeout(max(0.001, limit - time.monotonic()))
+        try:
+            octets = self._agent.recv(1 << 16)
+        except TimeoutError:
+            raise GuestError(self._obituary(what)) from None
+        except OSError:
+            octets = b""
+        if not octets:
+            raise GuestError(self._obituary("the guest is gone"))
+        *lines, self._buffer = (self._buffer + octets).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "ready" in message:
+                self.ready_uptime_s = message["ready"]
+            elif call := self._calls.get(message["id"]):
+                call._take(message)
+                if call._end is not None:
+                    del self._calls[message["id"]]
+
+    def _obituary(self, what: str) -> str:
+        return f"{what}. The last words of its console:\n{self.console()[-3000:]}"
+
+
+def _machine(kernel: Image, ramdisk: Path, cpus: int, memory_mib: int) -> list[str]:
+    return ["-M", "q35,kernel-irqchip=split", "-cpu", "max", "-smp", str(cpus), "-m", str(memory_mib), "-nodefaults",
+            "-no-user-config", "-display", "none", "-no-reboot", "-kernel", str(kernel.kernel), "-initrd", str(ramdisk)]
+
+
+def _root() -> list[str]:
+    return ["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+            "-device", "virtio-9p-pci,fsdev=root,mount_tag=hostroot,addr=0x18", "-device", "virtio-rng-pci,addr=0x19",
+            "-device", "virtio-serial-pci,addr=0x1a"]
+
+
+def _devices(directory: Path) -> list[str]:
+    """The cards, the disks, the slots. Port 3's conventional bridge makes one IOMMU group of what is behind it."""
+    options = []
+    for chassis, port in enumerate(("port0", *SLOTS, "port3"), 1):
+        address = f"addr={0x10 + chassis:#x}"
+        options += ["-device", f"pcie-root-port,id={port},chassis={chassis},slot={chassis},{address}"]
+    options += ["-device", "pcie-pci-bridge,id=legacy,bus=port3", "-device", "edu,bus=legacy,addr=0x2"]
+    for card in CARDS.values():
+        options += ["-netdev", f"tap,id={card.name},ifname={card.name},script=no,downscript=no",
+                    "-device", f"{card.model},id={card.name},netdev={card.name},mac={card.mac},bus={card.bus},romfile="]
+    options += ["-device", "ich9-ahci,id=ahci,bus=pcie.0,addr=0x4"]
+    for port, name in enumerate(DISKS):
+        options += ["-drive", f"if=none,id={name},file={directory}/{name}.raw,format=raw,cache=unsafe",
+                    "-device", f"ide-hd,drive={name},bus=ahci.{port},serial=LAB-{name.upper()}"]
+    return options
+
+
+def _accelerator(kernel: Image) -> str:
+    """KVM where a guest was seen to boot under it, else emulation. The answer is kept for this host kernel."""
+    emulation = "tcg,thread=multi"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return emulation
+    answer = CACHE / f"accelerator-{os.uname().release}"
+    if not answer.exists():
+        with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as scratch:
+            argv = ["qemu-system-x86_64", "-accel", "kvm", *_machine(kernel, initrd(kernel, Path(scratch)), 1, 512),
+                    *_IOMMU, "-append", "lab.probe quiet panic=-1 no_timer_check"]
+            try:
+                boots = not subprocess.run(argv, timeout=_PROBE_S, stdin=subprocess.DEVNULL, capture_output=True,
+                                           env=environment(), check=False).returncode
+            except subprocess.TimeoutExpired:
+                boots = False
+        answer.write_text("kvm" if boots else emulation)
+    return answer.read_text()
+
+
+def sweep() -> None:
+    """Remove what lab processes left that were killed before they could."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if not _alive(directory.name.removeprefix(_PREFIX)):
+            shutil.rmtree(directory, ignore_errors=True)
+    for namespace in Path("/run/netns").glob("rustosd-test-*"):
+        if not _alive(namespace.name.removeprefix("rustosd-test-")):
+            subprocess.run(["ip", "netns", "delete", namespace.name], env=environment(), check=False)
+
+
+def _alive(name: str) -> bool:
+    """Whether the process runs whose id `name` begins with."""
+    return Path("/proc", name.partition("-")[0]).exists()

@@ -1,0 +1,155 @@
+"""Debian's kernel for the guest, unpacked under build/lab so that the host's own boot is not touched, and the initrd.
+
+Deleting build/lab fetches the newest kernel again. Nothing is installed here: scripts/lab does that.
+"""
+
+import fcntl
+import lzma
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CACHE = ROOT / "build" / "lab"
+HERE = Path(__file__).resolve().parent
+
+TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "cpio": "cpio", "depmod": "kmod",
+         "ip": "iproute2", "setpriv": "util-linux", "dpkg-deb": "dpkg"}
+"""Commands the lab needs, each with the package it comes in."""
+_IN_INITRD = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
+_APPLETS = ("sh", "mount", "mkdir", "insmod", "switch_root", "cat", "cp", "echo", "grep", "reboot")
+_UNWANTED = ("drivers/gpu", "drivers/media", "drivers/infiniband", "drivers/staging", "drivers/iio", "sound")
+"""Two thirds of Debian's modules; nobody needs them here."""
+
+
+class LabUnavailable(Exception):
+    """The lab cannot run on this machine; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A kernel that QEMU can boot, with its modules."""
+
+    version: str
+    kernel: Path
+    modules: Path
+
+
+def environment() -> dict[str, str]:
+    """The environment with the directories where administrators' tools live on Debian."""
+    return {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
+
+
+def image() -> Image:
+    """The guest's kernel, fetched and unpacked when it is not there yet. Raises LabUnavailable."""
+    path = environment()["PATH"]
+    if lacking := [package for tool, package in TOOLS.items() if not shutil.which(tool, path=path)]:
+        raise LabUnavailable(f"the lab needs {' '.join(lacking)}: apt-get install --no-install-recommends "
+                             f"{' '.join(lacking)}")
+    if os.geteuid():
+        raise LabUnavailable("the lab needs root, for network namespaces and to share the host's root with the guest")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _alone():
+        found = sorted(CACHE.glob("kernel-*/vmlinux"), key=lambda path: path.stat().st_mtime)
+        home = found[-1].parent if found else _unpack(_newest_package())
+    version = home.name.removeprefix("kernel-")
+    return Image(version, home / "vmlinux", home / "lib" / "modules" / version)
+
+
+def initrd(kernel: Image, directory: Path) -> Path:
+    """Write the initrd into `directory`: busybox, the modules that reach the host's root, and where everything is."""
+    tree = directory / "initrd"
+    for name in ("bin", "proc", "sys", "dev", "modules"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy2(shutil.which("busybox"), tree / "bin" / "busybox")
+    for applet in _APPLETS:
+        (tree / "bin" / applet).symlink_to("busybox")
+    shutil.copy2(HERE / "init.sh", tree / "init")
+    (tree / "init").chmod(0o755)
+    modules = list(dict.fromkeys(path for name in _IN_INITRD for path in _with_dependencies(kernel, name)))
+    for module in modules:
+        octets = lzma.decompress(module.read_bytes()) if module.suffix == ".xz" else module.read_bytes()
+        (tree / "modules" / module.name).write_bytes(octets)
+    (tree / "modules" / "order").write_text("".join(f"{module.name}\n" for module in modules))
+    bin_directory = Path(sys.executable).parent
+    settings = {"LAB_ROOT": ROOT, "LAB_PYTHON": sys.executable, "LAB_KERNEL": kernel.version, "LAB_MODULES": kernel.modules,
+                "PATH": f"{bin_directory}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    (tree / "lab.env").write_text("".join(f"{name}={shlex.quote(str(value))}\n" for name, value in settings.items()))
+    target = directory / "initrd.cpio"
+    names = "".join(f"{path.relative_to(tree)}\n" for path in sorted(tree.rglob("*")))
+    with target.open("wb") as out:
+        subprocess.run(["cpio", "--create", "--format=newc", "--quiet"], cwd=tree, input=names.encode(), stdout=out,
+                       env=environment(), check=True)
+    shutil.rmtree(tree)
+    return target
+
+
+def extract_vmlinux(bzimage: bytes) -> bytes:
+    """The ELF kernel inside a bzImage compressed with xz, which QEMU boots by PVH three seconds faster.
+
+    Raises ValueError for another compression. Offsets: Linux, Documentation/arch/x86/boot.rst.
+    """
+    if bzimage[0x202:0x206] != b"HdrS":
+        raise ValueError("this is no bzImage")
+    start = (bzimage[0x1F1] + 1) * 512 + int.from_bytes(bzimage[0x248:0x24C], "little")
+    payload = bzimage[start:start + int.from_bytes(bzimage[0x24C:0x250], "little")]
+    if not payload.startswith(b"\xfd7zXZ\0"):
+        raise ValueError("the kernel is not compressed with xz")
+    return lzma.LZMADecompressor().decompress(payload)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time fills the cache."""
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _newest_package() -> str:
+    """The package that `linux-image-amd64` stands for today."""
+    found = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True, check=False)
+    if match := re.search(r"Depends: (linux-image-\S+)", found.stdout):
+        return match[1]
+    raise LabUnavailable("apt knows no linux-image-amd64: the lab boots Debian's kernel. On Debian run `apt-get update`; "
+                         "elsewhere unpack that package's boot/ and lib/ under build/lab/kernel-VERSION yourself")
+
+
+def _unpack(package: str) -> Path:
+    """Fetch a kernel package and put what the guest needs of it under CACHE; never half of it."""
+    version = package.removeprefix("linux-image-")
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        directory = Path(scratch)
+        fetched = subprocess.run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package], cwd=directory,
+                                 capture_output=True, text=True, check=False)
+        if fetched.returncode:
+            raise LabUnavailable(f"cannot fetch {package}: {fetched.stderr.strip()}. Run `apt-get update` and try again")
+        archive = next(directory.glob("*.deb"))
+        home = directory / "home"
+        home.mkdir()
+        exclude = [f"--exclude=./lib/modules/*/kernel/{name}" for name in _UNWANTED]
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as tar:
+            subprocess.run(["tar", "-x", "-C", home, *exclude, "./boot", "./lib/modules"], stdin=tar.stdout, check=True)
+        subprocess.run(["depmod", "-b", home, version], env=environment(), check=True)
+        bzimage = home / "boot" / f"vmlinuz-{version}"
+        try:
+            (home / "vmlinux").write_bytes(extract_vmlinux(bzimage.read_bytes()))
+        except ValueError:
+            shutil.copy2(bzimage, home / "vmlinux")
+        return home.rename(CACHE / f"kernel-{version}")
+
+
+def _with_dependencies(kernel: Image, module: str) -> list[Path]:
+    """The files to load for a module, in order."""
+    base = kernel.modules.parents[2]
+    listed = subprocess.run(["modprobe", "-d", base, "-S", kernel.version, "--show-depends", module],
+                            env=environment(), capture_output=True, text=True, check=True)
+    return [Path(line.split()[1]) for line in listed.stdout.splitlines() if line.startswith("insmod ")]
