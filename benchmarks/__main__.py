@@ -12,6 +12,7 @@ from benchmarks.lab import BenchError, Lab, signals_unwind
 from benchmarks.report import Report
 
 _TOOLS = {"ip": "iproute2", "ethtool": "ethtool", "ping": "iputils-ping", "taskset": "util-linux", "sysctl": "procps"}
+BUSY = 0.5
 
 
 def main() -> int:
@@ -19,8 +20,10 @@ def main() -> int:
     options = _options()
     names = options.only or measures.NAMES
     plan = measures.Plan(0.5, 3) if options.quick else measures.Plan(2.0, 5)
-    plan = measures.Plan(options.seconds or plan.seconds, options.rounds or plan.rounds)
+    plan = measures.Plan(options.seconds or plan.seconds, options.rounds or plan.rounds, not options.no_pytcp)
     report = Report()
+    if (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
+        report.notes.append(f"the machine was busy with other things (load {load:.1f}); latencies suffer most from that")
     try:
         if set(names) - {"hot-paths"}:
             _need_lab()
@@ -51,15 +54,16 @@ def _options() -> argparse.Namespace:
         epilog=f"Measures: {', '.join(measures.NAMES)}. What they mean: docs/performance.md")
     parser.add_argument("--only", metavar="MEASURE", action="append", choices=measures.NAMES,
                         help="this measure alone; may be given several times")
-    parser.add_argument("--seconds", type=_positive, help="how long each look takes (default 2)")
+    parser.add_argument("--seconds", type=_seconds, help="how long each look takes (default 2)")
     parser.add_argument("--rounds", type=int, choices=range(1, 100), metavar="N", help="how many looks (default 5)")
     parser.add_argument("--quick", action="store_true", help="half a second, three rounds: a first impression")
     parser.add_argument("--free", action="store_true", help="let the kernel place server and client, not one CPU each")
+    parser.add_argument("--no-pytcp", action="store_true", help="leave out pmd-pytcp, and do not install it")
     parser.add_argument("--json", action="store_true", help="print JSON, with the figures of every round")
     return parser.parse_args()
 
 
-def _positive(text: str) -> float:
+def _seconds(text: str) -> float:
     if not 0 < (value := float(text)) <= 600:
         raise ValueError
     return value

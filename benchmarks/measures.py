@@ -30,6 +30,7 @@ class Plan:
 
     seconds: float
     rounds: int
+    pytcp: bool = True          # ask the published stack too
     idle: int = IDLE
     pings: int = PINGS
 
@@ -62,6 +63,8 @@ def compare(lab: Lab, names: Sequence[str], plan: Plan, report: Report, say: Cal
     if not measures:
         return
     wanted = {OURS, LINUX, *(label for measure in measures for label in measure.others)}
+    if not plan.pytcp:
+        wanted.discard(PYTCP)
     running = _start(lab, wanted, report, say)
     for measure in measures:
         labels = [label for label in (OURS, LINUX, *measure.others) if label in running]

@@ -28,11 +28,11 @@ class DatagramTransport(asyncio.DatagramTransport):
     __slots__ = ("__weakref__", "_closing", "_endpoint", "_protocol", "_remote", "_stack")
 
     def __init__(self, stack: AsyncStack, endpoint: int, remote: tuple[str, int] | None):
-        self._extra = None          # the names, once the endpoint is gone
+        self._extra: dict[str, Any] | None = None      # the names, once the endpoint is gone
         self._stack = stack
         self._endpoint = endpoint
         self._remote = remote
-        self._protocol: asyncio.DatagramProtocol | None = None
+        self._protocol: Any = None      # the application's asyncio.DatagramProtocol
         self._closing = False
 
     def __repr__(self) -> str:
@@ -41,7 +41,7 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     # what the stack calls
 
-    def _begin(self, protocol: asyncio.DatagramProtocol) -> None:
+    def _begin(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
         self._stack.endpoints[self._endpoint] = self
         self._call(protocol.connection_made, self)
@@ -130,10 +130,10 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     # what it is
 
-    def set_protocol(self, protocol: asyncio.DatagramProtocol) -> None:
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
 
-    def get_protocol(self) -> asyncio.DatagramProtocol | None:
+    def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:

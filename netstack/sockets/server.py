@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno as errors
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ class Server(asyncio.AbstractServer):
                 try:
                     listener = tcp.listen(host, port, self._backlog)
                 except OSError as exc:
-                    raise fate(exc.errno, f"error while attempting to bind on address {text(host, port)}") from exc
+                    what = f"error while attempting to bind on address {text(host, port)}"
+                    raise fate(exc.errno or errors.EIO, what) from exc
                 listeners.append(listener)
                 self._binds[index] = (host, tcp.listener_port(listener))
         except BaseException:

@@ -56,7 +56,7 @@ class StreamTransport(_FlowControlMixin):
         self._protocol_paused = False
         self._high_water = 64 * 1024
         self._low_water = 16 * 1024
-        self._extra = None          # the names, once the connection is gone
+        self._extra: dict[str, Any] | None = None      # the names, once the connection is gone
         self._stack = stack
         self._handle = handle
         self._server = server
@@ -329,7 +329,7 @@ class StreamTransport(_FlowControlMixin):
     # what it is
 
     def set_protocol(self, protocol: BaseProtocol) -> None:
-        self._protocol = protocol
+        self._protocol: Any = protocol
         self._buffered = isinstance(protocol, BufferedProtocol)
 
     def get_protocol(self) -> BaseProtocol:

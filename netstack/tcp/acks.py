@@ -144,6 +144,7 @@ def process_ack(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
         fresh = _is_duplicate(c, s, before)
     if fresh:
         congestion_duplicate(t, c)
+        tail_arm(t, c)
         tcb_dirty(t, c)
     if c.persist_at:
         c.probes = 0                # the peer lives, even if its window is closed: RFC 9293 MUST-37

@@ -75,6 +75,8 @@ def congestion_acked(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], octets
             c.flags |= F_RETRANSMIT
         else:
             c.head_again = c.snd_max
+            if seq_le(c.high_rxt, c.snd_una):   # what a partial ACK stops at is lost, whatever little is SACKed above it
+                c.flags |= F_RETRANSMIT
         return
     c.duplicates = 0
     if c.flags & F_RTO_RECOVERY:
@@ -92,7 +94,6 @@ def congestion_acked(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], octets
 @cython.exceptval(check=False)
 def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """A duplicate ACK; the third, or SACKed octets enough to call snd_una lost, begin fast retransmit."""
-    in_network: uint32_t
     count(t.net, TCP_DUPLICATE_ACKS_RECEIVED, 1)
     c.duplicates += 1
     if c.flags & F_RECOVERY and _lost_again(c):
@@ -103,13 +104,22 @@ def congestion_duplicate(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) ->
         return
     if not c.flags & F_SACK and seq_le(c.snd_una, c.recover):   # RFC 6582 3.2 step 1: echoes of an older recovery
         return
-    in_network = min(c.snd_max - c.snd_una, c.cwnd)     # without what limited transmit sent (RFC 5681 3.2 step 2)
+    congestion_lost(t, c)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def congestion_lost(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
+    """What lies at snd_una is lost: halve the window, send it again, and recover up to snd_max (RFC 5681 3.2, 6675 5)."""
+    in_network: uint32_t = min(c.snd_max - c.snd_una, c.cwnd)   # without what limited transmit sent
     c.ssthresh = max(in_network >> 1, 2 * cython.cast(uint32_t, c.mss))
     c.cwnd = c.ssthresh
     c.acked_in_avoidance = 0
     c.recover = c.snd_max
     c.high_rxt = c.snd_una
     c.timed_at = 0
+    c.tail_at = 0
     c.flags |= F_RECOVERY | F_RETRANSMIT
     count(t.net, TCP_FAST_RETRANSMITS, 1)
 

@@ -6,7 +6,7 @@ from cython.cimports.libc.stdint import int64_t, uint32_t
 from cython.cimports.netstack.counters import (
     TCP_ABORTS, TCP_CONNECT_FAILURES, TCP_DELAYED_ACKS, TCP_RETRANSMIT_TIMEOUTS, TCP_TAIL_PROBES)
 from cython.cimports.netstack.net import count
-from cython.cimports.netstack.tcp.congestion import congestion_timeout
+from cython.cimports.netstack.tcp.congestion import congestion_lost, congestion_timeout
 from cython.cimports.netstack.tcp.output import rto_now, send_reset
 from cython.cimports.netstack.tcp.ring import ring_release
 from cython.cimports.netstack.tcp.state import CLOSED, SYN_RECEIVED, SYN_SENT
@@ -62,12 +62,7 @@ def _due(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
         count(t.net, TCP_DELAYED_ACKS, 1)
         tcb_dirty(t, c)
     if c.tail_at and c.tail_at <= now:
-        c.tail_at = 0
-        if c.sacked_count == 0:             # else the peer has spoken meanwhile
-            c.flags |= F_TAIL_PROBE | F_TAIL_PROBED
-            c.rto_at = now + rto_now(t, c)  # RFC 8985 7.3: the probe has its whole timeout
-            count(t.net, TCP_TAIL_PROBES, 1)
-            tcb_dirty(t, c)
+        _tail_timeout(t, c)
     if c.rto_at and c.rto_at <= now:
         _retransmission_timeout(t, c)
     elif c.persist_at and c.persist_at <= now:
@@ -117,6 +112,21 @@ def _retransmission_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb])
         c.persist_at = t.net.now + rto_now(t, c)
         return
     c.rto_at = t.net.now + rto_now(t, c)
+    tcb_dirty(t, c)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _tail_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
+    """Two round trips brought nothing (more): probe, or, knowing of later octets that arrived, take the head for lost."""
+    c.tail_at = 0
+    c.rto_at = t.net.now + rto_now(t, c)    # RFC 8985 7.3: the probe has its whole timeout
+    if c.sacked_count:                      # RFC 8985 6.2 step 5, with more patience
+        congestion_lost(t, c)
+    else:
+        c.flags |= F_TAIL_PROBE | F_TAIL_PROBED
+        count(t.net, TCP_TAIL_PROBES, 1)
     tcb_dirty(t, c)
 
 

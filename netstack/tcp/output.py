@@ -320,8 +320,8 @@ def tail_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void
     """(Re)start the timer of the tail loss probe, where it is earlier than the retransmission's (RFC 8985 7.2)."""
     wait: int64_t = 2 * c.srtt + PROBE_SLACK_NS
     c.tail_at = 0
-    if (c.srtt == 0 or c.flags & (F_SACK | F_RECOVERY | F_RTO_RECOVERY | F_TAIL_PROBED) != F_SACK
-            or c.sacked_count or c.send.used == 0 or c.state < ESTABLISHED or c.snd_una == c.snd_max):
+    if (c.srtt == 0 or c.flags & (F_SACK | F_RECOVERY | F_RTO_RECOVERY) != F_SACK or c.send.used == 0
+            or (c.flags & F_TAIL_PROBED and c.sacked_count == 0) or c.state < ESTABLISHED or c.snd_una == c.snd_max):
         return
     if c.snd_max - c.snd_una <= c.mss:
         wait += MAX_ACK_DELAY_NS

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import time
 
 import pytest
@@ -142,6 +143,7 @@ LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "uvloop_differs(how): uvloop's own sockets are no measure here")
+    config.addinivalue_line("markers", "asyncio_differs(how): asyncio's own sockets are none from Python 3.12 on")
     config.addinivalue_line("markers", "virtual_time: runs on a loop whose clock jumps")
 
 
@@ -149,12 +151,18 @@ def pytest_asyncio_loop_factories(config, item):
     return {"virtual": VirtualLoop} if item.get_closest_marker("virtual_time") else LOOPS
 
 
+def unfit(item):
+    """Is this the kernel's sockets under a loop that is known (its marker says how) to differ from the documentation?"""
+    markers = {"uvloop": item.get_closest_marker("uvloop_differs"),
+               "asyncio": sys.version_info >= (3, 12) and item.get_closest_marker("asyncio_differs")}
+    return any(marker and "kernel" in item.callspec.params.values() and loop in item.callspec.id.split("-")
+               for loop, marker in markers.items())
+
+
 def pytest_collection_modifyitems(config, items):
-    """Where uvloop's own sockets differ from asyncio's (the marker says how), asyncio's alone are the measure."""
-    unfit = [item for item in items if item.get_closest_marker("uvloop_differs")
-             and "kernel" in item.callspec.params.values() and "uvloop" in item.callspec.id.split("-")]
-    items[:] = [item for item in items if item not in unfit]
-    config.hook.pytest_deselected(items=unfit)
+    left_out = [item for item in items if unfit(item)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 async def running(network):

@@ -144,7 +144,7 @@ async def test_any_buffer_can_be_written(joined):
     client.transport.write(b"")
     client.transport.write(bytearray(b"ab"))
     client.transport.write(memoryview(b"xcdx")[1:3])
-    client.transport.writelines([b"e", bytearray(b"f"), memoryview(b"g"), b""])
+    client.transport.writelines([b"e", bytearray(b"f"), memoryview(b"g")])
     client.transport.close()
     await server.lost
     assert server.data == b"abcdefg"
@@ -154,7 +154,8 @@ async def test_a_buffer_of_words_can_be_written(ours):
     peers = []
     server = await ours.create_server(lambda: peers.append(Recorder()) or peers[0], "127.0.0.1", 0)
     transport, _ = await ours.create_connection(Recorder, *server.sockets[0].getsockname())
-    transport.write(array.array("I", [1, 2, 3]))
+    transport.write(array.array("I", [1]))
+    transport.writelines([array.array("I", [2, 3]), b""])
     transport.close()
     await until(lambda: peers)
     await peers[0].lost
@@ -162,6 +163,7 @@ async def test_a_buffer_of_words_can_be_written(ours):
 
 
 @pytest.mark.uvloop_differs("a bytearray is sent as it is when its turn comes")
+@pytest.mark.asyncio_differs("a bytearray is sent as it is when its turn comes")
 async def test_what_is_written_is_not_changed_by_later_changes(joined):
     client, server = await joined()
     server.transport.pause_reading()
@@ -350,6 +352,21 @@ async def test_reset_after_eof_is_told_to_the_next_write(joined, net):
     assert client.log == ["made", "eof"]
     client.transport.write(b"x")
     assert isinstance(await client.lost, BrokenPipeError | ConnectionResetError)
+
+
+async def test_eof_and_reset_while_paused(joined, net):
+    client, server = await joined(lambda: Recorder(keep_open=True))
+    client.transport.pause_reading()
+    server.transport.write_eof()
+    await asyncio.sleep(0.02)
+    net.send_reset(server.transport)
+    await asyncio.sleep(0.02)
+    assert client.log == ["made"]
+    client.transport.resume_reading()
+    await until(lambda: "eof" in client.log)
+    assert client.log == ["made", "eof"]
+    client.transport.write(b"x")
+    assert isinstance(await client.lost, BrokenPipeError)
 
 
 async def test_raising_data_received_costs_only_its_connection(joined, net):

@@ -1,5 +1,6 @@
 """Octets that come early, late, twice or overlapping; SACK blocks; sequence numbers that wrap (RFC 9293 3.4, RFC 2018)."""
 
+import itertools
 import random
 
 import pytest
@@ -215,14 +216,14 @@ cuts = st.lists(st.integers(0, 3000), min_size=1, max_size=30).map(
     lambda points: sorted({0, 3000, *points}))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(points=cuts, seed=st.integers(0, 2 ** 32), peer_iss=st.sampled_from([5, 2 ** 32 - 1500, 2 ** 31 - 100]),
        overlaps=st.lists(st.tuples(st.integers(0, 2999), st.integers(1, 1400)), max_size=8))
 def test_any_segmentation_order_and_overlap_gives_the_stream_once(points, seed, peer_iss, overlaps):
     t = Timeline(peer_iss=peer_iss)
     t.accept()
     shuffle = random.Random(seed)
-    pieces = list(zip(points, points[1:], strict=False))
+    pieces = list(itertools.pairwise(points))
     pieces += [(start, min(start + n, 3000)) for start, n in overlaps]
     pieces += shuffle.sample(pieces, len(pieces) // 3)
     shuffle.shuffle(pieces)
@@ -243,7 +244,7 @@ def test_any_segmentation_order_and_overlap_gives_the_stream_once(points, seed, 
     t.finish()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(base=st.sampled_from([0, 1000, 2 ** 31 - 50, 2 ** 32 - 100]), limit=st.integers(1, 8), steps=st.lists(st.one_of(
     st.tuples(st.just("add"), st.integers(0, 200), st.integers(1, 60)),
     st.tuples(st.just("cut"), st.integers(0, 260), st.just(0))), max_size=40))

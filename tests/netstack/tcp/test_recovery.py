@@ -429,10 +429,33 @@ def test_tail_is_probed_with_sack_only_and_not_for_a_fin(timeline, make):
     assert "tcp_tail_probes" not in t.counters()
 
 
-def test_tail_with_octets_sacked_is_left_to_recovery(timeline):
+def test_tail_unanswered_with_later_octets_sacked_takes_the_head_for_lost(timeline):
     t = sacked(timeline, 4)
-    t.inject("A", ack=1, sack=[seg(2)])
-    t.quiet(0.1)                                    # RFC8985 7.2: no PTO while the scoreboard holds something
+    t.at(0.001)
+    t.inject("A", ack=1, sack=[seg(2)])             # too little for RFC 6675's IsLost
+    assert t.wait() == pytest.approx(0.003)
+    t.expect("A", seq=1, length=1000)
+    assert t.info("recovery") == "fast" and t.info("ssthresh") == 2000
+    t.inject("A", ack=segment(5))
+    t.quiet(60)
+    assert t.counters() == {"tcp_octets_sent": 4000, "tcp_retransmits": 1, "tcp_fast_retransmits": 1,
+                            "tcp_duplicate_acks_received": 1}
+
+
+def test_tail_probe_answered_by_a_sack_repairs_without_a_timeout(timeline):
+    t = sacked(timeline, 4)                         # all of it lost
+    t.wait()
+    t.expect("PA", seq=segment(4), length=1000)
+    t.inject("A", ack=1, sack=[seg(4)])
+    t.wait(0.01)
+    t.expect("A", seq=segment(1), length=1000)
+    t.inject("A", ack=segment(2), sack=[seg(4)])
+    t.expect("A", seq=segment(2), length=1000)
+    t.inject("A", ack=segment(3), sack=[seg(4)])
+    t.expect("A", seq=segment(3), length=1000)
+    t.inject("A", ack=segment(5))
+    t.quiet(60)
+    assert "tcp_retransmit_timeouts" not in t.counters()
 
 
 def test_retransmission_lost_again_is_noticed_when_later_segments_arrive(timeline):

@@ -28,7 +28,7 @@ TABLE = {(start, event): end for start, event, end in map(str.split, ARROWS.stri
 EVENTS = [event.name for event in Event if event.name != "EVENTS"]
 
 
-@pytest.mark.parametrize("start, event", itertools.product(NAMES, EVENTS))
+@pytest.mark.parametrize("start, event", list(itertools.product(NAMES, EVENTS)))
 def test_any_event_leads_where_the_figure_says_or_nowhere(start, event):
     if event == "RESET":
         assert transition(State[start], Event[event]) == State.CLOSED

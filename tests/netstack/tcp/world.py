@@ -73,6 +73,8 @@ class World:
         """Put what a host sends on the link."""
         host = self.hosts[sender]
         sent = 0
+        while host.stack.loop(self.now):
+            pass
         while host.stack.transmit(host.interface, self.now, host.tx):
             for frame, size in zip(host.tx.frames_bytes(), host.tx.segment_sizes(), strict=True):
                 sent += 1

@@ -1,0 +1,102 @@
+"""The measurements measure what they say, and leave nothing behind; no test here asks how fast anything is."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import ARP, Ether
+
+from benchmarks import hot_paths, measures, packets
+from benchmarks.lab import PREFIX, ROOT
+from benchmarks.report import Cost, Report, Row, paired
+from tests.support.netns import unavailable
+
+NAMESPACES = Path("/run/netns")
+
+
+def bench(*options, **more):
+    argv = [sys.executable, "-m", "benchmarks", "--no-pytcp", *options]
+    return subprocess.Popen(argv, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, **more)
+
+
+@pytest.mark.parametrize(("frame", "layer"), [
+    (packets.tcp(1, 2, 3, 4, packets.SYN), TCP), (packets.tcp(1, 2, 2**32 - 1, 4, packets.ACK, b"odd"), TCP),
+    (packets.udp(5, 6, b"odd"), UDP), (packets.echo_request(7, b"odd"), ICMP)])
+def test_frames_have_the_checksums_scapy_computes(frame, layer):
+    read = Ether(frame)
+    told = read[IP].chksum, read[layer].chksum
+    del read[IP].chksum, read[layer].chksum
+    again = Ether(bytes(read))
+    assert (again[IP].chksum, again[layer].chksum) == told
+
+
+def test_an_arp_request_asks_for_the_server():
+    assert Ether(packets.arp_request())[ARP].summary() == "ARP who has 10.77.0.2 says 10.77.0.1"
+
+
+@pytest.mark.parametrize("path", hot_paths.PATHS, ids=lambda path: path.name)
+def test_a_hot_path_meters_each_burst(path):
+    meter = hot_paths.Meter()
+    path.run(3, meter)      # raises when the stack does not do what is measured
+    assert len(meter.ns_per_packet) == 3 and meter.packets >= 3
+
+
+def test_the_ratio_pairs_the_rounds():
+    assert paired([10, 1, 10], [5, 1, 1]) == 2      # the ratio of the medians would be 10
+
+
+@pytest.mark.parametrize(("ours", "linux", "met"), [(25.9, 3.0, True), (26.0, 3.0, False)])
+def test_the_ping_goal_is_twice_linux_and_20_us(ours, linux, met):
+    ping = next(measure for measure in measures.MEASURES if measure.name == "ping")
+    (row,) = measures._rows(ping, {measures.OURS: [ours], measures.LINUX: [linux]})
+    assert row.met is met
+
+
+def test_the_report_is_json_and_a_table(capsys):
+    report = Report([Row("a stream", "Mb/s", 10.0, "Linux", 30.0, 1 / 3, ">= 0.5", False)], [Cost("arp", 80.0, None, [80.0])])
+    report.show()
+    table = capsys.readouterr().out
+    assert "a stream, Mb/s" in table and " NO" in table and "arp" in table
+    assert json.loads(report.json())["rows"][0]["met"] is False
+
+
+def test_what_is_no_measure_is_a_usage_error():
+    process = bench("--only", "luck")
+    assert "invalid choice: 'luck'" in process.communicate(timeout=30)[1] and process.returncode == 2
+
+
+@pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "-")
+def test_a_run_compares_with_linux_and_leaves_no_namespace():
+    process = bench("--only", "udp-echo", "--only", "connects", "--seconds", "0.1", "--rounds", "1", "--json")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    rows = json.loads(out)["rows"]
+    assert {(row["measure"], row["peer_name"]) for row in rows} >= {
+        ("UDP echo of 64 octets", "Linux"), ("connections made and closed", "Linux")}
+    assert all(row["ours"] > 0 and row["peer"] > 0 for row in rows)
+    assert not left_by(process.pid)
+
+
+@pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "-")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_no_namespace(number):
+    process = bench("--only", "udp-echo", "--seconds", "30")
+    deadline = time.monotonic() + 60
+    while not left_by(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0 and not left_by(process.pid)
+
+
+def left_by(pid):
+    return list(NAMESPACES.glob(f"{PREFIX}{pid}-*"))
+
+
