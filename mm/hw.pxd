@@ -13,10 +13,14 @@ cdef extern from * nogil:
     #define HW_SWAP16(v) __builtin_bswap16(v)
     #define HW_SWAP32(v) __builtin_bswap32(v)
     #define HW_SWAP64(v) __builtin_bswap64(v)
+    #define HW_LITTLE32(v) (v)
+    #define HW_LITTLE64(v) (v)
     #else
     #define HW_SWAP16(v) (v)
     #define HW_SWAP32(v) (v)
     #define HW_SWAP64(v) (v)
+    #define HW_LITTLE32(v) __builtin_bswap32(v)
+    #define HW_LITTLE64(v) __builtin_bswap64(v)
     #endif
     static inline uint16_t hw_load16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v; }
     static inline uint32_t hw_load32(const void *p) { uint32_t v; memcpy(&v, p, 4); return v; }
@@ -32,6 +36,29 @@ cdef extern from * nogil:
     static inline void hw_put64(void *p, uint64_t v) { hw_store64(p, HW_SWAP64(v)); }
     static inline int64_t hw_now_ns(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t);
         return (int64_t)t.tv_sec * 1000000000ll + t.tv_nsec; }
+    /* x86 keeps the order of loads and of stores, also between ordinary and uncached memory: only the compiler is held
+       back. On ARM a device is an observer outside the inner shareable domain. */
+    #if defined(__x86_64__) || defined(__i386__)
+    #define HW_READ_FENCE() __asm__ __volatile__("" ::: "memory")
+    #define HW_WRITE_FENCE() __asm__ __volatile__("" ::: "memory")
+    #elif defined(__aarch64__)
+    #define HW_READ_FENCE() __asm__ __volatile__("dmb oshld" ::: "memory")
+    #define HW_WRITE_FENCE() __asm__ __volatile__("dmb oshst" ::: "memory")
+    #else
+    #define HW_READ_FENCE() __sync_synchronize()
+    #define HW_WRITE_FENCE() __sync_synchronize()
+    #endif
+    static inline void hw_read_fence(void) { HW_READ_FENCE(); }
+    static inline void hw_write_fence(void) { HW_WRITE_FENCE(); }
+    static inline uint32_t hw_mmio_read32(const void *p) {
+        uint32_t v = *(const volatile uint32_t *)p; HW_READ_FENCE(); return HW_LITTLE32(v); }
+    static inline void hw_mmio_write32(void *p, uint32_t v) {
+        HW_WRITE_FENCE(); *(volatile uint32_t *)p = HW_LITTLE32(v); }
+    static inline uint32_t hw_dma_load32(const void *p) {
+        uint32_t v = *(const volatile uint32_t *)p; return HW_LITTLE32(v); }
+    static inline void hw_dma_store64(void *p, uint64_t v) { *(volatile uint64_t *)p = HW_LITTLE64(v); }
+    static inline uint64_t hw_dma_load64(const void *p) {
+        uint64_t v = *(const volatile uint64_t *)p; return HW_LITTLE64(v); }
     #endif
     """
     # Host order, any alignment.
@@ -50,3 +77,14 @@ cdef extern from * nogil:
     void put64 "hw_put64"(void *p, uint64_t v) noexcept
     # CLOCK_MONOTONIC in nanoseconds.
     int64_t now_ns "hw_now_ns"() noexcept
+    # Device registers: one access, little-endian, after all earlier stores to DMA memory; a read before all later loads.
+    uint32_t mmio_read32 "hw_mmio_read32"(const void *p) noexcept
+    void mmio_write32 "hw_mmio_write32"(void *p, uint32_t v) noexcept
+    # Words of DMA memory, aligned and little-endian, which a device reads and writes meanwhile: one access each.
+    uint32_t dma_load32 "hw_dma_load32"(const void *p) noexcept
+    uint64_t dma_load64 "hw_dma_load64"(const void *p) noexcept
+    void dma_store64 "hw_dma_store64"(void *p, uint64_t v) noexcept
+    # Between the word by which a device says "done" and the loads of what it wrote before.
+    void read_fence "hw_read_fence"() noexcept
+    # Between stores to DMA memory and the store that hands them to the device.
+    void write_fence "hw_write_fence"() noexcept

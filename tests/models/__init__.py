@@ -1,0 +1,1 @@
+"""Strict models of devices, in process: what a datasheet forbids raises, where hardware would merely misbehave."""
