@@ -32,7 +32,7 @@ from cython.cimports.netstack.ip import (
     path_resolve,
     path_resolve_on,
 )
-from cython.cimports.netstack.net import LOOPBACK, NetState, Packet, is_local, packet_free, packet_new
+from cython.cimports.netstack.net import LOOPBACK, NetState, Packet, count, is_local, packet_free, packet_new
 from cython.cimports.netstack.verdict import (
     ANSWERED,
     DELIVERED,
@@ -79,13 +79,6 @@ V6_PARAMETER_PROBLEM = cython.declare(cython.int, 4)
 V6_ECHO = cython.declare(cython.int, 128)
 V6_ECHO_REPLY = cython.declare(cython.int, 129)
 V6_REDIRECT = cython.declare(cython.int, 137)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _count(net: cython.pointer[Net], counter: cython.int) -> cython.void:
-    net.counters[counter] += 1
 
 
 # --- messages in ----------------------------------------------------------------------------------------------------
@@ -201,14 +194,14 @@ def _take_error(net: cython.pointer[Net], view: cython.pointer[cython.const[IpVi
         if kind == UNREACHABLE_TOO_BIG:
             error.mtu = get16(view.payload + 6) if view.family == 4 else get32(view.payload + 4)
         error.protocol = protocol
-        _count(net, ICMP_ERRORS_RECEIVED)
+        count(net, ICMP_ERRORS_RECEIVED, 1)
         return DELIVERED
     if protocol != (PROTOCOL_ICMP if view.family == 4 else PROTOCOL_ICMPV6) or transport[0] != (
             V4_ECHO if view.family == 4 else V6_ECHO):
         return ICMP_UNMATCHED
     if not _keep(net, view, get16(transport + 4), get16(transport + 6), 0, kind):
         return ICMP_UNMATCHED
-    _count(net, ICMP_ERRORS_RECEIVED)
+    count(net, ICMP_ERRORS_RECEIVED, 1)
     return DELIVERED
 
 
@@ -274,7 +267,7 @@ def _answer_echo(net: cython.pointer[Net], view: cython.pointer[cython.const[IpV
     verdict = _send(net, p, cython.address(path), HOP_LIMIT)
     if verdict != 0:
         return verdict
-    _count(net, ICMP_ECHO_REPLIES_SENT)
+    count(net, ICMP_ECHO_REPLIES_SENT, 1)
     return ANSWERED
 
 
@@ -322,7 +315,7 @@ def _send(net: cython.pointer[Net], p: cython.pointer[Packet], path: cython.poin
 def _take_reply(net: cython.pointer[Net], view: cython.pointer[cython.const[IpView]]) -> cython.int:
     if not _keep(net, view, get16(view.payload + 4), get16(view.payload + 6), view.length, -1):
         return ICMP_UNMATCHED
-    _count(net, ICMP_ECHO_REPLIES_RECEIVED)
+    count(net, ICMP_ECHO_REPLIES_RECEIVED, 1)
     return DELIVERED
 
 
@@ -426,7 +419,7 @@ def icmp_send_error(net: cython.pointer[Net], view: cython.pointer[cython.const[
     if not _may_complain(view):
         return False
     if not _take_token(net):
-        _count(net, ICMP_ERRORS_SUPPRESSED)
+        count(net, ICMP_ERRORS_SUPPRESSED, 1)
         return False
     if not is_local(net, own):
         own = cython.NULL
@@ -448,7 +441,7 @@ def icmp_send_error(net: cython.pointer[Net], view: cython.pointer[cython.const[
     memcpy(out + 8, view.header, quoted)
     if _send(net, p, cython.address(path), HOP_LIMIT) != 0:
         return False
-    _count(net, ICMP_ERRORS_SENT)
+    count(net, ICMP_ERRORS_SENT, 1)
     return True
 
 

@@ -5,10 +5,6 @@ from netstack.net cimport Net, Packet
 from netstack.wire.address cimport Addr
 from netstack.wire.arp cimport Arp
 
-# End a packet of ours with a Verdict.
-cdef void link_unsent(Net *net, Packet *p, int verdict) noexcept nogil
-# Push a whole frame on the output of an interface; takes it over.
-cdef void link_send(Net *net, uint32_t interface, Packet *p) noexcept nogil
 # Who has `target`? `to`: the MAC to ask, NULL: everybody.
 cdef void arp_request(Net *net, uint32_t interface, const uint8_t *to, const Addr *sender, const Addr *target) noexcept nogil
 cdef void arp_reply(Net *net, uint32_t interface, const Arp *request) noexcept nogil

@@ -16,12 +16,11 @@ from cython.cimports.netstack.net import (
     MAX_INTERFACES,
     Interface,
     InterfaceAddress,
-    packet_free,
+    count,
+    interface_send,
     packet_new,
-    queue_push,
 )
 from cython.cimports.netstack.route import common_prefix
-from cython.cimports.netstack.verdict import INTERFACE_DOWN, INTERFACE_QUEUE_FULL
 from cython.cimports.netstack.wire.address import is_unspecified, is_v4, store_v6
 from cython.cimports.netstack.wire.arp import ARP_LENGTH, ARP_REPLY, ARP_REQUEST, arp_emit, same_mac
 from cython.cimports.netstack.wire.ndp import (
@@ -37,32 +36,6 @@ from cython.cimports.netstack.wire.ndp import (
 
 ETHERTYPE_ARP = cython.declare(uint16_t, 0x0806)
 ETHERTYPE_IPV6 = cython.declare(uint16_t, 0x86DD)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def link_unsent(net: cython.pointer[Net], p: cython.pointer[Packet], verdict: cython.int) -> cython.void:
-    net.unsent[verdict] += 1
-    packet_free(p)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def link_send(net: cython.pointer[Net], interface: uint32_t, p: cython.pointer[Packet]) -> cython.void:
-    i: cython.pointer[Interface] = net.interfaces[interface]
-    if i == cython.NULL or not i.up:
-        link_unsent(net, p, INTERFACE_DOWN)
-    elif not queue_push(cython.address(i.output), p):
-        link_unsent(net, p, INTERFACE_QUEUE_FULL)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _count(net: cython.pointer[Net], counter: cython.int) -> cython.void:
-    net.counters[counter] += 1
 
 
 @cython.cfunc
@@ -103,7 +76,7 @@ def arp_request(net: cython.pointer[Net], interface: uint32_t, to: cython.pointe
     a.sender = sender[0]
     a.target = target[0]
     _send_arp(net, interface, to, cython.address(a))
-    _count(net, ARP_REQUESTS_SENT)
+    count(net, ARP_REQUESTS_SENT, 1)
 
 
 @cython.cfunc
@@ -117,7 +90,7 @@ def arp_reply(net: cython.pointer[Net], interface: uint32_t,
     a.target = request.sender
     memcpy(a.target_mac, request.sender_mac, 6)
     _send_arp(net, interface, request.sender_mac, cython.address(a))
-    _count(net, ARP_REPLIES_SENT)
+    count(net, ARP_REPLIES_SENT, 1)
 
 
 @cython.cfunc
@@ -130,7 +103,7 @@ def _send_arp(net: cython.pointer[Net], interface: uint32_t, to: cython.pointer[
         return
     memcpy(a.sender_mac, net.interfaces[interface].mac, 6)
     arp_emit(a, cython.address(p.octets[14]))
-    link_send(net, interface, p)
+    interface_send(net, interface, p)
 
 
 # --- Neighbor Discovery ---------------------------------------------------------------------------------------------
@@ -154,7 +127,7 @@ def ndp_solicit(net: cython.pointer[Net], interface: uint32_t, to: cython.pointe
         solicited_node(cython.address(group), target)
         _multicast_mac(mac, cython.address(group))
         _send_ndp(net, interface, mac, source, cython.address(group), cython.address(m))
-    _count(net, NDP_SOLICITATIONS_SENT)
+    count(net, NDP_SOLICITATIONS_SENT, 1)
 
 
 @cython.cfunc
@@ -181,7 +154,7 @@ def ndp_advertise(net: cython.pointer[Net], interface: uint32_t, to: cython.poin
         all_nodes.octets[15] = 0x01
         _multicast_mac(mac, cython.address(all_nodes))
         _send_ndp(net, interface, mac, target, cython.address(all_nodes), cython.address(m))
-    _count(net, NDP_ADVERTISEMENTS_SENT)
+    count(net, NDP_ADVERTISEMENTS_SENT, 1)
 
 
 @cython.cfunc
@@ -204,7 +177,7 @@ def _send_ndp(net: cython.pointer[Net], interface: uint32_t, to: cython.pointer[
     store_v6(header + 24, destination)
     p.length = 14 + 40 + n
     p.family = 6
-    link_send(net, interface, p)
+    interface_send(net, interface, p)
 
 
 @cython.cfunc

@@ -16,9 +16,7 @@ from cython.cimports.netstack.link import (
     arp_reply,
     arp_request,
     is_own_mac,
-    link_send,
     link_source,
-    link_unsent,
     ndp_advertise,
     ndp_solicit,
 )
@@ -34,6 +32,8 @@ from cython.cimports.netstack.net import (
     NetState,
     forget_paths,
     interface_address,
+    interface_send,
+    packet_unsent,
     queue_pop,
     queue_push,
     random_below,
@@ -316,14 +316,14 @@ def neighbor_use(net: cython.pointer[Net], n: cython.pointer[Neighbor]) -> cytho
 def neighbor_hold(net: cython.pointer[Net], n: cython.pointer[Neighbor], p: cython.pointer[Packet]) -> cython.int:
     """Keep a frame until the address is known; the oldest of too many goes (RFC 1122 2.3.2.2, RFC 4861 7.2.2)."""
     if n.state == NEIGHBOR_FAILED:
-        link_unsent(net, p, NEIGHBOR_FAILED_VERDICT)
+        packet_unsent(net, p, NEIGHBOR_FAILED_VERDICT)
         return NEIGHBOR_FAILED_VERDICT
     if n.state != NEIGHBOR_INCOMPLETE:
         memcpy(cython.address(p.octets[p.start]), n.mac, 6)
-        link_send(net, n.interface, p)
+        interface_send(net, n.interface, p)
         return 0
     if n.waiting.count == n.waiting.limit:
-        link_unsent(net, queue_pop(cython.address(n.waiting)), NEIGHBOR_QUEUE_FULL)
+        packet_unsent(net, queue_pop(cython.address(n.waiting)), NEIGHBOR_QUEUE_FULL)
     queue_push(cython.address(n.waiting), p)
     if n.probes == 0:
         _probe(net, n)
@@ -383,7 +383,7 @@ def _send_waiting(net: cython.pointer[Net], n: cython.pointer[Neighbor]) -> cyth
     while p != cython.NULL:
         neighbor_use(net, n)
         memcpy(cython.address(p.octets[p.start]), n.mac, 6)
-        link_send(net, n.interface, p)
+        interface_send(net, n.interface, p)
         p = queue_pop(cython.address(n.waiting))
 
 
@@ -393,7 +393,7 @@ def _send_waiting(net: cython.pointer[Net], n: cython.pointer[Neighbor]) -> cyth
 def _drop_waiting(net: cython.pointer[Net], n: cython.pointer[Neighbor], verdict: cython.int) -> cython.void:
     p: cython.pointer[Packet] = queue_pop(cython.address(n.waiting))
     while p != cython.NULL:
-        link_unsent(net, p, verdict)
+        packet_unsent(net, p, verdict)
         p = queue_pop(cython.address(n.waiting))
 
 

@@ -23,7 +23,7 @@ CORPUS = Path(__file__).parent / "corpus"       # what once went wrong
 HANG_S = 60                 # an episode that takes longer hangs
 MINIMIZE_S = 120            # for making a finding small
 WARM_UP = 5                 # episodes until caches have their size
-LEAK = 1 << 20              # octets the heap may grow after that
+LEAK = 1 << 17              # octets the heap may grow after that
 
 
 # --- the worker: episodes in one process, a line of JSON about each -------------------------------------------------------

@@ -329,7 +329,8 @@ class World:
         it waited for its neighbor, or a segment of the last one waited there so long."""
         ends = (str(ip_address(flow.us)), flow.our_port, str(ip_address(flow.peer)), flow.peer_port)
         return not any((row["local_host"], row["local_port"], row["remote_host"], row["remote_port"]) == ends
-                       and row["opened_at"] <= flow.first_at for row in self.stack.connections())
+                       and row["state"] != "CLOSED" and row["opened_at"] <= flow.first_at
+                       for row in self.stack.connections())
 
     # -- invariants --------------------------------------------------------------------------------
 
