@@ -328,7 +328,7 @@ class World:
         its neighbor, or have waited there until the next one was sent."""
         ends = (str(ip_address(flow.us)), flow.our_port, str(ip_address(flow.peer)), flow.peer_port)
         return not any((row["local_host"], row["local_port"], row["remote_host"], row["remote_port"]) == ends
-                       and row["iss"] == flow.first for row in self.stack.connections())
+                       and row["state"] != "CLOSED" and row["iss"] == flow.first for row in self.stack.connections())
 
     # -- invariants --------------------------------------------------------------------------------
 
