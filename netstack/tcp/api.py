@@ -510,7 +510,7 @@ def _row(c: cython.pointer[Tcb]) -> dict:
         "handle": c.index | cython.cast(int64_t, c.generation) << 32, "state": NAMES[c.state],
         "local_host": address_text(cython.address(c.path.source)), "local_port": c.local_port,
         "remote_host": address_text(cython.address(c.path.destination)), "remote_port": c.remote_port,
-        "interface": c.path.interface, "released": bool(c.flags & F_RELEASED),
+        "interface": c.path.interface, "iss": c.iss, "irs": c.irs, "released": bool(c.flags & F_RELEASED),
         "unread": c.receive.used, "unsent": c.send.used, "in_flight": c.snd_max - c.snd_una,
         "octets_sent": c.octets_sent, "octets_received": c.octets_received, "retransmits": c.retransmits,
         "srtt_ns": c.srtt, "rttvar_ns": c.rttvar, "rto_ns": c.rto, "backoff": c.backoff, "mss": c.mss,

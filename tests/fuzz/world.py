@@ -54,7 +54,6 @@ class Flow:
     seq: int = 0            # the peer's next
     ack: int = 0            # what the peer expects from the stack
     first: int | None = None        # the stack's SYN, once it was seen
-    first_at: int = 0       # when that was
     timestamp: int | None = None    # the last one of the stack's
     flags: int = 0          # of the stack's last segment
     opened: bool = False
@@ -307,7 +306,7 @@ class World:
         flow.interface = interface
         flow.timestamp, flow.flags = seen.timestamp, seen.flags
         if seen.flags & SYN and flow.first != seen.seq:
-            flow.first, flow.first_at, flow.ack = seen.seq, self.now, seen.seq + 1 & 0xFFFFFFFF
+            flow.first, flow.ack = seen.seq, seen.seq + 1 & 0xFFFFFFFF
         if seen.data and flow.first is not None:
             try:
                 check_stream(seen, flow.first)
@@ -325,12 +324,11 @@ class World:
             del self.flows[key]
 
     def _is_another(self, flow: Flow) -> bool:
-        """Is the connection another than the one whose SYN was heard? The SYN of this one may have been dropped while
-        it waited for its neighbor, or a segment of the last one waited there so long."""
+        """Is the connection another than the one whose SYN was heard last? A SYN may have been dropped while it waited for
+        its neighbor, or have waited there until the next one was sent."""
         ends = (str(ip_address(flow.us)), flow.our_port, str(ip_address(flow.peer)), flow.peer_port)
         return not any((row["local_host"], row["local_port"], row["remote_host"], row["remote_port"]) == ends
-                       and row["state"] != "CLOSED" and row["opened_at"] <= flow.first_at
-                       for row in self.stack.connections())
+                       and row["state"] != "CLOSED" and row["iss"] == flow.first for row in self.stack.connections())
 
     # -- invariants --------------------------------------------------------------------------------
 
