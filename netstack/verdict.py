@@ -32,7 +32,6 @@ _TABLE = {
     ICMP_CHECKSUM: "wrong ICMP or ICMPv6 checksum",
     ICMP_TYPE_UNKNOWN: "ICMP type that hosts ignore",
     ICMP_ECHO_MULTICAST: "echo request to a broadcast or multicast address",
-    ICMP_RATE_LIMITED: "not answered because of the rate limit",
     ICMP_UNMATCHED: "ICMP error or reply that matches nothing we sent",
     NDP_HOP_LIMIT: "neighbor discovery from beyond the link (hop limit below 255)",
     NDP_MALFORMED: "neighbor discovery message with wrong lengths, options or addresses",

@@ -32,7 +32,6 @@ from tests.support.host import BROADCAST, MAC, PEER_MAC, PEER_V4, PEER_V6, V4, V
 
 NOT_OF_RECEIVED_FRAMES = {
     "forwarded": "this host is no router yet",
-    "icmp_rate_limited": "the frame that caused a suppressed error has ended by its own name",
     "device_refused": "drivers count it",
     "no_memory": "malloc does not fail on demand",
 }
