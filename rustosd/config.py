@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
-from rustosd.values import Address, Cidr, FilePath, InterfaceName, Mac, Prefix, SocketPath
+from rustosd.values import Address, Cidr, FilePath, HostPort, InterfaceName, Mac, Prefix, SocketPath
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
@@ -93,7 +93,17 @@ class ControlConfig(_Section):
 
 
 class MetricsConfig(_Section):
+    """Metrics, and where this machine reaches them and the status page besides the stack's own HTTP service."""
+
     enabled: bool
+    listen: HostPort | None = None
+    socket: SocketPath | None = None
+
+
+class StatusConfig(_Section):
+    """What the status page tells whoever opens it."""
+
+    connections: bool
 
 
 class HostConfig(_Section):
@@ -116,6 +126,7 @@ class Config(_Section):
     service: ServicesConfig
     control: ControlConfig
     metrics: MetricsConfig
+    status: StatusConfig
     host: HostConfig
     log: LogConfig
     route: tuple[RouteConfig, ...] = ()
@@ -175,12 +186,9 @@ def to_toml(config: Config) -> str:
     """A configuration as TOML, all defaults spelled out: `parse(to_toml(c)) == c`."""
     import tomli_w
     values = msgspec.to_builtins(config, enc_hook=str)
-    for interface in values["interface"]:
-        if interface["mac"] is None:
-            del interface["mac"]
-    for route in values["route"]:
-        for key in [key for key, value in route.items() if value is None]:
-            del route[key]
+    for table in (*values["interface"], *values["route"], values["metrics"]):
+        for key in [key for key, value in table.items() if value is None]:
+            del table[key]
     if not values["route"]:
         del values["route"]
     return tomli_w.dumps(values)
