@@ -17,7 +17,8 @@ FORMATS: Final[dict[str, Callable[[Any], str]]] = {
     "count": lambda value: words.MISSING if value is None else words.count(value),
     "octets": words.octets,
     "bits": words.bit_rate,
-    "frames": words.frame_rate,
+    "rate": words.rate,
+    "frames": lambda value: words.rate(value).replace("/s", " frames/s"),
     "duration": words.duration,
     "ms": words.milliseconds,
     "list": lambda value: ", ".join(value) or words.MISSING,
@@ -35,7 +36,9 @@ class Column(NamedTuple):
     @property
     def kind(self) -> str:
         """Its CSS class."""
-        return {"text": "prose" if self.field == "help" else "word"}.get(self.format, "number")
+        if self.format == "text":
+            return "prose" if self.field == "help" else "word"
+        return "number alone" if self.field == "connections" else "number"
 
 
 _CONNECTIONS: Final = (
@@ -44,7 +47,7 @@ _CONNECTIONS: Final = (
 )
 _DROPS: Final = (
     Column("Reason", "reason"), Column("Way", "direction"), Column("Frames", "frames", "count"),
-    Column("Last minute", "frames_per_s", "frames"), Column("Meaning", "help"),
+    Column("Last minute", "frames_per_s", "rate"), Column("Meaning", "help"),
 )
 _SERVICES: Final = (
     Column("Service", "name"), Column("Where", "where"), Column("Connections", "connections", "count"),
@@ -87,7 +90,7 @@ _PAGE: Final = """\
 
 <section aria-labelledby="health">
 <h2 id="health">Health</h2>
-<p id="summary" role="status" class="summary">{summary}</p>
+<p id="summary" role="status" class="summary {worst}">{summary}</p>
 <ul id="notes" class="notes">
 {notes}
 </ul>
@@ -146,8 +149,10 @@ _CARD: Final = """\
 <p class="quiet"><span data-field="kind">{kind}</span>, MTU <span data-field="mtu">{mtu}</span>,
 <span data-field="mac" data-format="text">{mac}</span></p>
 <p class="addresses" data-field="addresses" data-format="list">{addresses}</p>
+<div class="plots">
 {rx}
 {tx}
+</div>
 <dl class="totals">
 <div><dt>Received</dt><dd><span data-field="rx_octets" data-format="octets">{rx_octets}</span>
 <span class="quiet">in <span data-field="rx_frames" data-format="count">{rx_frames}</span> frames</span></dd></div>
@@ -177,7 +182,7 @@ def render(status: Status, assets: str, *, own_stack: bool = True) -> bytes:
     text = {name: escape(value) for name, value in {
         "tagline": "A TCP/IP host in user space." + (" Every packet of this page went through its own stack."
                                                      if own_stack else " This page comes by the kernel's stack."),
-        "assets": assets, "points": str(POINTS), "summary": severities(status.health),
+        "assets": assets, "points": str(POINTS), "summary": severities(status.health), "worst": status.health[0].severity if status.health else "well",
         "addresses": FORMATS["list"](status.addresses), "uptime": words.duration(status.uptime_s), "version": status.version,
         "total": words.count(status.connections.total), "limit": words.count(status.connections.limit),
         "listeners": words.count(status.connections.listeners), "states": states(status.connections.states),
@@ -230,7 +235,7 @@ def _card(interface: Interface) -> str:
 def _plot(way: str, verb: str, bits: int, frames: float, history: Sequence[int]) -> str:
     line, area = words.plot(history, POINTS)
     peak = words.bit_rate(max(history, default=0))
-    return _PLOT.format(way=way, verb=verb, rate=words.bit_rate(bits), frames=words.frame_rate(frames), peak=peak, line=line,
+    return _PLOT.format(way=way, verb=verb, rate=words.bit_rate(bits), frames=FORMATS["frames"](frames), peak=peak, line=line,
                         area=area, width=words.PLOT_WIDTH, height=words.PLOT_HEIGHT,
                         label=f"{words.bit_rate(bits)} now, at most {peak} in the last two minutes")
 

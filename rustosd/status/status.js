@@ -44,7 +44,8 @@
     count: (value) => (value === null ? MISSING : commas(value)),
     octets: (value) => (value === null ? MISSING : octets(value)),
     bits: (value) => scaled(value, 1000, "bit/s", ["kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"]),
-    frames: (value) => `${commas(value, value > 0 && value < 10 ? 1 : 0)}/s`,
+    rate: (value) => `${commas(value, value > 0 && value < 10 ? 1 : 0)}/s`,
+    frames: (value) => formats.rate(value).replace("/s", " frames/s"),
     duration,
     ms: (value) => (value === null ? MISSING : `${(value / 1000).toFixed(3)} ms`),
     list: (value) => value.join(", ") || MISSING,
@@ -102,6 +103,7 @@
   function paintHealth(notes) {
     const words = summary(notes);
     say(find("#summary"), words);
+    find("#summary").className = `summary ${notes.length ? notes[0].severity : "well"}`;
     document.title = `rustosd: ${words}`;
     const list = find("#notes");
     const wanted = notes.map((note) => JSON.stringify(note));

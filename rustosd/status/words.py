@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from rustosd.cli.tables import MISSING, duration, milliseconds, octets
 
-__all__ = ["MISSING", "PLOT_HEIGHT", "PLOT_WIDTH", "bit_rate", "count", "duration", "frame_rate", "milliseconds", "octets",
-           "plot"]
+__all__ = ["MISSING", "PLOT_HEIGHT", "PLOT_WIDTH", "bit_rate", "count", "duration", "milliseconds", "octets", "plot",
+           "rate"]
 
 PLOT_WIDTH = 240
 PLOT_HEIGHT = 48
@@ -26,8 +26,8 @@ def bit_rate(value: float) -> str:
     return f"{value:.0f} bit/s" if unit == "bit/s" else f"{amount:.1f} {unit}"
 
 
-def frame_rate(value: float) -> str:
-    """Frames a second: 1,234/s; with one digit below ten."""
+def rate(value: float) -> str:
+    """So many a second: 1,234/s; with one digit below ten."""
     return f"{value:.1f}/s" if 0 < value < 10 else f"{value:,.0f}/s"
 
 
