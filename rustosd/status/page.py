@@ -182,7 +182,8 @@ def render(status: Status, assets: str, *, own_stack: bool = True) -> bytes:
     text = {name: escape(value) for name, value in {
         "tagline": "A TCP/IP host in user space." + (" Every packet of this page went through its own stack."
                                                      if own_stack else " This page comes by the kernel's stack."),
-        "assets": assets, "points": str(POINTS), "summary": severities(status.health), "worst": status.health[0].severity if status.health else "well",
+        "assets": assets, "points": str(POINTS), "summary": severities(status.health),
+        "worst": status.health[0].severity if status.health else "well",
         "addresses": FORMATS["list"](status.addresses), "uptime": words.duration(status.uptime_s), "version": status.version,
         "total": words.count(status.connections.total), "limit": words.count(status.connections.limit),
         "listeners": words.count(status.connections.listeners), "states": states(status.connections.states),
