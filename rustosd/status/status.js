@@ -11,8 +11,15 @@
 
   // ---- numbers as people read them: the same words as rustosd/status/words.py ----
 
-  const commas = (value, digits = 0) =>
-    value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  // Like Python's format, which rounds exact ties to even; toFixed rounds them up.
+  function fixed(value, digits) {
+    const grid = value * 2 ** (digits + 1);
+    if (!Number.isInteger(grid) || grid % 2 === 0) return value.toFixed(digits);
+    const below = Math.floor(value * 10 ** digits);
+    return ((below % 2 ? below + 1 : below) / 10 ** digits).toFixed(digits);
+  }
+
+  const commas = (value, digits = 0) => fixed(value, digits).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 
   function scaled(value, step, first, units) {
     let amount = value;
@@ -22,7 +29,7 @@
       amount /= step;
       unit = larger;
     }
-    return unit === first ? `${Math.round(value)} ${first}` : `${amount.toFixed(1)} ${unit}`;
+    return unit === first ? `${fixed(value, 0)} ${first}` : `${fixed(amount, 1)} ${unit}`;
   }
 
   function duration(seconds) {
@@ -47,7 +54,7 @@
     rate: (value) => `${commas(value, value > 0 && value < 10 ? 1 : 0)}/s`,
     frames: (value) => formats.rate(value).replace("/s", " frames/s"),
     duration,
-    ms: (value) => (value === null ? MISSING : `${(value / 1000).toFixed(3)} ms`),
+    ms: (value) => (value === null ? MISSING : `${fixed(value / 1000, 3)} ms`),
     list: (value) => value.join(", ") || MISSING,
     limit: (value) => (value ? `of ${octets(value)}` : "limit unknown"),
   };
