@@ -176,7 +176,7 @@ def test_panels_tell_the_truth(prometheus: Prometheus, peer: Peer) -> None:
         return float(sample["value"][1])
 
     assert value("Interfaces up") == 1
-    assert value("TCP connections") == peer.metrics()["rustos_tcp_connections"] or value("TCP connections") < 10
+    assert value("TCP connections") == pytest.approx(peer.metrics()["rustos_tcp_connections"], abs=20)
     assert 0 < value("Up for") < 3600
     (sample,) = prometheus.until('rustos_build_info{instance=~".*"}')
     assert sample["metric"]["version"] == peer.ctl("status")["status"]["version"]
