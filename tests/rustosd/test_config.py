@@ -185,7 +185,8 @@ def test_a_place_to_listen_has_two_parts(text, host, port):
 
 
 @pytest.mark.parametrize("text", ["", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "::1:80",
-                                  "[127.0.0.1]:80", "[::1]", "h:80", "127.0.0.1:8 0", "127.0.0.1:+80", "[::1:80", "127.0.0.1:\u0664"])
+                                  "[127.0.0.1]:80", "[::1]", "h:80", "127.0.0.1:8 0", "127.0.0.1:+80", "[::1:80",
+                                  "127.0.0.1:\u0664"])
 def test_what_is_no_place_to_listen(text):
     with pytest.raises(ValueError, match="is no address and port"):
         HostPort(text)
