@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import subprocess
 import time
 from typing import Any
 
@@ -38,6 +39,11 @@ def serve(bdf: str, kinds: list[str], addresses: list[str], **options: Any) -> d
             container.close()
     finally:
         binding.give_back(bdf, before)
+
+
+def command(argv: list[str]) -> int:
+    """Run a program to its end; its exit status."""
+    return subprocess.run(argv, check=False, stdout=subprocess.DEVNULL).returncode
 
 
 async def _serve(nic: E1000, addresses: list[str]) -> dict[str, Any]:
