@@ -63,7 +63,8 @@ def test_an_access_reaches_the_device_once_and_with_its_own_width(guest, index, 
 def test_each_kind_of_interrupt_arrives_where_it_should(guest, card, kind, backend):
     seen = guest.call(inside.interrupt, card.bdf, kind, backend)
     if kind == "msix":
-        assert seen == {"kinds": ["msix", "msix"], "early": [0, 0], "arrived": [[True, False], [False, True]], "intx after": ["intx"]}
+        assert seen == {"kinds": ["msix", "msix"], "early": [0, 0], "arrived": [[True, False], [False, True]],
+                        "intx after": ["intx"]}
     elif kind == "msi":
         assert seen == {"kinds": ["msi"], "early": [0], "arrived": [[True]], "intx after": ["intx"]}
     else:

@@ -11,6 +11,7 @@ from drivers.e1000.chips import CHIPS
 from drivers.e1000.registers import MAP_8254X, MAP_82574, STATISTICS, Classic, Express
 from drivers.registers import Access
 from tests.models.device import Misuse
+from tests.support.offload import fold
 
 MAC = bytes.fromhex("525400aabbcc")
 ONES = 0xFFFF_FFFF
@@ -400,12 +401,6 @@ class Model:
     def _ring_idle(self, what: str, control) -> None:
         if self.value(control) & 2:
             raise Misuse(f"{what} is changed while the ring runs")
-
-
-def fold(total: int) -> int:
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 def put_sum(data: bytearray, start: int, at: int, end: int) -> None:

@@ -17,7 +17,8 @@ from drivers.errors import DeviceError, DeviceGone, DeviceRefused, DeviceTimeout
 from drivers.nic import GONE, Nic
 from mm.frame import BURST, Feature, RxBurst, TxBurst
 from tests.models.device import FakeDevice
-from tests.models.e1000 import MAC, Model, fold
+from tests.models.e1000 import MAC, Model
+from tests.support.offload import offloaded
 
 CHIPS = {"82540EM": 0x100E, "82545EM": 0x100F, "82574L": 0x10D3}
 KINDS = [("82540EM", "intx"), ("82574L", "intx"), ("82574L", "msi"), ("82574L", "msix")]
@@ -261,26 +262,6 @@ def test_transmission_wraps_and_reports_room(card):
         assert card.send(*[frame(round_ * 6 + i, 900) for i in range(6)]) == 0
     assert card.model.wire == [frame(n, 900) for n in range(240)]
     assert card.nic.statistics()["tx_frames"] == 240
-
-
-def pseudo(packet, length):
-    """What the stack leaves in the checksum field: the pseudo header's sum, not complemented."""
-    layer = packet[IP] if IP in packet else packet[IPv6]
-    number = 17 if UDP in packet else 6
-    ip = bytes(layer)
-    addresses = ip[12:20] if IP in packet else ip[8:40]
-    return fold(sum(struct.unpack(f">{len(addresses) // 2}H", addresses)) + number + length)
-
-
-def offloaded(packet):
-    """A scapy packet as the stack hands it out, and the offload it asks for."""
-    octets = bytearray(bytes(packet))
-    l3 = 18 if Dot1Q in packet else 14
-    start = l3 + (20 if IP in packet else 40)
-    at = 6 if UDP in packet else 16
-    struct.pack_into(">H", octets, start + at, pseudo(packet, len(octets) - start))
-    family = 4 if IP in packet else 6
-    return bytes(octets), {"checksum_start": start, "checksum_offset": at, "l3_offset": l3, "family": family}
 
 
 def layers(vlan, family):
