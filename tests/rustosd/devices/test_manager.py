@@ -224,7 +224,7 @@ def test_a_driver_that_does_not_start_and_a_name_that_is_taken(world):
         w.nothing_left()
     world(scenario)
 
-    def make(kind, device, rule):
+    def make(kind, device, rule, link):
         raise DeviceRefused(device.name, "no driver today")
 
     async def second(w):
@@ -457,7 +457,7 @@ def test_the_disks_of_a_controller_are_there_while_it_is(world, monkeypatch):
         assert all(disk.closed for disk in disks.values())
         assert w.diary[-3:] == ["close controller", f"close {SATA}", f"back {SATA}"]
         w.nothing_left()
-    world(scenario, make_driver=lambda kind, device, rule: FakeAhci(device))
+    world(scenario, make_driver=lambda kind, device, rule, link: FakeAhci(device))
 
 
 def test_complaints_of_the_kernel_do_not_keep_it_from_being_back(world):
