@@ -108,6 +108,8 @@ class AhciDisk:
         """Have the next completion make `fileno` readable; False when there is something to complete already."""
         if self.state is not State.READY:
             return self.state > State.ABSENT        # who has failed tells it at the next look
+        if self._line.interrupt is None:
+            return not self._queue.active           # there is nothing to sleep on
         code = self._queue.arm(DONE | ERRORS, ERRORS)
         self._armed = code != TROUBLE
         if code == TROUBLE:
