@@ -20,7 +20,7 @@ from drivers.ahci.identify import IdentifyError, Identity, parse_error_log
 from drivers.ahci.line import Line
 from drivers.ahci.port import Port, Refused
 from drivers.ahci.queue import ARMED, MAX_REQUEST_SECTORS, MAX_SEGMENTS, SUSPECT, TROUBLE
-from drivers.ahci.registers import DONE, ERRORS, PxIS, Signature
+from drivers.ahci.registers import DONE, ERRORS, PxIS, PxTFD, Signature
 from drivers.ahci.states import Event, State, after
 from drivers.ahci.steps import LOOK_NS, Procedure, Steps, run
 from drivers.device import Device, DmaMemory
@@ -43,7 +43,8 @@ TICK_NS: Final = 250 * MS
 _LINK: Final = PxIS.IFS.mask | PxIS.UFS.mask | PxIS.OFS.mask
 _BUS: Final = PxIS.HBFS.mask | PxIS.HBDS.mask
 _PLUG: Final = PxIS.PCS.mask | PxIS.PRCS.mask | PxIS.CPDS.mask
-_ICRC, _UNC, _IDNF = 0x80, 0x40, 0x10
+_ICRC, _UNC, _IDNF = 0x80, 0x40, 0x10       # of the error register
+_FAILED: Final = PxTFD.ERR.mask | PxTFD.DF.mask
 
 
 class AhciDisk:
@@ -270,8 +271,8 @@ class AhciDisk:
             self._queue.fail(mask, errno.ETIMEDOUT)
             self._start(self._reset(), now)
         elif waited >= self._timeout_ns // SUSPICION and self.port.regs.SERR.read():
-            # The link had errors, and the command may have been lost with them. (QEMU 7.2 tells a queued command's error
-            # nowhere else once a later command has succeeded.)
+            # The link had errors, and the command may have been lost with them. (QEMU before 8.1 tells of a queued command's
+            # error nowhere else once another has succeeded.)
             self._queue.requeue()
             self._queue.isolate()
             self._start(self._reset(), now)
@@ -301,7 +302,8 @@ class AhciDisk:
             self._counts["errors_bus"] += 1
             queue.fail(queue.blame(active, 1 if plain else 2), errno.EFAULT)
             queue.isolate()
-        elif status & _LINK or told >> 8 & _ICRC:
+        elif status & _LINK or told >> 8 & _ICRC or not told & _FAILED:
+            # An error that nobody owns up to is nobody's: QEMU tells an old one again with the next queued command.
             self._counts["errors_link"] += 1
             queue.fail(queue.blame(active, TRIES), errno.EILSEQ)
         else:

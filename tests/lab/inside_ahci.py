@@ -213,7 +213,9 @@ def hang(index: int, timeout_s: float) -> dict[str, Any]:
         assert direct.run(*small) == [0] * 4
         ask("be slow")
         began = time.monotonic()
-        seen = {"slow": direct.run((Operation.READ, 0, 2048, [(memory, 0, 1 << 20)]), limit_s=60)}
+        # QEMU lets the first pass, and has those behind it wait until the average is right again.
+        seen = {"first": direct.run((Operation.READ, 0, 2048, [(memory, 0, 1 << 20)]))}
+        seen["slow"] = direct.run(small[0], limit_s=60)
         seen["took"] = time.monotonic() - began
         ask("be fast")
         seen["after"] = direct.run(*small, limit_s=60)
