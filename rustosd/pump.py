@@ -56,6 +56,7 @@ class _Port:
     nic: Nic
     fd: int
     link_up: bool
+    on_gone: Callable[[], None] | None = None
     full: bool = False          # the device had no room: flush again when it wakes us
 
 
@@ -100,11 +101,14 @@ class Pump:
         self._link_timer: asyncio.TimerHandle | None = None
         self._silent_until: dict[str, int] = {}
 
-    def attach(self, nic: Nic, index: int) -> None:
-        """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`."""
+    def attach(self, nic: Nic, index: int, on_gone: Callable[[], None] | None = None) -> None:
+        """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`.
+
+        `on_gone` is called once when the NIC has left for good, after it was detached. It may close the NIC.
+        """
         if any(port.index == index for port in self._ports):
             raise ValueError(f"interface {index} has a NIC already")
-        port = _Port(index, nic, nic.fileno(), nic.link_up)
+        port = _Port(index, nic, nic.fileno(), nic.link_up, on_gone)
         self._stack.set_link(index, port.link_up)
         self._loop.add_reader(port.fd, self._on_readable)
         self._ports += (port,)
@@ -175,6 +179,8 @@ class Pump:
                 self._stack.set_link(port.index, up)
                 log.info("link_up" if up else "link_down", nic=port.nic.name)
                 self.kick()
+            elif not up:
+                self.kick()     # one that is gone says so by `receive` alone, and nothing else may ask it
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -265,6 +271,8 @@ class Pump:
             if count == GONE:
                 log.error("nic_gone", nic=port.nic.name)
                 self.detach(port.index)
+                if port.on_gone is not None:
+                    self._loop.call_soon(port.on_gone)      # not amid a breath: it may close the NIC
                 return True
         except Exception:
             self._complain("receive")
