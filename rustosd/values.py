@@ -4,6 +4,8 @@ import ipaddress
 import re
 from pathlib import PurePosixPath
 
+from drivers.pci.sysfs import Bdf
+
 SUN_PATH_OCTETS = 107   # unix(7): sockaddr_un.sun_path holds 108 with its zero
 
 
@@ -84,6 +86,15 @@ class Mac(str):
     @property
     def octets(self) -> bytes:
         return bytes.fromhex(self.replace(":", ""))
+
+
+class PciAddress(str):
+    """Segment, bus, device and function of a PCI device, `0000:03:00.0`; the segment may be left out."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        return super().__new__(cls, Bdf.parse(text))
 
 
 class InterfaceName(str):
