@@ -7,7 +7,6 @@ a time; letting go of a device that the kernel wants back, or that is gone, wait
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, TypeVar
@@ -157,20 +156,35 @@ class DeviceManager:
                 if plan.kind != kinds.OTHER:
                     await self._in_thread(self._bring_up, plan, held)
                     self._wire(plan, held)
-                self._held[held.bdf] = held
+            self._held.update((held.bdf, held) for held in fresh)
         except BaseException as error:
             log.error("take_failed", devices=[plan.taken.bdf for plan in plans], error=str(error))
-            for held in reversed(fresh):
-                self._release(held)
-                self._forget_interface(held)
-                await self._back_to_kernel(held)
-                self._held.pop(held.bdf, None)
-            self._tidy()
+            await self._roll_back(fresh)
             raise
         for held in fresh:
+            for other in self._waiting_for(held):       # elsewhere, before it was plugged in here
+                self._held.pop(other.bdf, None)
             log.info("device_taken", device=held.bdf, kind=held.kind, backend=held.backend, before=held.before,
                      nic=held.interface)
         return fresh
+
+    async def _roll_back(self, fresh: Sequence[Held]) -> None:
+        """After a take that failed half-way: everything back, the last taken first. The lock is held."""
+        for held in fresh:
+            self._release(held)
+        for held in reversed(fresh):
+            if waiting := self._waiting_for(held):      # the interface goes on waiting
+                waiting[0].index, held.index = held.index, -1
+            self._forget_interface(held)
+            if (error := await self._back_to_kernel(held)) is not None:
+                held.state, held.reason = "gone", f"taking it failed, and so did giving it back: {error}"
+                self._held[held.bdf] = held
+        self._tidy()
+
+    def _waiting_for(self, held: Held) -> list[Held]:
+        """Those that are gone whose interface `held` has taken up."""
+        return [other for other in self._held.values()
+                if other is not held and held.index >= 0 and other.state == "gone" and other.interface == held.interface]
 
     def _entered(self, plan: Plan) -> Held:
         taken = plan.taken
@@ -189,7 +203,7 @@ class DeviceManager:
         if plan.kind == kinds.NIC:
             self._wire_nic(plan, held)
         else:
-            from rustosd.disks import AsyncDisk     # late: a host without disks of ours needs none of it
+            from rustosd.disks import AsyncDisk  # late: a host without disks of ours needs none of it
             make_disk: MakeDisk = AsyncDisk
             for disk in held.driver.disks:
                 made = make_disk(disk, self._loop)
@@ -204,7 +218,6 @@ class DeviceManager:
         for what in want.left_out:
             log.warning("not_taken_over", device=held.bdf, nic=name, what=what)
         self._claim(name, held)
-        nic.mtu = want.mtu
         held.interface = name
         held.index = adoption.place(self._stack, name, nic.mac, want.mtu, nic.features)
         adoption.apply(self._stack, held.index, want, name)
@@ -219,11 +232,8 @@ class DeviceManager:
         """See that the stack's interface `name` is free, or waits for this device. Raises DeviceRefused."""
         if all(row["name"] != name for row in self._stack.interfaces()):
             return
-        for other in list(self._held.values()):
-            if other.interface == name and other.state == "gone":
-                if other.bdf != held.bdf:
-                    del self._held[other.bdf]       # it is plugged in elsewhere now
-                return
+        if any(other.interface == name and other.state == "gone" for other in self._held.values()):
+            return
         raise DeviceRefused(held.bdf, f"the stack has an interface {name} already: give this one another name, name = \"...\" "
                                       "under its [[device]]")
 
@@ -248,7 +258,8 @@ class DeviceManager:
         if held.entry:
             self._journal.given_back(held.entry)
             held.entry = 0
-        self._tidy()
+        if not self._lock.locked():     # else a device may be on its way in
+            self._tidy()
 
     def lost(self, bdf: str, reason: str) -> None:
         """The device does not work any more, but may still be there: let go. `give` returns it to the kernel."""
@@ -277,21 +288,24 @@ class DeviceManager:
                 raise DeviceRefused(bdf, "rustosd does not have it: see `rustosctl device list`")
             together = [other for other in self._held.values() if other is held or (
                 held.group is not None and other.group == held.group and other.entry)]
-            for one in together:
-                self._release(one)
-            for one in together:
-                await self._hand_over(one)
+            failed = await self._hand_over(together)
             self._tidy()
+            if failed:
+                raise failed[0]
 
-    async def _hand_over(self, held: Held) -> None:
-        """From us to the kernel, once it is closed here. The lock is held. Raises what keeps it from being given back."""
-        self._release(held)
-        self._forget_interface(held)
-        error = await self._back_to_kernel(held)
-        if error is not None:
-            held.state, held.reason = "gone", f"giving it back failed: {error}"
-            raise error
-        self._held.pop(held.bdf, None)
+    async def _hand_over(self, together: Sequence[Held]) -> list[Exception]:
+        """From us to the kernel, the last first; what keeps some from being given back. The lock is held."""
+        failed = []
+        for held in together:       # of a group, all must be closed before the kernel takes one
+            self._release(held)
+        for held in reversed(together):
+            self._forget_interface(held)
+            if (error := await self._back_to_kernel(held)) is None:
+                self._held.pop(held.bdf, None)
+            else:
+                held.state, held.reason = "gone", f"giving it back failed: {error}"
+                failed.append(error)
+        return failed
 
     async def _back_to_kernel(self, held: Held) -> Exception | None:
         """What kept it from being given back, in which case the journal remembers it."""
@@ -316,11 +330,7 @@ class DeviceManager:
             self._closed = True
             if self._watch is not None:
                 self._watch.cancel()
-            for held in self._held.values():
-                self._release(held)
-            for held in reversed(list(self._held.values())):
-                with suppress(DeviceError, HostNetworkError, OSError):      # logged, and in the journal
-                    await self._hand_over(held)
+            await self._hand_over(list(self._held.values()))        # what fails is logged, and in the journal
             self._kernel.close()
         self._executor.shutdown(wait=False)
 
@@ -377,7 +387,7 @@ class DeviceManager:
 
 
 def _made_name(bdf: str) -> str:
-    """For a NIC that had no interface: "p0000030000" would be unreadable, so the bus, device and function it has."""
+    """For a NIC that had no interface, after its place: "pci3s0f0"."""
     _, bus, rest = bdf.split(":")
     device, function = rest.split(".")
     return f"pci{int(bus, 16)}s{int(device, 16)}f{function}"

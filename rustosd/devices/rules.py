@@ -38,7 +38,8 @@ def missing(rule: DeviceConfig, bus: PciBus) -> DeviceError:
     """What to say when `find` finds nothing."""
     advice = "`rustosctl device list` shows what there is; optional = true waits for it to be plugged in"
     if rule.mac is not None:
-        silent = [device.name for device in bus.devices() if device.class_code >> 16 == _NETWORK and not _has_kernel_driver(device)]
+        silent = [device.name for device in bus.devices()
+                  if device.class_code >> 16 == _NETWORK and not _has_interface(device)]
         if silent:
             advice = f"{', '.join(silent)} shows no MAC address without its kernel driver: name it by bdf; else {advice}"
     return DeviceError(rule.which, f"there is no such device: {advice}")
@@ -49,8 +50,8 @@ def choose(rules: Iterable[DeviceConfig], device: PciDevice, bus: PciBus, host: 
     return next((rule for rule in rules if matches(rule, device, bus, host)), None)
 
 
-def _has_kernel_driver(device: PciDevice) -> bool:
-    return device.driver is not None and any((device.path / "net").glob("*"))
+def _has_interface(device: PciDevice) -> bool:
+    return any((device.path / "net").glob("*"))
 
 
 def _serials(device: PciDevice, bus: PciBus, host: HostUses) -> Iterator[str]:
