@@ -173,7 +173,7 @@ class Watch:
         few = self._errors.count(held.bdf, self._clock())
         log.error("pcie_error", device=held.bdf, total=self._errors.totals[held.bdf], advice="`dmesg` has the details (AER)")
         if not few:
-            self._devices.lost(held.bdf, f"more than {RESETS} PCIe errors within {RESETS_S:.0f} s, so look at its seat and cable")
+            self._devices.lost(held.bdf, f"more than {RESETS} PCIe errors in {RESETS_S:.0f} s, so look at its seat and cable")
             return
         try:
             held.driver.reset()
