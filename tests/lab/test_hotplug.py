@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.lab import inside_hotplug as inside
-from tests.lab.guest import CARDS, Guest
+from tests.lab.guest import CARDS, Guest, GuestError
 from tests.lab.image import LabUnavailable
 
 CARD = CARDS["e1000"]
@@ -73,7 +73,15 @@ class Served:
 
     def plug(self):
         """Plug the card; when it runs. How long that took from the kernel's first word, in ms."""
-        self.guest.plug(SLOT, mac=MAC)
+        limit = time.monotonic() + 20
+        while True:
+            try:
+                self.guest.plug(SLOT, mac=MAC)
+                break
+            except GuestError as error:     # the last card is gone once the guest has switched the slot off
+                if "Duplicate device ID" not in str(error) or time.monotonic() > limit:
+                    raise
+                time.sleep(0.1)
         self.plugged = True
         added = self.wait("uevent", action="add", device=BDF)
         taken = self.wait("device_taken", device=BDF)
@@ -150,7 +158,7 @@ def test_a_plugged_card_is_taken_and_carries_on_when_it_is_plugged_again(served)
     finish(other)
     released_ms.append(served.unplug())
     print(f"from plug to running {took_ms} ms, let go in {released_ms} ms")
-    assert max(took_ms) < 5000 and max(released_ms) < 1000       # on any machine; here 500 and 30
+    assert max(took_ms) < 60_000 and max(released_ms) < 10_000      # on any machine; on an idle one 700 and 30
     holdings = served.holdings()
     assert holdings["held"] == {CARD.bdf: ("running", "stays", 1), BDF: ("gone", "plugged", 0)}
     end = served.end()
@@ -205,7 +213,7 @@ def test_whoever_unbinds_a_card_that_is_ours_does_not_wait_long(served):
     gone = served.wait("device_gone", device=BDF)
     print(f"unbound within {took_ms:.1f} ms")
     assert "the kernel has asked for it back" in gone["reason"] and f"rustosctl device give {BDF}" in gone["reason"]
-    assert took_ms < 2000
+    assert took_ms < 10_000         # the kernel asks again every ten seconds
     served.answers(STAYS)
     served.guest.unplug(SLOT)
     served.wait("uevent", action="remove", device=BDF)
@@ -229,7 +237,8 @@ def test_a_card_with_a_pcie_error_is_reset_and_carries_on(served):
     served.answers(OURS)
     transfer = served.download(OURS, 8_000_000)
     time.sleep(1)
-    served.guest.monitor("human-monitor-command", **{"command-line": f"pcie_aer_inject_error {SLOT}-card POISON_TLP"})
+    # On the port above, for QEMU's 82574 cannot report errors: the kernel tells all that is below.
+    served.guest.monitor("human-monitor-command", **{"command-line": f"pcie_aer_inject_error {SLOT} POISON_TLP"})
     error = served.wait("pcie_error", device=BDF)
     assert error["total"] == 1
     served.wait("device_reset", device=BDF)
