@@ -28,6 +28,8 @@ _DEVCAP: Final = 0x04
 _DEVCAP_FLR: Final = 1 << 28
 _DEVCTL: Final = 0x08
 _DEVCTL_FLR: Final = 1 << 15
+_DEVCTL_REPORT: Final = 1 << 1 | 1 << 2
+"""Non-fatal and fatal errors; PCIe 7.5.3.4."""
 FLR_S: Final = 0.1
 """A function needs no longer; PCIe 6.6.2."""
 RESET_S: Final = 1.0
@@ -288,7 +290,10 @@ class VfioDevice:
 
     def on_error(self, callback: Callable[[], None]) -> bool:
         """Call back, from the running loop, on an uncorrectable PCIe error; False if the device cannot tell."""
-        return self._on_signal(abi.Irq.ERR, callback)
+        if not self._on_signal(abi.Irq.ERR, callback):
+            return False
+        self._report_errors()
+        return True
 
     def close(self) -> None:
         """Stop DMA and interrupts, unmap, free what drivers left (see `leaked`), close. May be called twice."""
@@ -379,6 +384,12 @@ class VfioDevice:
             return abi.irq_info(self._fd, kind).count
         except OSError:     # ERR on what is not PCIe
             return 0
+
+    def _report_errors(self) -> None:
+        """Let the device report uncorrectable errors; kernels before 6.6 leave that to drivers."""
+        if capability := self._pcie_capability():
+            control = self.config.read(capability + _DEVCTL, 2)
+            self.config.write(capability + _DEVCTL, 2, control | _DEVCTL_REPORT)
 
     def _kernel_reset(self) -> bool:
         """Whether VFIO reset it; while the kernel is busy with the device, try again for a while."""

@@ -31,6 +31,7 @@ from rustosd.control.server import ControlServer
 from rustosd.devices.kernel import undo as give_back
 from rustosd.devices.manager import DeviceManager
 from rustosd.devices.manager import interfaces as device_interfaces
+from rustosd.devices.watch import Watch
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
@@ -55,6 +56,7 @@ class Daemon:
 
     devices: DeviceManager
     """Made when the daemon starts, for it needs the journal."""
+    watch: Watch
 
     def __init__(self, config: Config):
         self.config = config
@@ -91,6 +93,10 @@ class Daemon:
             self._start_tap(interface, journal, undo)
         self.devices = DeviceManager(self.stack, self.pump, journal, self.config.device, self.config.route)
         undo.push_async_callback(self.devices.close)
+        self.watch = Watch(self.devices)
+        self.devices.on_taken = self.watch.guard
+        undo.push_async_callback(self.watch.close)
+        self.watch.start()      # before the devices: none shall come unseen in between
         await self.devices.start()
         for route in self.config.route:
             self._add_route(route)
@@ -197,6 +203,7 @@ class Daemon:
     def _service_samples(self) -> Iterable[Any]:
         for service in self.running_services:
             yield from service.statistics()
+        yield from self.watch.samples()
 
     def _exposition(self) -> tuple[bytes, str]:
         if not self.config.metrics.enabled:

@@ -194,6 +194,8 @@ class Pump:
                 self._stack.set_link(port.index, up)
                 log.info("link_up" if up else "link_down", nic=port.nic.name)
                 self.kick()
+            elif not up:
+                self.kick()     # one that is gone says so by `receive` alone, and nothing else may ask it
 
     def _schedule(self) -> None:
         if not self._scheduled:
