@@ -77,12 +77,11 @@ def device_file(bdf: str) -> str | None:
 
 
 def group_holders(bdf: str) -> list[Holder]:
-    """Processes that have its VFIO group open, or the device by its own file."""
+    """Processes that have its VFIO group open, or a device of the group by its own file."""
     group = group_of(bdf)
     paths = [f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}"] if group is not None else []
-    if (file := device_file(bdf)) is not None:
-        paths.append(file)
-    return holders(*paths)
+    files = [device_file(member.bdf) for member in group_members(bdf)]
+    return holders(*paths, *(file for file in files if file is not None))
 
 
 def holders(*paths: str) -> list[Holder]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from drivers import iommufd_abi, vfio_abi
-from drivers.binding import device_file, in_the_way
+from drivers.binding import device_file, group_holders, in_the_way
 from drivers.errors import DeviceRefused
 from drivers.vfio_group import in_use, no_remapping, not_viable, open_error
 from mm.dma import HostMemory
@@ -82,10 +82,13 @@ class IommufdSpace:
 
 
 def _bind_error(bdf: str, error: OSError) -> DeviceRefused:
+    if error.errno in (errno.EPERM, errno.EBUSY, errno.EINVAL):     # all three where somebody else has the group or the device
+        if in_the_way(bdf):
+            return not_viable(bdf)
+        if group_holders(bdf):
+            return in_use(bdf)
     if error.errno == errno.EPERM:
         return no_remapping(bdf, "iommufd")
-    if error.errno in (errno.EBUSY, errno.EINVAL):      # EINVAL: bound to another's iommufd already
-        return not_viable(bdf) if in_the_way(bdf) else in_use(bdf)
     if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
         return DeviceRefused(bdf, "it reserves addresses where other devices of this process have their memory: take it before "
                                   "them")

@@ -1,4 +1,4 @@
-"""What the tests of the ways to a device run in the guest: QEMU's edu card, taken with all of its IOMMU group, by each of them."""
+"""What the tests of the ways to a device run in the guest: QEMU's edu card, taken with all of its group, by each."""
 
 import resource
 import warnings

@@ -199,7 +199,8 @@ def share(first: str, second: str) -> dict[str, Any]:
         before = container.mappings_left
         block = one.dma_alloc(8192, "shared")
         seen = {"same group": binding.group_of(first) == binding.group_of(second), "ranges": container.ranges,
-                "mappings": None if before is None else before - container.mappings_left, "allowed": any(a <= block.iova <= b for a, b in container.ranges)}
+                "mappings": None if before is None else before - container.mappings_left,     # iommufd does not say
+                "allowed": any(a <= block.iova <= b for a, b in container.ranges)}
         seen["twice"] = seen_twice
         one.close()
         seen["left by one"] = [tuple(owned) for owned in one.leaked]

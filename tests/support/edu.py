@@ -14,6 +14,8 @@ IDENTITY, LIVENESS, STATUS, RAISE, ACKNOWLEDGE = 0x00, 0x04, 0x20, 0x60, 0x64
 DMA_SOURCE, DMA_TARGET, DMA_COUNT, DMA_COMMAND = 0x80, 0x88, 0x90, 0x98
 START, TO_MEMORY = 1, 2
 BUFFER, BUFFER_OCTETS = 0x40000, 4096
+COPY_OCTETS = 2048
+"""Not all of the buffer: QEMU takes a transfer up to its last octet for one beyond it, and ends."""
 BAR_OCTETS = 1 << 20
 WAIT_S = 10.0
 
@@ -44,11 +46,11 @@ def prove(device: Device, kinds: tuple[str, ...]) -> dict[str, Any]:
     return seen
 
 
-def expected(backend: str, how: str, path: str, kinds: tuple[str, ...]) -> dict[str, Any]:
-    """What `prove` must have seen."""
+def expected(backend: str, how: str, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """What `prove` must have seen, but for the path."""
     arrived = {"intx": {"kinds": ["intx"], "early": 0, "counts": [1, 0, 1, 0, 1]}}
     return {
-        "device": True, "backend": backend, "path": path, "how": how, "ids": IDS, "master": 0, "bar": (BAR_OCTETS, True),
+        "device": True, "backend": backend, "how": how, "ids": IDS, "master": 0, "bar": (BAR_OCTETS, True),
         "identity": 0xED, "liveness": 0xEDCBA987, "refused": ["ValueError", "IndexError"], "no bar": "DeviceError",
         "interrupts": {kind: arrived.get(kind, {"kinds": [kind], "early": 0, "counts": [1, 1]}) for kind in kinds},
         "dma": True, "zeroed": True, "stopped": 0, "leaked": [("kept", 1, 100)], "twice": None,
@@ -95,9 +97,9 @@ def count(vector: Interrupt, timeout: float) -> int:
 
 def transfer(device: Device, bar: Bar) -> bool:
     """Have the card copy our memory into its buffer and back to another place."""
-    source = device.dma_alloc(BUFFER_OCTETS, "source", below_4g=True)
-    target = device.dma_alloc(BUFFER_OCTETS, "target", below_4g=True)
-    pattern = bytes(index * 7 & 0xFF for index in range(BUFFER_OCTETS))
+    source = device.dma_alloc(COPY_OCTETS, "source", below_4g=True)
+    target = device.dma_alloc(COPY_OCTETS, "target", below_4g=True)
+    pattern = bytes(index * 7 & 0xFF for index in range(COPY_OCTETS))
     with source.view() as view:
         view[:] = pattern
     copy(device, bar, source.iova, BUFFER, START)
@@ -113,7 +115,7 @@ def copy(device: Device, bar: Bar, source: int, target: int, command: int) -> No
     """One transfer, waited for."""
     bar.write32(DMA_SOURCE, source)
     bar.write32(DMA_TARGET, target)
-    bar.write32(DMA_COUNT, BUFFER_OCTETS)
+    bar.write32(DMA_COUNT, COPY_OCTETS)
     bar.write32(DMA_COMMAND, command)
     limit = time.monotonic() + WAIT_S
     while bar.read32(DMA_COMMAND) & START:
