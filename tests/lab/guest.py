@@ -160,15 +160,16 @@ class Guest:
     """A running guest, booted when the constructor returns. A context manager; close it on every path.
 
     `append` goes to the kernel's command line; `iommu` False leaves the IOMMU out; `acpi_hotplug` False has slots signal
-    by PCIe's own means. `terminal` connects this process's terminal with the guest's /dev/hvc0.
+    by PCIe's own means; `kernel` is another than `image.image()`. `terminal` connects this process's terminal with the
+    guest's /dev/hvc0.
     """
 
     def __init__(self, *, cpus: int = 2, memory_mib: int = 1024, iommu: bool = True, acpi_hotplug: bool = True,
-                 append: str = "", terminal: bool = False) -> None:
+                 append: str = "", terminal: bool = False, kernel: Image | None = None) -> None:
         """Raises LabUnavailable, and GuestError when it does not come up."""
         if why := unavailable():
             raise LabUnavailable(why)
-        kernel = image()
+        kernel = kernel or image()
         sweep()
         self._process: subprocess.Popen | None = None
         self._calls: dict[int, Call] = {}
@@ -411,7 +412,7 @@ def _devices(directory: Path) -> list[str]:
     for chassis, port in enumerate(("port0", *SLOTS, "port3"), 1):
         address = f"addr={0x10 + chassis:#x}"
         options += ["-device", f"pcie-root-port,id={port},chassis={chassis},slot={chassis},{address}"]
-    options += ["-device", "pcie-pci-bridge,id=legacy,bus=port3", "-device", "edu,bus=legacy,addr=0x2"]
+    options += ["-device", "pcie-pci-bridge,id=legacy,bus=port3", "-device", "edu,bus=legacy,addr=0x2,dma_mask=0xffffffffff"]
     for card in CARDS.values():
         options += ["-netdev", f"tap,id={card.name},ifname={card.name},script=no,downscript=no",
                     "-device", f"{card.model},id={card.name},netdev={card.name},mac={card.mac},bus={card.bus},romfile="]
