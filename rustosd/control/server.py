@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from drivers.errors import DeviceError
 from rustosd.control.protocol import (
     BUSY,
     FAILED,
@@ -192,7 +193,7 @@ class ControlServer:
             result = getattr(self.operations, method.handler)(params)
             if inspect.isawaitable(result):
                 result = await result
-        except (OperationFailed, ValueError, LookupError, OSError) as error:
+        except (OperationFailed, DeviceError, ValueError, LookupError, OSError) as error:
             return _failure(identity, FAILED, _text_of(error))
         except Exception:
             log.exception("operation_crashed", method=method.name)
