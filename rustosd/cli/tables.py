@@ -152,14 +152,26 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths
     console = Console(highlight=False)
     least = [max([len(column.title), *(len(word) for row in rows for word in row[i].split())]) if column.folds else widths[i]
              for i, column in enumerate(columns)]
-    console.width = max(console.width, sum(least) + 2 * (len(least) - 1))
+    gaps = 2 * (len(least) - 1)
+    fitted = _fitted(widths, least, console.width - gaps)
+    console.width = max(console.width, sum(fitted) + gaps)
     table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column, width in zip(columns, least, strict=True):
-        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=not column.folds,
-                         min_width=width)
+    for column, width in zip(columns, fitted, strict=True):
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=not column.folds, width=width)
     for row in rows:
         table.add_row(*(Text(cell, _style(column.title, cell)) for cell, column in zip(row, columns, strict=True)))
     console.print(table)
+
+
+def _fitted(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """The widths, the widest made narrower until all fit; none narrower than its least."""
+    fitted = list(widths)
+    while sum(fitted) > room:
+        shrinkable = [i for i, width in enumerate(fitted) if width > least[i]]
+        if not shrinkable:
+            break
+        fitted[max(shrinkable, key=lambda i: fitted[i])] -= 1
+    return fitted
 
 
 def _style(title: str, cell: str) -> str:
