@@ -6,6 +6,7 @@ space (VFIO) or physical memory itself (UIO). A chunk goes back to the host with
 
 import ctypes
 import mmap
+import threading
 from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
@@ -195,6 +196,7 @@ class DmaPool:
 
     def __init__(self, window: Window) -> None:
         self._window = window
+        self._lock = threading.RLock()      # a driver may start in a thread while another's device is closed on the loop
         self._chunks: list[_Chunk] = []
         self._blocks: dict[int, DmaBlock] = {}       # by iova
 
@@ -207,13 +209,14 @@ class DmaPool:
             raise ValueError(f"{octets} octets aligned to {align}")
         size, align = _aligned(octets, CACHE_LINE), max(align, CACHE_LINE)
         end = LOW_END if below_4g else 1 << 64
-        for chunk in self._chunks:
-            if (offset := chunk.cut(size, align, end)) is not None:
-                break
-        else:
-            chunk = self._grow(size, below_4g)
-            offset = chunk.cut(size, align, end)
-        block = self._blocks[chunk.iova + offset] = DmaBlock(self, chunk, offset, octets, owner)
+        with self._lock:
+            for chunk in self._chunks:
+                if (offset := chunk.cut(size, align, end)) is not None:
+                    break
+            else:
+                chunk = self._grow(size, below_4g)
+                offset = chunk.cut(size, align, end)
+            block = self._blocks[chunk.iova + offset] = DmaBlock(self, chunk, offset, octets, owner)
         ctypes.memset(block.address, 0, size)
         return block
 
@@ -247,12 +250,13 @@ class DmaPool:
         return chunk
 
     def _free(self, block: DmaBlock) -> None:
-        del self._blocks[block.iova]
-        chunk = block._chunk
-        if chunk.join(block._offset, _aligned(block.size, CACHE_LINE)):
-            self._chunks.remove(chunk)
-            self._window.unmap(chunk.iova, chunk.memory.size)
-            chunk.memory.close()
+        with self._lock:
+            del self._blocks[block.iova]
+            chunk = block._chunk
+            if chunk.join(block._offset, _aligned(block.size, CACHE_LINE)):
+                self._chunks.remove(chunk)
+                self._window.unmap(chunk.iova, chunk.memory.size)
+                chunk.memory.close()
 
 
 def account(blocks: Iterable[DmaBlock]) -> list[Owned]:

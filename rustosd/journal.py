@@ -12,8 +12,10 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from rustosd.devices.linkstate import LinkState
+
 DEFAULT_PATH = Path("/run/rustosd/journal.jsonl")
-"""/run is emptied by a reboot, and a reboot gives everything back."""
+"""/run is emptied by a reboot, and a reboot gives everything back, so that a power cut needs no more than this file."""
 
 log = structlog.get_logger()
 
@@ -28,7 +30,20 @@ class TapMade(Taken, tag="tap", frozen=True):
     name: str
 
 
-Entry = TapMade
+class DeviceTaken(Taken, tag="device", frozen=True):
+    """A PCI device taken from its kernel driver, and what its interface was, if it had one."""
+
+    bdf: str
+    driver: str | None
+    """Who drove it before; None: nobody."""
+    backend: str
+    """"vfio" or "uio"."""
+    override: str | None = None
+    """What driver_override said before."""
+    link: LinkState | None = None
+
+
+Entry = TapMade | DeviceTaken
 """The union of all kinds: what a journal line may hold."""
 
 

@@ -56,6 +56,7 @@ class _Port:
     nic: Nic
     fd: int
     link_up: bool
+    on_gone: Callable[[], None] | None = None
     full: bool = False          # the device had no room: flush again when it wakes us
 
 
@@ -100,11 +101,14 @@ class Pump:
         self._link_timer: asyncio.TimerHandle | None = None
         self._silent_until: dict[str, int] = {}
 
-    def attach(self, nic: Nic, index: int) -> None:
-        """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`."""
+    def attach(self, nic: Nic, index: int, *, on_gone: Callable[[], None] | None = None) -> None:
+        """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`.
+
+        `on_gone` is called soon after the NIC has left for good, when it is detached already.
+        """
         if any(port.index == index for port in self._ports):
             raise ValueError(f"interface {index} has a NIC already")
-        port = _Port(index, nic, nic.fileno(), nic.link_up)
+        port = _Port(index, nic, nic.fileno(), nic.link_up, on_gone)
         self._stack.set_link(index, port.link_up)
         self._loop.add_reader(port.fd, self._on_readable)
         self._ports += (port,)
@@ -124,9 +128,7 @@ class Pump:
         """Send what the stack has ready, detach every NIC and let go of the loop. May be called twice."""
         if self._closed:
             return
-        for _ in range(BUDGET):
-            if not self._flush(time.monotonic_ns()):
-                break
+        self.flush()
         self._closed = True
         for port in self._ports:
             self.detach(port.index)
@@ -134,6 +136,12 @@ class Pump:
             if timer is not None:
                 timer.cancel()
         self._timer = self._link_timer = None
+
+    def flush(self) -> None:
+        """Send now what the stack has ready, within bounds."""
+        for _ in range(BUDGET):
+            if not self._flush(time.monotonic_ns()):
+                break
 
     def kick(self) -> None:
         """An application has written something or changed the stack: see to it soon, once however often this is called.
@@ -265,6 +273,8 @@ class Pump:
             if count == GONE:
                 log.error("nic_gone", nic=port.nic.name)
                 self.detach(port.index)
+                if port.on_gone is not None:
+                    self._loop.call_soon(port.on_gone)
                 return True
         except Exception:
             self._complain("receive")
