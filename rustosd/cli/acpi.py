@@ -21,7 +21,7 @@ TABLES = Listing("tables", "table", "tables", (
 
 
 def _complete(incomplete: str) -> list[str]:
-    return known("acpi.list", lambda rows: [row.name for row in rows], incomplete.upper())
+    return known("acpi.list", lambda rows: [row.name for row in rows], incomplete)
 
 
 def acpi(

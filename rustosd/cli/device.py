@@ -222,17 +222,22 @@ def _taken(each: p.Taken) -> str:
 
 @app.command()
 def give(bdfs: Held, json: Json = False) -> None:
-    """Give devices back to the kernel, with their addresses and routes."""
+    """Give devices back to the kernel, with their addresses and routes, and with the rest of their IOMMU groups."""
     given: list[p.Given] = []
     for bdf in _distinct(bdfs):
-        given.append(call("device.give", p.DeviceName(bdf=bdf)))
-        if not json:
-            print(_given(given[-1]), flush=True)
+        if any(row.bdf == bdf for row in given):
+            continue
+        rows = call("device.give", p.DeviceName(bdf=bdf))
+        given += rows
+        for row in () if json else rows:
+            print(_given(row), flush=True)
     if json:
         tables.print_json("given", given)
 
 
 def _given(row: p.Given) -> str:
+    if not row.present:
+        return f"{row.bdf}: forgotten; it is not on the bus any more"
     if row.driver is None:
         return f"{row.bdf}: given back; no driver of the kernel's took it, as before"
     return f"{row.bdf}: given back to {row.driver}" + (f" as {', '.join(row.interfaces)}" if row.interfaces else "")

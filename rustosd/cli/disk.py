@@ -1,6 +1,7 @@
 """`rustosctl disk`: the disks of the controllers that were taken, raw."""
 
 import contextlib
+import math
 import os
 import stat
 import sys
@@ -29,7 +30,6 @@ _REPORT_S = 0.2
 DISKS = Listing("disks", "disk", "disks", (
     Column("DISK", "name"), Column("MODEL", "model", folds=True), Column("SERIAL", "serial"),
     Column("SIZE", "octets", True, octets), Column("SECTOR", "sector_octets", True), Column("DEPTH", "queue_depth", True),
-    Column("STATE", "state"),
 ))
 
 
@@ -68,7 +68,7 @@ def show(disk: Name, json: Json = False) -> None:
         ("disk", row.name), ("model", plain(row.model)), ("serial", plain(row.serial)), ("firmware", plain(row.firmware)),
         ("size", f"{octets(row.octets)} ({row.octets} octets)"),
         ("sectors", f"{row.sector_octets} octets, {row.physical_octets} on the medium"),
-        ("queue depth", str(row.queue_depth)), ("features", plain(details.features)), ("state", row.state),
+        ("queue depth", str(row.queue_depth)), ("features", plain([feature.replace("_", " ") for feature in details.features])),
         ("holds", plain(details.holds)),
         *((name.replace("_", " "), str(value)) for name, value in details.statistics.items() if value),
     ))
@@ -154,24 +154,18 @@ def _warning(details: p.DiskDetails, begin: int, size: int | None) -> str:
 @app.command()
 def bench(
     disk: Name,
-    pattern: Annotated[str, typer.Option(help=f"One of {', '.join(p.PATTERNS)}.")] = "randread",
+    pattern: Annotated[Literal["random", "sequential"], typer.Option(help="Where to read.")] = "random",
     block: Annotated[str, typer.Option(metavar="OCTETS", help="Of one request.")] = "4K",
     depth: Annotated[int, typer.Option(min=1, max=32, help="Requests at the same time.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600)] = 5.0,
-    yes: Yes = False,
     json: Json = False,
-) -> int | None:
-    """Measure a disk: requests a second, bandwidth, latency. Patterns that write need --yes and destroy what is there."""
-    if pattern not in p.PATTERNS:
-        raise typer.BadParameter(f"{pattern!r} is no pattern; there are {', '.join(p.PATTERNS)}")
+) -> int:
+    """Measure reading from a disk: requests a second, bandwidth, latency. Ctrl-C ends it early."""
     size = checked(parse_size, block)
     if not 512 <= size <= 1 << 20:
         raise typer.BadParameter(f"--block is from 512 octets to 1 MiB, not {size}")
     with calls.daemon() as daemon:
-        details: p.DiskDetails = daemon.call("disk.show", _which(disk))
-        if pattern.endswith("write") and not yes:
-            raise shell.Stop(_warning(details, 0, None), shell.USAGE)
-        request = p.DiskBench(disk=details.disk.name, pattern=pattern, block_octets=size, depth=depth)
+        request = p.DiskBench(disk=_which(disk).disk, pattern=pattern, block_octets=size, depth=depth)
         rounds = _rounds(daemon, request, seconds)
     if not rounds:
         return shell.INTERRUPTED
@@ -211,15 +205,13 @@ def report(rounds: Sequence[p.BenchRound]) -> p.Bench:
     for each in rounds:
         counts.update({bucket.below_us: bucket.requests for bucket in each.histogram})
     histogram = [p.LatencyBucket(below_us=below, requests=counts[below]) for below in sorted(counts)]
-    busy = [each for each in rounds if each.mean_us is not None]
-    timed = sum(each.requests for each in busy)
     return p.Bench(
         disk=first.disk, pattern=first.pattern, block_octets=first.block_octets, depth=first.depth, seconds=seconds,
         requests=requests, errors=sum(each.errors for each in rounds),
         requests_per_second=requests / seconds if seconds else 0.0,
         octets_per_second=requests * first.block_octets / seconds if seconds else 0.0,
-        min_us=min((each.min_us for each in busy), default=None), max_us=max((each.max_us for each in busy), default=None),
-        mean_us=sum(each.mean_us * each.requests for each in busy) / timed if timed else None,
+        mean_us=sum(each.mean_us * each.requests for each in rounds) / requests if requests else 0.0,
+        longest_us=max(each.longest_us for each in rounds),
         percentiles_us={name: value for name, share in PERCENTILES.items()
                         if (value := _percentile(histogram, share)) is not None},
         histogram=histogram, rounds=[_rate(each) for each in rounds])
@@ -239,13 +231,19 @@ def _lines(result: p.Bench) -> Iterator[str]:
     errors = f", {result.errors} errors" if result.errors else ""
     yield (f"{result.requests_per_second:.0f} requests/s, {octets(round(result.octets_per_second))}/s, "
            f"{result.requests} requests{errors}")
-    if result.mean_us is None:
-        return
-    yield f"latency min/mean/max = {result.min_us / 1000:.3f}/{result.mean_us / 1000:.3f}/{result.max_us / 1000:.3f} ms"
-    yield ", ".join(f"{name}% below {value / 1000:.3f}" for name, value in result.percentiles_us.items()) + " ms"
+    parts = [f"{name}% within {value / 1000:.3f}" for name, value in result.percentiles_us.items()]
+    yield f"latency mean {result.mean_us / 1000:.3f}, {', '.join(parts)}, longest {result.longest_us / 1000:.3f} ms"
     if len(result.rounds) > 1:
         yield f"requests/s over time {plots.sparkline(result.rounds)}"
-    yield from plots.bars([(f"< {bucket.below_us / 1000:.3f} ms", bucket.requests) for bucket in result.histogram])
+    yield from plots.bars([(f"< {below / 1000:.3f} ms", count) for below, count in _octaves(result.histogram)])
+
+
+def _octaves(histogram: Sequence[p.LatencyBucket]) -> list[tuple[float, int]]:
+    """The same in buckets that double, without a gap: few enough for a picture."""
+    counts: Counter[int] = Counter()
+    for bucket in histogram:
+        counts[math.ceil(math.log2(max(bucket.below_us, 1.0)))] += bucket.requests
+    return [(2.0 ** octave, counts[octave]) for octave in range(min(counts), max(counts) + 1)] if counts else []
 
 
 # Files and what a person sees meanwhile

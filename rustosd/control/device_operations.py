@@ -13,12 +13,14 @@ from drivers.errors import DeviceError, TableError
 from drivers.pci import capabilities, taking
 from drivers.pci.config import header_registers, open_config
 from drivers.pci.names import Names, read_names
-from drivers.pci.sysfs import PciBus, PciDevice, link_name
+from drivers.pci.sysfs import Bdf, PciBus, PciDevice
 from drivers.pci.uses import HostUses
 from drivers.registers import RegisterFile
 from rustosd.control import device_protocol as p
 from rustosd.control.server import OperationFailed
+from rustosd.devices import kinds
 
+CONFIGURATION = "configuration space"
 MOST_ROWS = 10_000
 """How many registers one dump tells."""
 
@@ -72,7 +74,7 @@ class DeviceOperations:
     async def device_show(self, which: p.DeviceName) -> p.DeviceDetails:
         held = self._held().get(which.bdf)
         own = _Own()
-        if held is not None and held.state == "running":
+        if held is not None and held.driver is not None:
             own = _Own(_look(held.device.config), getattr(held.driver, "interrupt_kind", None),
                        _numbers(held.driver.statistics()))
         return await asyncio.to_thread(_details, self.root, self._holdings(), which.bdf, own)
@@ -83,20 +85,21 @@ class DeviceOperations:
         self.core.kick()
         return [self._taken(each) for each in held]
 
-    async def device_give(self, which: p.DeviceName) -> p.Given:
+    async def device_give(self, which: p.DeviceName) -> list[p.Given]:
         devices = self._devices()
         if which.bdf not in devices.held:
             raise OperationFailed(f"{which.bdf} is not ours; {_ours(devices.held)}")
+        before = list(devices.held)
         await devices.give(str(which.bdf))
         self.core.kick()
-        return await asyncio.to_thread(_given, self.root, which.bdf)
+        return await asyncio.to_thread(_given, self.root, [bdf for bdf in before if bdf not in devices.held])
 
     async def device_regs(self, query: p.RegisterQuery) -> p.RegisterDump:
         held = self._held().get(query.bdf)
-        if held is None or query.config:
-            config = held.device.config if held is not None else None
-            read = (_config_dump, self.root, query.bdf, config, query.names)
-            return _config_dump(*read[1:]) if config is not None else await asyncio.to_thread(*read)
+        if held is None or held.device is None:
+            return await asyncio.to_thread(_config_dump, self.root, query.bdf, query.names)
+        if query.config:
+            return _dump(query.bdf, CONFIGURATION, _config_files(held.device.config, query.bdf), query.names)
         registers = _registers(held)
         return _dump(query.bdf, registers.map.name, [("", registers)], query.names)
 
@@ -173,13 +176,15 @@ def _entries(root: Path, holdings: Mapping[str, p.Holding], bridges: bool) -> li
 
 def _entry(device: PciDevice, bus: PciBus, host: HostUses, names: Names, held: p.Holding | None) -> p.DeviceEntry:
     row = taking.row(device, bus, host, names)
+    obstacles = [p.Obstacle(why=reason.why.value, text=reason.text, advice=reason.advice, forcible=reason.forcible)
+                 for reason in row.reasons]
+    if not device.is_bridge and kinds.kind_of(device) == kinds.OTHER:
+        obstacles.insert(0, p.Obstacle(why="no_driver", text="rustosd has no driver for it", forcible=False,
+                                       advice=f"it drives {kinds.known()}"))
     return p.DeviceEntry(
         bdf=row.bdf, kind=row.kind, name=row.name, bridge=device.is_bridge, driver=row.driver, iommu_group=row.iommu_group,
         interfaces=[each.name for each in row.uses.interfaces], disks=[each.name for each in row.uses.disks], held=held,
-        takeable=row.takeable and held is None,
-        obstacles=[] if held is not None else [
-            p.Obstacle(why=reason.why.value, text=reason.text, advice=reason.advice, forcible=reason.forcible)
-            for reason in row.reasons])
+        takeable=held is None and not obstacles, obstacles=obstacles if held is None else [])
 
 
 def _left(bdf: str, held: p.Holding) -> p.DeviceEntry:
@@ -248,30 +253,31 @@ def _open_config(device: PciDevice, root: Path):
     return open_config(device.bdf, mcfg, root, memory=str(root / "dev/mem"))
 
 
-def _given(root: Path, bdf: str) -> p.Given:
-    device = PciBus(root).device(bdf)
-    try:
-        interfaces = sorted(entry.name for entry in (device.path / "net").iterdir())
-    except OSError:
-        interfaces = []
-    return p.Given(bdf=bdf, driver=link_name(device.path / "driver"), interfaces=interfaces)
+def _given(root: Path, bdfs: Iterable[str]) -> list[p.Given]:
+    """What the kernel has made of them by now."""
+    bus = PciBus(root)
+    rows = []
+    for bdf in bdfs:
+        device = bus.find(Bdf.parse(bdf))
+        nets = sorted(entry.name for entry in (device.path / "net").glob("*")) if device is not None else []
+        rows.append(p.Given(bdf=bdf, present=device is not None, driver=device.driver if device else None, interfaces=nets))
+    return rows
 
 
 # Registers
 
 def _registers(held: HeldDevice) -> RegisterFile:
-    if held.state != "running":
-        raise OperationFailed(f"{held.bdf} is gone ({held.reason}): it has no registers to read")
+    if held.driver is None:
+        why = f"it is gone: {held.reason}" if held.state == "gone" else "we have no driver for it"
+        raise OperationFailed(f"{held.bdf} has no registers to read, {why}")
     return held.driver.registers
 
 
-def _config_dump(root: Path, bdf: str, config: ConfigSpace | None, names: Sequence[str]) -> p.RegisterDump:
-    """The header and the capabilities we know, of any device."""
-    if config is not None:
-        return _dump(bdf, "configuration space", _config_files(config, bdf), names)
+def _config_dump(root: Path, bdf: str, names: Sequence[str]) -> p.RegisterDump:
+    """The header and the capabilities we know, of a device that we have not opened."""
     reached = _open_config(PciBus(root).device(bdf), root)
     try:
-        return _dump(bdf, "configuration space", _config_files(reached.config, bdf), names)
+        return _dump(bdf, CONFIGURATION, _config_files(reached.config, bdf), names)
     finally:
         reached.config.close()
 

@@ -19,7 +19,7 @@ Scalar = str | int | float | bool | None
 class Obstacle(Row):
     """One thing that stands in the way of taking a device."""
 
-    why: str                    # drivers.pci.taking.Why: default_route, mounted, no_iommu, ...
+    why: str                    # drivers.pci.taking.Why: default_route, mounted, no_iommu, ...; or no_driver
     text: str
     advice: str
     forcible: bool              # --force goes past it
@@ -29,7 +29,7 @@ class Holding(Row):
     """A device that is ours."""
 
     backend: str                # vfio, uio
-    kind: str                   # nic, ahci
+    kind: str                   # nic, ahci, other
     before: str | None          # the kernel's driver, which gets it back
     interface: str | None       # the stack's, of a NIC
     disks: list[str]
@@ -134,9 +134,10 @@ class Taken(Row):
 
 
 class Given(Row):
-    """A device that the kernel has again."""
+    """A device that is ours no more, and what the kernel has made of it."""
 
     bdf: str
+    present: bool               # false: it had left, and is forgotten
     driver: str | None
     interfaces: list[str]       # the kernel's
 
@@ -239,7 +240,7 @@ METHODS = (
     Method("device.list", DeviceQuery, list[DeviceEntry], False, "PCI devices: who drives each, and can it be taken."),
     Method("device.show", DeviceName, DeviceDetails, False, "All about one PCI device."),
     Method("device.take", DeviceTake, list[Taken], True, "Take devices from the kernel, all of them or none."),
-    Method("device.give", DeviceName, Given, True, "Give a device back to the kernel."),
+    Method("device.give", DeviceName, list[Given], True, "Give a device, and the rest of its group, to the kernel."),
     Method("device.regs", RegisterQuery, RegisterDump, False, "The registers of a device, decoded."),
     Method("device.trace", TraceQuery, RegisterTrace, False, "What the driver does to the registers for some seconds."),
     Method("acpi.list", Nothing, list[AcpiTable], False, "The firmware's ACPI tables."),

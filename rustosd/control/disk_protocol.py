@@ -14,7 +14,6 @@ LONGEST_NAME = 128
 
 Offset = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
-PATTERNS = ("randread", "read", "randwrite", "write")
 
 
 class Disk(Row):
@@ -28,7 +27,6 @@ class Disk(Row):
     sector_octets: int
     physical_octets: int
     queue_depth: int
-    state: str                  # of its controller: running, gone
 
 
 class DiskDetails(Row):
@@ -63,9 +61,8 @@ class BenchRound(Row):
     seconds: float
     requests: int
     errors: int
-    min_us: float | None        # latencies; null without a request
-    mean_us: float | None
-    max_us: float | None
+    mean_us: float
+    longest_us: float
     histogram: list[LatencyBucket]
 
 
@@ -81,9 +78,8 @@ class Bench(Row):
     errors: int
     requests_per_second: float
     octets_per_second: float
-    min_us: float | None
-    mean_us: float | None
-    max_us: float | None
+    mean_us: float
+    longest_us: float
     percentiles_us: dict[str, float]    # "50", "90", "99", "99.9": the upper end of the bucket that holds it
     histogram: list[LatencyBucket]
     rounds: list[float]                 # requests a second in each
@@ -103,16 +99,16 @@ class DiskRead(DiskName):
 
 
 class DiskWrite(DiskName):
-    """Need not be whole sectors: the rest of the first and the last is read before and stays. Not flushed."""
+    """Need not be whole sectors: the rest of the first and the last is read before and written again. Not flushed."""
 
     offset: Offset
     octets: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_WRITE_OCTETS)]
 
 
 class DiskBench(DiskName):
-    """Patterns that write destroy what is on the disk."""
+    """It only reads."""
 
-    pattern: Literal["randread", "read", "randwrite", "write"] = "randread"
+    pattern: Literal["random", "sequential"] = "random"
     block_octets: Annotated[int, msgspec.Meta(ge=512, le=1 << 20)] = 4096
     depth: Annotated[int, msgspec.Meta(ge=1, le=32)] = 1
     seconds: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_ROUND_S)] = 1.0

@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from dataclasses import dataclass, field
+from enum import IntFlag
 from typing import Any
 
 from drivers.errors import DeviceError, DeviceRefused
@@ -61,6 +62,11 @@ def config_space() -> Space:
                              (0xA0, 0x11, struct.pack("<HII", 0x8004, 0x3, 0x2003)))
     space.extended((0x100, 0x03, 1, struct.pack("<Q", 0x001B21FFFF123456)))
     return space
+
+
+class Feature(IntFlag):
+    QUEUE = 1
+    WRITE_CACHE = 8
 
 
 class CTRL(Reg, at=0x00):
@@ -126,7 +132,11 @@ class Info:
     sector_octets: int = 512
     physical_octets: int = 4096
     queue_depth: int = 32
-    features: list[str] = field(default_factory=lambda: ["lba48", "ncq", "flush"])
+    features: Feature = Feature.QUEUE | Feature.WRITE_CACHE
+
+    @property
+    def octets(self):
+        return self.sectors * self.sector_octets
 
 
 @dataclass
@@ -135,18 +145,17 @@ class Result:
 
     seconds: float
     errors: int = 0
-    min_us: float = 40.0
     mean_us: float = 60.0
-    max_us: float = 1000.0
+    longest_us: float = 1000.0
 
     @property
-    def requests(self):
+    def operations(self):
         return round(1000 * self.seconds)
 
     @property
     def histogram(self):
-        return [(64.0, round(900 * self.seconds)), (128.0, round(90 * self.seconds)), (256.0, 0),
-                (1024.0, round(10 * self.seconds))]
+        return [(48.0, round(400 * self.seconds)), (60.0, round(500 * self.seconds)), (128.0, round(90 * self.seconds)),
+                (1000.0, round(10 * self.seconds))]
 
 
 class FakeDisk:
