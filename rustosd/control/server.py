@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from drivers.errors import DeviceError
 from rustosd.control.protocol import (
     BUSY,
     FAILED,
@@ -33,6 +34,7 @@ from rustosd.control.protocol import (
     Request,
     decode_value,
 )
+from rustosd.hostnet import HostNetworkError
 
 REPLY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 600.0
@@ -192,7 +194,7 @@ class ControlServer:
             result = getattr(self.operations, method.handler)(params)
             if inspect.isawaitable(result):
                 result = await result
-        except (OperationFailed, ValueError, LookupError, OSError) as error:
+        except (OperationFailed, DeviceError, HostNetworkError, ValueError, LookupError, OSError) as error:
             return _failure(identity, FAILED, _text_of(error))
         except Exception:
             log.exception("operation_crashed", method=method.name)
