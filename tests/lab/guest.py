@@ -25,10 +25,12 @@ from tests.lab.agent import PORT_NAME, pack, unpack
 from tests.lab.image import CACHE, Image, LabUnavailable, environment, image, initrd
 from tests.support.netns import Netns, unavailable
 
-BOOT_S = 120.0
-_SLACK_S = 10.0
+BOOT_S = 300.0
+PATIENCE_S = 180.0
+"""How long anything may take unless it is said otherwise: much longer than it does, on a machine that is very busy."""
+_SLACK_S = 30.0
 """How much longer than a job's own limit the host waits before it calls the guest dead."""
-_PROBE_S = 30.0
+_PROBE_S = 60.0
 _PREFIX = "rustosd-lab-"
 _IOMMU = ["-device", "intel-iommu,intremap=on,aw-bits=48"]
 
@@ -104,7 +106,7 @@ class Call:
         self._output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self.on_output: Callable[[str, bytes], None] | None = None
 
-    def next(self, timeout: float = 30) -> Any:
+    def next(self, timeout: float = PATIENCE_S) -> Any:
         """The next value the function told with `agent.tell`. Raises GuestError when it ended instead."""
         limit = time.monotonic() + timeout
         while not self._said and self._end is None:
@@ -225,7 +227,7 @@ class Guest:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def run(self, *command: str, check: bool = True, timeout: float = 60,
+    def run(self, *command: str, check: bool = True, timeout: float = PATIENCE_S,
             on_output: Callable[[str, bytes], None] | None = None) -> Finished:
         """Run a shell line (one argument) or a program with its arguments in the guest, to its end.
 
@@ -239,29 +241,29 @@ class Guest:
             raise GuestError(f"{' '.join(command)}: exit status {finished.status}\n{finished.stdout}{finished.stderr}")
         return finished
 
-    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60, **named: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = PATIENCE_S, **named: Any) -> Any:
         """Call a module's function in the guest, in a process of its own; return or raise what it does.
 
         Its module must be cheap to import there: not a test module, since Python is some twenty times slower.
         """
         return self.start(function, *arguments, timeout=timeout, **named).result()
 
-    def start(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60, **named: Any) -> Call:
+    def start(self, function: Callable[..., Any], *arguments: Any, timeout: float = PATIENCE_S, **named: Any) -> Call:
         """The same without waiting; the function can `tell`, the host `next`."""
         path = f"{function.__module__}:{function.__qualname__}"
         return self._begin({"call": path, "arguments": pack((arguments, named)), "timeout": timeout}, path, timeout)
 
     def preload(self, *modules: str) -> None:
         """Import modules once, so that calls need not."""
-        self._begin({"preload": modules}, "preload", 60).finished()
+        self._begin({"preload": modules}, "preload", PATIENCE_S).finished()
 
     def put(self, path: str, octets: bytes) -> None:
         """Write a file in the guest."""
-        self._begin({"put": path, "octets": b64encode(octets).decode()}, f"put {path}", 60).finished()
+        self._begin({"put": path, "octets": b64encode(octets).decode()}, f"put {path}", PATIENCE_S).finished()
 
     def get(self, path: str) -> bytes:
         """A file of the guest's."""
-        call = self._begin({"get": path}, f"get {path}", 60)
+        call = self._begin({"get": path}, f"get {path}", PATIENCE_S)
         call.finished()
         return b64decode(call._end["octets"])
 
@@ -295,7 +297,7 @@ class Guest:
 
     def monitor(self, command: str, **arguments: Any) -> Any:
         """One QMP command and its return value; events are skipped. Raises GuestError when QEMU refuses it."""
-        self._monitor.settimeout(30)
+        self._monitor.settimeout(PATIENCE_S)
         self._monitor_file.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         self._monitor_file.flush()
         try:
@@ -345,12 +347,12 @@ class Guest:
     def _start(self) -> None:
         """Wait for the monitor's greeting and for the agent."""
         self._monitor_file = self._monitor.makefile("rwb")
-        self._monitor.settimeout(30)
+        self._monitor.settimeout(PATIENCE_S)
         try:
             if not self._monitor_file.readline():
                 raise GuestError(self._obituary("QEMU did not start"))
         except TimeoutError:
-            raise GuestError("QEMU did not start within 30 s") from None
+            raise GuestError(f"QEMU did not start within {PATIENCE_S:.0f} s") from None
         self.monitor("qmp_capabilities")
         self.ready_uptime_s = 0.0
         limit = time.monotonic() + BOOT_S
@@ -365,7 +367,7 @@ class Guest:
 
     def _send(self, message: dict) -> None:
         try:
-            self._agent.settimeout(30)
+            self._agent.settimeout(PATIENCE_S)
             self._agent.sendall(json.dumps(message).encode() + b"\n")
         except (OSError, TimeoutError) as error:
             raise GuestError(self._obituary(f"the guest takes no more requests: {error}")) from None
