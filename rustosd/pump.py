@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from drivers.nic import GONE, Nic
+from drivers.nic import GONE, LinkTeller, Nic
 from mm.frame import BURST, RxBurst, TxBurst
 
 BUSY_POLL_US = 50
@@ -113,6 +113,8 @@ class Pump:
         self._stack.set_link(index, port.link_up)
         self._loop.add_reader(port.fd, self._on_readable)
         self._ports += (port,)
+        if isinstance(nic, LinkTeller):
+            nic.on_link_change = self._on_link_change
         if self._link_timer is None:
             self._link_timer = self._loop.call_later(LINK_CHECK_S, self._on_link_timer)
         self.kick()
@@ -122,6 +124,8 @@ class Pump:
         for port in self._ports:
             if port.index == index:
                 self._loop.remove_reader(port.fd)
+                if isinstance(port.nic, LinkTeller):
+                    port.nic.on_link_change = None
                 self._ports = tuple(other for other in self._ports if other is not port)
                 self._stack.set_link(index, False)
 
@@ -179,8 +183,15 @@ class Pump:
         self._turn()
 
     def _on_link_timer(self) -> None:
-        """Links change seldom and asking may cost a system call, so once a second is right."""
+        """Links change seldom and asking may cost a system call, so once a second is right; some NICs tell us earlier."""
         self._link_timer = self._loop.call_later(LINK_CHECK_S, self._on_link_timer)
+        self._check_links()
+
+    def _on_link_change(self) -> None:
+        """Out of a breath: look when it is over."""
+        self._loop.call_soon(self._check_links)
+
+    def _check_links(self) -> None:
         for port in self._ports:
             up = port.nic.link_up
             if up != port.link_up:

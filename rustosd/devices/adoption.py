@@ -1,8 +1,9 @@
 """What a NIC was to the kernel in the stack's terms: which addresses, routes and MTU the stack takes over, and doing so."""
 
 import ipaddress
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -34,7 +35,7 @@ class Wanted:
     mtu: int = MTU
     addresses: tuple[str, ...] = ()
     routes: tuple[StackRoute, ...] = ()
-    left_out: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = ()
     """In words, what of the kernel's the stack cannot take over."""
 
 
@@ -106,15 +107,15 @@ def apply(stack: Stack, index: int, want: Wanted, interface: str) -> None:
     have = {row["address"].partition("/")[0] for row in stack.addresses() if row["interface"] == index}
     for address in want.addresses:
         if address.partition("/")[0] not in have:
-            _attempt(interface, f"address {address}", stack.add_address, index, address)
+            _attempt(interface, f"address {address}", partial(stack.add_address, index, address))
     for route in want.routes:
-        _attempt(interface, f"route to {route.to}", stack.add_route, route.to, gateway=route.gateway, interface=index,
-                 metric=route.metric, source=route.source)
+        _attempt(interface, f"route to {route.to}", partial(
+            stack.add_route, route.to, gateway=route.gateway, interface=index, metric=route.metric, source=route.source))
 
 
-def _attempt(interface: str, what: str, verb: Any, *words: Any, **fields: Any) -> None:
+def _attempt(interface: str, what: str, add: Callable[[], None]) -> None:
     try:
-        verb(*words, **fields)
+        add()
     except (OSError, ValueError) as error:
         log.warning("not_taken_over", nic=interface, what=what, error=getattr(error, "strerror", None) or str(error))
 

@@ -63,12 +63,13 @@ def test_an_access_reaches_the_device_once_and_with_its_own_width(guest, index, 
 def test_each_kind_of_interrupt_arrives_where_it_should(guest, card, kind, backend):
     seen = guest.call(inside.interrupt, card.bdf, kind, backend)
     if kind == "msix":
-        assert seen == {"kinds": ["msix", "msix"], "early": [0, 0], "arrived": [[1, 0], [0, 1]], "intx after": ["intx"]}
+        assert seen == {"kinds": ["msix", "msix"], "early": [0, 0], "arrived": [[True, False], [False, True]],
+                        "intx after": ["intx"]}
     elif kind == "msi":
-        assert seen == {"kinds": ["msi"], "early": [0], "arrived": [[1]], "intx after": ["intx"]}
+        assert seen == {"kinds": ["msi"], "early": [0], "arrived": [[True]], "intx after": ["intx"]}
     else:
         # Held back until unmasked; then the line that is still up comes; masked by us it does not, until unmasked.
-        assert seen == {"kinds": ["intx"], "early": [0], "arrived": [[1]], "again": [0, 1, 0, 1]}
+        assert seen == {"kinds": ["intx"], "early": [0], "arrived": [[True]], "again": [0, 1, 0, 1]}
 
 
 @pytest.mark.parametrize(("card", "backend", "reset"), [

@@ -355,6 +355,30 @@ async def test_link_changes_reach_the_stack(monkeypatch):
 
 
 @pumped
+async def test_a_nic_that_tells_of_its_link_is_asked_at_once(monkeypatch):
+    monkeypatch.setattr(pump_module, "LINK_CHECK_S", 1000)
+
+    class Telling:
+        """A NIC with a link interrupt."""
+        name, link_up, on_link_change = "telling", True, None
+
+        def __init__(self, nic: Tap) -> None:
+            self.fileno, self.receive, self.transmit, self.room = nic.fileno, nic.receive, nic.transmit, nic.room
+
+    house = House()
+    house.pump.detach(1)
+    nic = Telling(house.nic)
+    house.pump.attach(nic, 1)
+    house.stack.links.clear()
+    nic.link_up = False
+    nic.on_link_change()
+    await asyncio.sleep(0.01)
+    assert house.stack.links == [(1, False)]
+    house.pump.detach(1)
+    assert nic.on_link_change is None
+
+
+@pumped
 async def test_full_device_is_served_again_when_it_has_room():
     class Narrow:
         """A NIC with a ring of a few descriptors."""
