@@ -162,12 +162,12 @@ class Guest:
     """A running guest, booted when the constructor returns. A context manager; close it on every path.
 
     `append` goes to the kernel's command line; `iommu` False leaves the IOMMU out; `acpi_hotplug` False has slots signal
-    by PCIe's own means; `kernel` is another than `image.image()`. `terminal` connects this process's terminal with the
-    guest's /dev/hvc0.
+    by PCIe's own means; `systemd` makes systemd the first process; `kernel` is another than `image.image()`. `terminal`
+    connects this process's terminal with the guest's /dev/hvc0.
     """
 
     def __init__(self, *, cpus: int = 2, memory_mib: int = 1024, iommu: bool = True, acpi_hotplug: bool = True,
-                 append: str = "", terminal: bool = False, kernel: Image | None = None) -> None:
+                 systemd: bool = False, append: str = "", terminal: bool = False, kernel: Image | None = None) -> None:
         """Raises LabUnavailable, and GuestError when it does not come up."""
         if why := unavailable():
             raise LabUnavailable(why)
@@ -197,6 +197,9 @@ class Guest:
                 options += _IOMMU       # before the devices whose DMA it translates
                 append = f"intel_iommu=on iommu=pt {append}"
             options += [*_root(), *_devices(self.directory)]
+            if systemd:
+                # What a first boot does to this machine's files, which are not the guest's, only costs time.
+                append = "lab.systemd systemd.firstboot=no systemd.condition-needs-update=0 systemd.show_status=0 " + append
             if not acpi_hotplug:
                 options += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
             if terminal:
