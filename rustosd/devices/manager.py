@@ -213,7 +213,7 @@ class DeviceManager:
 
     def _wire_nic(self, plan: Plan, held: Held) -> None:
         rule, link, nic = plan.wish.rule, plan.taken.link, held.driver
-        name = rule.name or self._name_before(rule, held.bdf) or (link.name if link else _made_name(held.bdf))
+        name = str(rule.name or self._name_before(rule, held.bdf) or (link.name if link else _made_name(held.bdf)))
         routes = tuple(route for route in self._routes if route.interface == name)
         want = adoption.wanted(link, rule, routes, nic.mtu)
         for what in want.left_out:

@@ -74,7 +74,7 @@ class Nic:
     def peer(self, *command, **options):
         return self.guest.netns.run(*command, **options)
 
-    def answers(self, host, seconds=30):
+    def answers(self, host, seconds=120):
         """Ping until it answers."""
         limit = time.monotonic() + seconds
         while self.peer("ping", "-q", "-c", "1", "-W", "1", host, check=False).returncode:
@@ -108,8 +108,8 @@ def linux_uses(guest):
 
 def start(guest, text):
     """A daemon in the guest and what it says once it is up."""
-    call = guest.start(inside.daemon, text, timeout=200)
-    return call, call.next(60)
+    call = guest.start(inside.daemon, text, timeout=400)
+    return call, call.next(150)
 
 
 def end(guest, call, hello, number="TERM"):
@@ -172,22 +172,23 @@ def test_the_programs_themselves(guest, linux_uses):
     before = nic.shown()
     guest.put("/tmp/take.toml", TAKE.format(f'mac = "{nic.card.mac}"\nname = "wan0"').encode())
     run = f"cd {inside.__file__.rpartition('/tests/')[0]} && exec {DAEMON} run --config /tmp/take.toml"
-    call = guest._begin({"run": f"{run}", "timeout": 120}, "rustosd run", 120)
-    nic.serves(60)
+    call = guest._begin({"run": f"{run}", "timeout": 300}, "rustosd run", 300)
+    nic.serves(240)
     call.kill()
     assert call.finished().status == -9
     assert driver_of(guest, nic.card) == "vfio-pci"
-    said = guest.run(f"{run.replace('run --config', 'recover --config')}", timeout=120)
+    said = guest.run(f"{run.replace('run --config', 'recover --config')}", timeout=300)
     assert "1 of 1 given back" in said.stdout
     assert nic.shown() == before
 
 
 def test_by_uio_too_killed_and_recovered(guest, linux_uses):
-    nic = linux_uses("e1000e")
+    """Not the 82574: QEMU 7.2 aborts when Linux turns its MSI-X on while an INTx of the killed daemon is held back."""
+    nic = linux_uses("e1000")
     before = nic.shown()
     call, _hello = start(guest, TAKE.format(f'bdf = "{nic.card.bdf}"\nbackend = "uio"'))
     assert driver_of(guest, nic.card) == "uio_pci_generic"
-    nic.serves(30)
+    nic.serves(120)
     call.kill()
     assert guest.call(inside.recover)[:2] == (1, [])
     assert nic.shown() == before
@@ -201,7 +202,7 @@ def test_long_frames_are_taken_over(guest, linux_uses):
         before = nic.shown()
         call, hello = start(guest, TAKE.format(f'bdf = "{nic.card.bdf}"\nname = "lan0"'))
         assert [row["mtu"] for row in hello["nics"] if row["name"] == "lan0"] == [9000]
-        nic.serves(30)
+        nic.serves(120)
         assert " 0% packet loss" in nic.peer("ping", "-q", "-c", "2", "-M", "do", "-s", "8972", V4).stdout
         assert end(guest, call, hello).status == 0
         assert nic.shown() == before
