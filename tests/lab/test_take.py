@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.lab import inside_take as inside
-from tests.lab.guest import CARDS, EDU
+from tests.lab.guest import AHCI, CARDS, EDU
 from tests.lab.test_e1000 import pattern
 
 V4, V6 = "10.8.0.2", "fd08::2"
@@ -256,6 +256,17 @@ def test_unbound_by_somebody_else_the_device_is_let_go_and_the_daemon_lives(gues
     assert finished.status == 0
     assert "the kernel has asked for it back" in finished.stderr + finished.stdout
     assert nic.shown() == before
+
+
+def test_a_disk_named_by_its_serial_number_is_taken_with_its_controller(guest):
+    blocks = guest.run("lsblk -dno SERIAL").stdout.split()
+    call, hello = start(guest, TAKE.format('serial = "LAB-DISK1"'))
+    assert hello["held"] == {AHCI: "ahci"}
+    assert [(disk.name, disk.serial) for disk in hello["disks"]] == [(f"{AHCI}/{n}", f"LAB-DISK{n}") for n in (0, 1)]
+    assert "LAB-DISK1" not in guest.run("lsblk -dno SERIAL").stdout
+    assert end(guest, call, hello).status == 0
+    guest.run("until lsblk -dno SERIAL | grep -q LAB-DISK1; do sleep 0.1; done", timeout=60)
+    assert guest.run("lsblk -dno SERIAL").stdout.split() == blocks
 
 
 def test_a_group_is_taken_together_and_goes_back_together(guest, linux_uses):
