@@ -132,10 +132,28 @@ def port_of(bdf: str) -> str:
 
 def power(port: str, on: bool) -> None:
     """Cut the power of a slot, or give it back, without a word to the kernel: what a card is like once it was pulled."""
+    _control_slot(port, _ON if on else _OFF)
+
+
+def pull(port: str) -> None:
+    """Have the card vanish and the kernel hear of it. On a guest with one processor only.
+
+    The kernel believes in a surprise only while the slot has power, so it shall not run between off and on.
+    """
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
+    _control_slot(port, _OFF, _ON)
+
+
+_OFF, _ON, _POWER_BITS = 0x0700, 0x0100, 0x0700
+"""Slot Control: power controller and power indicator; PCIe 7.5.3.10."""
+
+
+def _control_slot(port: str, *states: int) -> None:
     fd = os.open(binding.PCI / "devices" / port / "config", os.O_RDWR)
     at = os.pread(fd, 1, 0x34)[0]
     while os.pread(fd, 1, at)[0] != 0x10:       # the PCI Express capability
         at = os.pread(fd, 1, at + 1)[0]
-    control = int.from_bytes(os.pread(fd, 2, at + 0x18), "little") & ~0x0700       # SLTCTL: power controller, indicator
-    os.pwrite(fd, (control | (0x0100 if on else 0x0700)).to_bytes(2, "little"), at + 0x18)
+    control = int.from_bytes(os.pread(fd, 2, at + 0x18), "little") & ~_POWER_BITS
+    for state in states:
+        os.pwrite(fd, (control | state).to_bytes(2, "little"), at + 0x18)
     os.close(fd)
