@@ -21,6 +21,7 @@ LONGEST_TABLE: Final = 16 << 20     # a DSDT has about 200 KiB; more than this i
 MOST_TABLES: Final = 512
 HEADER: Final = struct.Struct("<4sIBB6s8sI4sI")     # 5.2.6
 _ISA_IRQS = 16
+_BIOS_AREA, _BIOS_OCTETS = 0xE_0000, 0x2_0000       # 5.2.5.1
 
 ReadMemory = Callable[[int, int], bytes]
 """`read(address, octets)` of physical memory; may return fewer octets, and raises OSError where there are none."""
@@ -313,7 +314,7 @@ class Root:
     tables: tuple[int, ...]
 
 
-Table = Madt | Fadt | Mcfg | Dmar | Root
+Table = Madt | Fadt | Mcfg | Dmar | Root | Rsdp
 
 
 # Parsing
@@ -629,6 +630,24 @@ def scan_for_rsdp(memory: bytes) -> int | None:
                 pass
         at = memory.find(b"RSD PTR ", at + 1)
     return None
+
+
+def roots(read: ReadMemory, root: Path = Path("/")) -> Iterator[Found]:
+    """RSDP, XSDT and RSDT out of physical memory, which the kernel shows nowhere else; nothing where there is no RSDP.
+
+    Raises TableError when the RSDP does not hold, OSError for memory we may not read.
+    """
+    at = rsdp_address(root)
+    if at is None:
+        found = scan_for_rsdp(read(_BIOS_AREA, _BIOS_OCTETS))
+        if found is None:
+            return
+        at = _BIOS_AREA + found
+    pointer = parse_rsdp(_octets(read, at, 36))
+    yield Found("RSDP", Header("RSD PTR", 36 if pointer.revision >= 2 else 20, pointer.revision, pointer.oem_id, "", 0, ""),
+                pointer)
+    for address in filter(None, (pointer.xsdt, pointer.rsdt)):
+        yield _found_at(read, address)
 
 
 def walk(read: ReadMemory, rsdp: int) -> Iterator[Found]:
