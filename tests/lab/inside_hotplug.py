@@ -31,7 +31,7 @@ UNMAPPED = 0x7000_0000
 
 
 def serve(rules: str) -> dict[str, Any]:
-    """Run the daemon with these [[device]] tables until SIGTERM; answers with what was counted.
+    """Run the daemon with these [[device]] tables until SIGTERM, reading all disks it takes; answers with what was counted.
 
     Tells every event that is logged, as a dict with its time in ms, the kernel's messages as `uevent`, and at SIGUSR1 what
     the process holds; SIGUSR2 has the NICs reach for memory that is not theirs.
@@ -54,7 +54,9 @@ class _Served:
         while not hasattr(self.daemon, "watch") and not running.done():
             await asyncio.sleep(0)
         self._time_releases()
+        reading = loop.create_task(self.read_disks())
         await running
+        reading.cancel()
         loop.remove_reader(uevents.fileno())
         uevents.close()
         return {"pump": self.daemon.pump.statistics(), "samples": self.samples()}
@@ -84,6 +86,25 @@ class _Served:
                 registers.TDBAH.write(0)
                 registers.TDT.write((registers.TDT.read() + 1) % 1024)
                 asyncio.get_running_loop().call_later(0.2, held.driver.reset)
+
+    async def read_disks(self) -> None:
+        """Keep 32 reads under way on each disk; tell of the first success and the first failure."""
+        known: set[Any] = set()
+        while True:
+            for held in self.daemon.devices.held.values() if hasattr(self.daemon, "devices") else ():
+                for disk in set(held.disks.values()) - known:
+                    known.add(disk)
+                    asyncio.get_running_loop().create_task(self._read(disk))
+            await asyncio.sleep(0.1)
+
+    async def _read(self, disk: Any) -> None:
+        _say("disk_read", disk=disk.info.name, octets=len(await disk.read(0, 8)))
+        try:
+            while True:
+                await asyncio.gather(*(disk.read(lba, 8) for lba in range(0, 256, 8)))
+        except Exception as error:
+            _say("disk_error", disk=disk.info.name, kind=type(error).__name__, errno=getattr(error, "errno", 0),
+                 message=str(error))
 
     def _time_releases(self) -> None:
         """Tell how long each device took to be let go."""
