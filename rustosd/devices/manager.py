@@ -19,6 +19,7 @@ from netstack.stack import Stack
 from rustosd.config import DeviceConfig, RouteConfig
 from rustosd.devices import adoption, kinds
 from rustosd.devices.kernel import Kernel, Plan, Wish, canonical
+from rustosd.devices.linkstate import LinkState
 from rustosd.hostnet import HostNetworkError
 from rustosd.journal import DeviceTaken, Journal
 from rustosd.pump import Pump
@@ -71,7 +72,7 @@ class DeviceManager:
 
     def __init__(self, stack: Stack, pump: Pump, journal: Journal, rules: Sequence[DeviceConfig] = (),
                  routes: Sequence[RouteConfig] = (), *, kernel: Kernel | None = None, watch_s: float = WATCH_S,
-                 make_driver: Callable[[str, Device, DeviceConfig], Any] = kinds.make_driver) -> None:
+                 make_driver: Callable[[str, Device, DeviceConfig, LinkState | None], Any] = kinds.make_driver) -> None:
         """`routes` are the static ones, of which those over a device's interface come and go with it."""
         self._loop = asyncio.get_running_loop()
         self._stack, self._pump, self._journal = stack, pump, journal
@@ -195,7 +196,7 @@ class DeviceManager:
     def _bring_up(self, plan: Plan, held: Held) -> None:
         """In the thread: open the device and start its driver."""
         held.device = self._kernel.open(plan)
-        held.driver = self._make_driver(plan.kind, held.device, plan.wish.rule)
+        held.driver = self._make_driver(plan.kind, held.device, plan.wish.rule, plan.taken.link)
 
     def _wire(self, plan: Plan, held: Held) -> None:
         """On the loop: give a running driver its place in the daemon."""

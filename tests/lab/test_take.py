@@ -182,6 +182,33 @@ def test_the_programs_themselves(guest, linux_uses):
     assert nic.shown() == before
 
 
+def test_by_uio_too_killed_and_recovered(guest, linux_uses):
+    nic = linux_uses("e1000e")
+    before = nic.shown()
+    call, _hello = start(guest, TAKE.format(f'bdf = "{nic.card.bdf}"\nbackend = "uio"'))
+    assert driver_of(guest, nic.card) == "uio_pci_generic"
+    nic.serves(30)
+    call.kill()
+    assert guest.call(inside.recover)[:2] == (1, [])
+    assert nic.shown() == before
+
+
+def test_long_frames_are_taken_over(guest, linux_uses):
+    nic = linux_uses("e1000e")
+    guest.run(f"ip link set dev {nic.interface} mtu 9000")
+    nic.peer("ip", "link", "set", nic.card.name, "mtu", "9000")
+    try:
+        before = nic.shown()
+        call, hello = start(guest, TAKE.format(f'bdf = "{nic.card.bdf}"\nname = "lan0"'))
+        assert [row["mtu"] for row in hello["nics"] if row["name"] == "lan0"] == [9000]
+        nic.serves(30)
+        assert " 0% packet loss" in nic.peer("ping", "-q", "-c", "2", "-M", "do", "-s", "8972", V4).stdout
+        assert end(guest, call, hello).status == 0
+        assert nic.shown() == before
+    finally:
+        nic.peer("ip", "link", "set", nic.card.name, "mtu", "1500")
+
+
 def test_what_carries_the_default_route_is_refused_unless_forced(guest, linux_uses):
     nic = linux_uses("e1000e")
     guest.run(f"ip route add default via 10.8.0.1 dev {nic.interface}")

@@ -200,7 +200,7 @@ def test_waiting_for_an_interface_ends(monkeypatch, tmp_path):
     monkeypatch.setattr(hostlink, "PCI", tmp_path)
     device = tmp_path / "devices" / "0000:03:00.0" / "net"
     assert hostlink.interface_of("0000:03:00.0") is None
-    with pytest.raises(HostNetworkError, match="0000:03:00.0: its driver has made no interface within 0 s"):
+    with pytest.raises(HostNetworkError, match=r"0000:03:00\.0: its driver has made no interface within 0 s"):
         hostlink.await_interface("0000:03:00.0", 0.05)
     (device / "eth7").mkdir(parents=True)
     assert hostlink.await_interface("0000:03:00.0", 0.05) == "eth7"
