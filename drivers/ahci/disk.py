@@ -17,17 +17,17 @@ from contextlib import suppress
 from typing import Final
 
 from drivers.ahci.identify import IdentifyError, Identity, parse_error_log
-from drivers.ahci.line import Line
+from drivers.ahci.line import Line, Wake
 from drivers.ahci.port import Port, Refused
 from drivers.ahci.queue import ARMED, MAX_REQUEST_SECTORS, MAX_SEGMENTS, SUSPECT, TROUBLE
-from drivers.ahci.registers import DONE, ERRORS, PxIS, Signature
+from drivers.ahci.registers import DONE, ERRORS, PxIS, PxTFD, Signature
 from drivers.ahci.states import Event, State, after
 from drivers.ahci.steps import LOOK_NS, Procedure, Steps, run
 from drivers.device import Device, DmaMemory
 from drivers.disk import GONE, DiskInfo, Feature
 from drivers.errors import DeviceError, DeviceGone, DeviceTimeout
 from drivers.registers import MS
-from drivers.request import CompletionBurst, RequestBurst
+from drivers.request import CompletionBurst, Operation, RequestBurst
 
 TIMEOUT_NS: Final = 30_000 * MS
 """How long a command may take. Linux's default, too: a drive may try a bad sector again for that long."""
@@ -43,7 +43,8 @@ TICK_NS: Final = 250 * MS
 _LINK: Final = PxIS.IFS.mask | PxIS.UFS.mask | PxIS.OFS.mask
 _BUS: Final = PxIS.HBFS.mask | PxIS.HBDS.mask
 _PLUG: Final = PxIS.PCS.mask | PxIS.PRCS.mask | PxIS.CPDS.mask
-_ICRC, _UNC, _IDNF = 0x80, 0x40, 0x10
+_ICRC, _UNC, _IDNF = 0x80, 0x40, 0x10       # of the error register
+_FAILED: Final = PxTFD.ERR.mask | PxTFD.DF.mask
 
 
 class AhciDisk:
@@ -69,7 +70,7 @@ class AhciDisk:
         self._done_before = 0
         self._counts = {"errors_device": 0, "errors_link": 0, "errors_bus": 0, "timeouts": 0, "recoveries": 0, "resets": 0,
                         "wakeups": 0}
-        self._wake = line.join(index)
+        self._wake: Wake | None = None
 
     # drivers.disk.Disk
 
@@ -92,16 +93,17 @@ class AhciDisk:
 
     def complete(self, burst: CompletionBurst) -> int:
         """Empty the burst and fill it with requests that have ended; how many, 0, or `GONE`."""
-        woken = self._armed
+        woken = self._armed and self._line.came(self.index)
         if woken:
             self._disarm()
         count = self._queue.harvest(burst)
         if count > 0:
             self._looks = 0
             return count
-        self._looks += 1
-        if count == 0 and not woken and self._looks % LOOKS and self._steps is None and self.state is State.READY:
-            return 0
+        if count == 0 and not woken and self._steps is None and self.state is State.READY:
+            self._looks += 1
+            if self._clock() < self._tick if self._armed else self._looks % LOOKS:
+                return 0
         return self._look_closer(count, burst)
 
     def arm(self) -> bool:
@@ -110,6 +112,8 @@ class AhciDisk:
             return self.state > State.ABSENT        # who has failed tells it at the next look
         if self._line.interrupt is None:
             return not self._queue.active           # there is nothing to sleep on
+        if self._armed:
+            return True                             # since it was armed nothing has come, or it is readable
         code = self._queue.arm(DONE | ERRORS, ERRORS)
         self._armed = code != TROUBLE
         if code == TROUBLE:
@@ -118,7 +122,7 @@ class AhciDisk:
 
     def fileno(self) -> int:
         """What to wait on; -1 once closed."""
-        return self._wake.fileno() if not self._closed else -1
+        return -1 if self._wake is None or self._closed else self._wake.fileno()
 
     def wake_at(self) -> int | None:
         """When to call `complete` at the latest."""
@@ -141,6 +145,7 @@ class AhciDisk:
         if self._closed:
             return
         self._closed = True
+        self._armed = False
         self._steps = None
         self._queue.freeze()
         self._line.leave(self.index)
@@ -148,9 +153,9 @@ class AhciDisk:
             self.port.regs.IE.write(0)
             run(self.name, self.port.stop(), self._clock, self.port.regs.sleep)
             self.port.memory.free()     # else it stays until the controller does no DMA any more
-        self._wake.close()
-        if self.state > State.GONE:
-            self._to(Event.LEFT)
+        if self._wake is not None:
+            self._wake.close()
+        self._left(self.reason or "it was closed")
 
     # The port's life.
 
@@ -217,10 +222,10 @@ class AhciDisk:
         found = yield from self.port.identify()
         if self.identity is None:
             self.identity = found
+            self._wake = self._line.join(self.index)
             depth = min(found.queue_depth, self._controller_depth)
             queued = found.queued and self._controller_depth > 1
-            self._queue.configure(depth if queued else 1, queued, Feature.FUA in found.features, found.sectors,
-                                  found.sector_octets)
+            self._queue.configure(depth if queued else 1, queued, found.plain_fua, found.sectors, found.sector_octets)
         elif (found.model, found.serial, found.sectors) != (self.identity.model, self.identity.serial, self.identity.sectors):
             raise IdentifyError(f"another drive is there now, {found.model} {found.serial}: take the controller again")
         self._to(Event.IDENTIFIED)
@@ -267,11 +272,10 @@ class AhciDisk:
         waited = now - self._oldest_since
         if waited >= self._timeout_ns:
             self._counts["timeouts"] += 1
-            self._queue.fail(mask, errno.ETIMEDOUT)
-            self._start(self._reset(), now)
+            self._start(self._reset(mask, errno.ETIMEDOUT), now)
         elif waited >= self._timeout_ns // SUSPICION and self.port.regs.SERR.read():
-            # The link had errors, and the command may have been lost with them. (QEMU 7.2 tells a queued command's error
-            # nowhere else once a later command has succeeded.)
+            # The link had errors, and the command may have been lost with them. (QEMU before 8.1 tells of a queued command's
+            # error nowhere else once another has succeeded.)
             self._queue.requeue()
             self._queue.isolate()
             self._start(self._reset(), now)
@@ -295,47 +299,53 @@ class AhciDisk:
         with suppress(DeviceTimeout):       # it hangs: a reset follows
             yield from port.stop_commands()
         queue.requeue()
+        guilty, error = 0, 0
         if status & _PLUG:
             self._counts["errors_link"] += 1
         elif status & _BUS:
             self._counts["errors_bus"] += 1
-            queue.fail(queue.blame(active, 1 if plain else 2), errno.EFAULT)
+            guilty, error = queue.blame(active, 1 if plain else 2), errno.EFAULT
             queue.isolate()
-        elif status & _LINK or told >> 8 & _ICRC:
+        elif status & _LINK or told >> 8 & _ICRC or not told & _FAILED:
+            # An error that nobody owns up to is nobody's: QEMU tells an old one again with the next queued command.
             self._counts["errors_link"] += 1
-            queue.fail(queue.blame(active, TRIES), errno.EILSEQ)
+            guilty, error = queue.blame(active, TRIES), errno.EILSEQ
         else:
             self._counts["errors_device"] += 1
-            if self._plain_error(plain, told >> 8) if plain else (yield from self._queued_error()):
+            if plain:
+                guilty, error = plain, self._errno(told >> 8, plain)
+            else:
+                guilty, error = yield from self._queued_error()
+            if guilty and not port.stuck():
+                queue.fail(guilty, error)
+                port.start_commands()
                 self._to(Event.RECOVERED)
                 self._resume()
                 return
-        yield from self._reset()
-
-    def _plain_error(self, slot: int, error: int) -> bool:
-        """The one command that ran has failed; whether that is all."""
-        self._queue.fail(slot, self._errno(error, slot))
-        if self.port.stuck():
-            return False
-        self.port.start_commands()
-        return True
+        yield from self._reset(guilty, error)
 
     def _queued_error(self) -> Procedure:
-        """Which of the queued commands has failed, all of which wait now? Whether the drive's log tells. SATA 13.6.4."""
+        """Which of the queued commands, all of which wait now, has failed, and its errno. SATA 13.6.4.
+
+        (0, 0): it is not known, and all are plain commands now.
+        """
         queue, port = self._queue, self.port
         if Feature.ERROR_LOG in self.identity.features and not port.stuck():
             port.start_commands()
             with suppress(Refused, DeviceTimeout):
                 log = parse_error_log((yield from port.read_error_log()))
                 if log is not None and queue.waiting >> log.tag & 1:
-                    queue.fail(1 << log.tag, self._errno(log.error, 1 << log.tag))
-                    return True
+                    yield from port.stop_commands()
+                    return 1 << log.tag, self._errno(log.error, 1 << log.tag)
         # Without its name: a drive takes no commands until its log is read, so it is reset, and each gets its try alone.
         queue.isolate()
-        return False
+        return 0, 0
 
-    def _reset(self) -> Procedure:
-        """COMRESET, and everything that is still to be done again. AHCI 10.4.2."""
+    def _reset(self, guilty: int = 0, error: int = 0) -> Procedure:
+        """COMRESET, the end of who is guilty, and everything else again. AHCI 10.4.2.
+
+        Nobody ends before the device has been reset: until then it may write into a request's memory.
+        """
         queue, port = self._queue, self.port
         queue.freeze()
         done = queue.finished
@@ -351,6 +361,7 @@ class AhciDisk:
                     yield from port.stop_commands()
                 queue.requeue()
                 yield from port.comreset()
+                queue.fail(guilty, error)
                 if not (yield from port.link()) or not self._is_disk():
                     raise DeviceError(self.name, "the drive did not come back from a reset: was it unplugged?")
                 yield from self._identify()
@@ -361,10 +372,10 @@ class AhciDisk:
                                      "power and drive, then take the controller again")
 
     def _errno(self, error: int, slot: int) -> int:
-        """What the drive's error register says. ACS-3 6.3."""
-        operation = self._queue.describe(slot)[0][0] if self._queue.describe(slot) else 0
+        """What the drive's error register says of the command in a slot. ACS-3 6.3."""
+        (operation, _, _), = self._queue.describe(slot)
         if error & _UNC:
-            return errno.EROFS if operation == 1 else errno.ENODATA     # the same bit says "write protected"
+            return errno.EROFS if operation == Operation.WRITE else errno.ENODATA   # the bit also says "write protected"
         if error & _IDNF:
             return errno.EINVAL
         return errno.EIO
@@ -373,5 +384,5 @@ class AhciDisk:
         self._armed = False
         self._counts["wakeups"] += 1
         self._queue.disarm(1 << self.index)
-        self._line.came(self.index)
+        self._line.unmask()
 

@@ -33,6 +33,8 @@ class Identity:
     queue_depth: int
     """1 without NCQ."""
     features: Feature
+    plain_fua: bool
+    """It has WRITE DMA FUA EXT."""
     rotation_rpm: int
     """0: not told, or it does not rotate."""
 
@@ -64,7 +66,8 @@ def parse(data: bytes) -> Identity:
     return Identity(
         model=_text(data[54:94]), serial=_text(data[20:40]), firmware=_text(data[46:54]), sectors=sectors,
         sector_octets=sector, physical_octets=physical, queue_depth=(word[75] & 31) + 1 if queue else 1,
-        features=_features(word, commands, queue), rotation_rpm=word[217] if 0x401 <= word[217] <= 0xFFFE else 0)
+        features=_features(word, commands, queue), plain_fua=word[84] >> 14 == 0b01 and bool(word[84] & 1 << 6),
+        rotation_rpm=word[217] if 0x401 <= word[217] <= 0xFFFE else 0)
 
 
 def _supported(low: int, high: int) -> int:
@@ -91,7 +94,7 @@ def _features(word: tuple[int, ...], commands: int, queue: bool) -> Feature:
     enabled = word[87] >> 14 == 0b01
     found = {
         Feature.QUEUE: queue,
-        Feature.FUA: queue or bool(more & 1 << 6),
+        Feature.FUA: True,          # if need be by a flush after the write
         Feature.TRIM: bool(word[169] & 1) and word[169] != 0xFFFF,
         Feature.WRITE_CACHE: bool(commands & 1 << 5) and (not enabled or bool(word[85] & 1 << 5)),
         Feature.SMART: bool(commands & 1) and enabled and bool(word[85] & 1),

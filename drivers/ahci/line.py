@@ -6,7 +6,6 @@ controller's takes it away from the others, so it wakes those through their own,
 
 import os
 import select
-from contextlib import suppress
 
 from drivers.device import Interrupt
 from drivers.registers import RegisterFile
@@ -21,7 +20,7 @@ class Wake:
         self._both.register(self._own, select.EPOLLIN)
         if interrupt is not None:
             self._both.register(interrupt.fd, select.EPOLLIN)
-        self.called = False
+        self._called = False
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -29,15 +28,16 @@ class Wake:
 
     def call(self) -> None:
         """Make it readable."""
-        self.called = True
-        os.eventfd_write(self._own, 1)
+        if not self._called:
+            self._called = True
+            os.eventfd_write(self._own, 1)
 
-    def answer(self) -> None:
-        """Take that back."""
-        if self.called:
-            self.called = False
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._own)
+    def answer(self) -> bool:
+        """Whether it was called; no more then."""
+        called, self._called = self._called, False
+        if called:
+            os.eventfd_read(self._own)
+        return called
 
     def close(self) -> None:
         """Close both."""
@@ -63,14 +63,22 @@ class Line:
         """A member less."""
         self._wakes.pop(port, None)
 
-    def came(self, port: int) -> None:
-        """This port was woken, and its interrupt is masked and acknowledged: let the others' come."""
-        self._wakes[port].answer()
+    def came(self, port: int) -> bool:
+        """Whether the interrupt has come, and for this port. If it was for others, they are woken."""
+        mine = self._wakes[port].answer()
         if self.interrupt is None or not self.interrupt.drain():
-            return
-        if len(self._wakes) > 1:
-            pending = self._regs.IS.read()
-            for other, wake in self._wakes.items():
-                if other != port and pending >> other & 1:
-                    wake.call()
-        self.interrupt.unmask()
+            return mine
+        if len(self._wakes) == 1:
+            return True
+        pending = self._regs.IS.read()
+        for other, wake in self._wakes.items():
+            if other != port and pending >> other & 1:
+                wake.call()
+        if not pending >> port & 1:
+            self.unmask()           # else once the port's own interrupt is masked
+        return mine or bool(pending >> port & 1)
+
+    def unmask(self) -> None:
+        """Let the next interrupt come; an INTx was masked by the kernel as it came."""
+        if self.interrupt is not None:
+            self.interrupt.unmask()

@@ -95,6 +95,8 @@ cdef struct Slot:
     uint8_t operation
     uint8_t flags
     uint8_t tries
+    uint16_t prds
+    bint then_flush             # a plain write with FUA, on a drive that has none
 
 cdef struct Counters:
     uint64_t reads, writes, flushes, sectors_read, sectors_written
@@ -114,7 +116,7 @@ cdef class CommandQueue:
     cdef int free_count
     cdef readonly int depth
     cdef readonly bint queued   # READ and WRITE go by NCQ
-    cdef bint fua
+    cdef bint plain_fua
     cdef uint64_t sectors
     cdef uint32_t sector_octets
     cdef readonly uint32_t active       # slots that the device has
@@ -133,6 +135,8 @@ cdef class CommandQueue:
     cdef int _check(self, const Request *r, const Segment *segments) noexcept nogil
     cdef void _fill(self, const Request *r, const Segment *segments) noexcept nogil
     cdef void _command(self, uint32_t slot, bint queued) noexcept nogil
+    cdef void _header(self, uint32_t slot, uint32_t prds, bint write) noexcept nogil
+    cdef bint _flush_after(self, uint32_t bit) noexcept nogil
     cdef void _end(self, uint64_t tag, int error) noexcept nogil
     cdef void _finish(self, uint32_t mask, int error) noexcept nogil
     cdef void _tell(self, CompletionBurst out) noexcept nogil

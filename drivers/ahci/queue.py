@@ -50,12 +50,13 @@ class CommandQueue:
         self.iova = memory.iova
         self.frozen = True
 
-    def configure(self, depth: cython.int, queued: cython.bint, fua: cython.bint, sectors: uint64_t,
+    def configure(self, depth: cython.int, queued: cython.bint, plain_fua: cython.bint, sectors: uint64_t,
                   sector_octets: uint32_t) -> None:
-        """What the drive is. Raises ValueError while requests are under way."""
+        """What the drive is; `plain_fua`: it has WRITE DMA FUA EXT. Raises ValueError while requests are under way."""
         if self.active or self.waiting or not 0 < depth <= SLOTS:
             raise ValueError("requests are under way, or the depth is not 1 to 32")
-        self.depth, self.queued, self.fua, self.sectors, self.sector_octets = depth, queued, fua, sectors, sector_octets
+        self.depth, self.queued, self.plain_fua = depth, queued, plain_fua
+        self.sectors, self.sector_octets = sectors, sector_octets
         self.free_count = depth
         for i in range(depth):
             self.free[i] = depth - 1 - i
@@ -99,7 +100,8 @@ class CommandQueue:
                     self._finish(done, 0)       # told by the next look
                 return TROUBLE
             if done:
-                self._finish(done, 0)
+                if not plain or not self._flush_after(done):
+                    self._finish(done, 0)
                 if self.waiting:
                     self._issue()
         self._tell(out)
@@ -281,7 +283,7 @@ class CommandQueue:
         i: cython.int
         if r.operation == FLUSH:
             return EINVAL if r.segment_count or r.sectors else 0
-        if r.operation > FLUSH or (r.flags & FUA and (r.operation == READ or not self.fua)):
+        if r.operation > FLUSH or (r.flags & FUA and r.operation == READ):
             return EOPNOTSUPP
         if (r.sectors == 0 or r.sectors > MAX_SECTORS or r.sectors > self.sectors or r.lba > self.sectors - r.sectors
                 or r.segment_count > PRDS):
@@ -313,6 +315,7 @@ class CommandQueue:
         s.operation = r.operation
         s.flags = r.flags
         s.tries = 0
+        s.prds = r.segment_count
         self.serial += 1
         s.serial = self.serial
         prd = cython.cast(cython.pointer[uint8_t], self._table(slot).prds)
@@ -320,10 +323,6 @@ class CommandQueue:
             dma_store64(prd, segments[i].iova)
             dma_store64(prd + 8, cython.cast(uint64_t, segments[i].octets - 1) << 32)
             prd += cython.sizeof(Prd)
-        prd = self.base + LIST_AT + slot * cython.sizeof(CommandHeader)
-        dma_store64(prd, cython.cast(uint64_t, r.segment_count) << 16 | FIS_DWORDS
-                    | (HEADER_WRITE if r.operation == WRITE else 0))
-        dma_store64(prd + 8, self.iova + TABLES_AT + slot * TABLE_OCTETS)
         self._command(slot, self.queued and r.operation != FLUSH)
         self.waiting |= cython.cast(uint32_t, 1) << slot
 
@@ -331,12 +330,14 @@ class CommandQueue:
     @cython.nogil
     @cython.exceptval(check=False)
     def _command(self, slot: uint32_t, queued: cython.bint) -> cython.void:
-        """Write the slot's command FIS, queued or plain."""
+        """Write the slot's header and its command FIS, queued or plain."""
         s: cython.pointer[Slot] = cython.address(self.slots[slot])
         f: cython.pointer[CommandFis] = cython.address(self._table(slot).fis)
         bit: uint32_t = cython.cast(uint32_t, 1) << slot
         write: cython.bint = s.operation == WRITE
         fua: cython.bint = s.flags & FUA != 0
+        self._header(slot, s.prds, write)
+        s.then_flush = False
         if queued:
             self.plain &= ~bit
             _fis(f, WRITE_FPDMA_QUEUED if write else READ_FPDMA_QUEUED, s.lba, slot << 3, s.sectors,
@@ -346,9 +347,34 @@ class CommandQueue:
         if s.operation == FLUSH:
             _fis(f, FLUSH_CACHE_EXT, 0, 0, 0, DEVICE_LBA)
         elif write:
-            _fis(f, WRITE_DMA_FUA_EXT if fua else WRITE_DMA_EXT, s.lba, s.sectors, 0, DEVICE_LBA)
+            s.then_flush = fua and not self.plain_fua
+            _fis(f, WRITE_DMA_FUA_EXT if fua and self.plain_fua else WRITE_DMA_EXT, s.lba, s.sectors, 0, DEVICE_LBA)
         else:
             _fis(f, READ_DMA_EXT, s.lba, s.sectors, 0, DEVICE_LBA)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _header(self, slot: uint32_t, prds: uint32_t, write: cython.bint) -> cython.void:
+        at: cython.pointer[uint8_t] = self.base + LIST_AT + slot * cython.sizeof(CommandHeader)
+        dma_store64(at, cython.cast(uint64_t, prds) << 16 | FIS_DWORDS | (HEADER_WRITE if write else 0))
+        dma_store64(at + 8, self.iova + TABLES_AT + slot * TABLE_OCTETS)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _flush_after(self, bit: uint32_t) -> cython.bint:
+        """Whether the plain write that is done must be flushed before it counts as done; then its slot waits to do that."""
+        slot: uint32_t
+        for slot in range(SLOTS):
+            if bit >> slot & 1 and self.slots[slot].then_flush:
+                self.slots[slot].then_flush = False
+                self._header(slot, 0, False)
+                _fis(cython.address(self._table(slot).fis), FLUSH_CACHE_EXT, 0, 0, 0, DEVICE_LBA)
+                self.active &= ~bit
+                self.waiting |= bit
+                return True
+        return False
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)

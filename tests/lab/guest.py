@@ -34,6 +34,21 @@ _IOMMU = ["-device", "intel-iommu,intremap=on,aw-bits=48"]
 
 DISK_OCTETS = 64 << 20
 DISKS = ("disk0", "disk1")
+FLAKY = "flaky"
+"""A third disk, behind QEMU's blkdebug: its sector BAD_READ cannot be read, BAD_WRITE not written; see `Guest.fail_flushes`."""
+BAD_READ, BAD_WRITE = 5000, 6000
+
+_BLKDEBUG = "\n".join(f"""
+[{rule}]
+event = "{event}"
+{options}
+""" for rule, event, options in (
+    ("inject-error", "read_aio", f'iotype = "read"\nsector = "{BAD_READ}"\nerrno = "5"'),
+    ("inject-error", "write_aio", f'iotype = "write"\nsector = "{BAD_WRITE}"\nerrno = "5"'),
+    ("inject-error", "flush_to_disk", 'state = "2"\niotype = "flush"\nerrno = "5"'),
+    ("set-state", "pwritev_zero", 'state = "1"\nnew_state = "2"'),
+    ("set-state", "pwritev_zero", 'state = "2"\nnew_state = "1"'),
+))
 
 
 @dataclass(frozen=True)
@@ -159,6 +174,7 @@ class Guest:
         self._calls: dict[int, Call] = {}
         self._numbers = itertools.count(1)
         self._cables: set[str] = set()
+        self._flushes_fail = False
         self._buffer = b""
         self.directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self.netns: Netns | None = None
@@ -169,7 +185,8 @@ class Guest:
             for name in [*CARDS, *SLOTS]:
                 self.netns.run("ip", "tuntap", "add", "dev", name, "mode", "tap")
                 self.netns.run("ip", "link", "set", name, "up")
-            for name in DISKS:
+            (self.directory / "blkdebug").write_text(_BLKDEBUG)
+            for name in [*DISKS, FLAKY]:
                 with self.disk(name).open("wb") as file:
                     file.truncate(DISK_OCTETS)
             options = _machine(kernel, initrd(kernel, self.directory), cpus, memory_mib)
@@ -250,6 +267,18 @@ class Guest:
     def disk(self, name: str) -> Path:
         """The raw file behind a scratch disk, `DISK_OCTETS` long."""
         return self.directory / f"{name}.raw"
+
+    def fail_flushes(self, fail: bool) -> None:
+        """Let FLAKY's flushes fail from now on, or pass again. They pass at first."""
+        if fail != self._flushes_fail:
+            # Zeros written from outside are the one event that the guest itself never causes: it toggles blkdebug's state.
+            self.monitor("human-monitor-command", **{"command-line": f'qemu-io {FLAKY} "write -z 0 512"'})
+            self._flushes_fail = fail
+
+    def throttle(self, disk: str, octets_per_s: int) -> None:
+        """Let a disk move no more than so many octets a second; 0: as many as it can."""
+        self.monitor("block_set_io_throttle", id=f"{disk}-disk", bps=octets_per_s, bps_rd=0, bps_wr=0, iops=0, iops_rd=0,
+                     iops_wr=0)
 
     def plug(self, slot: str, model: str = "e1000e", **properties: str) -> None:
         """Put a card into an empty slot; its cable ends in the TAP interface of the slot's name."""
@@ -387,9 +416,13 @@ def _devices(directory: Path) -> list[str]:
         options += ["-netdev", f"tap,id={card.name},ifname={card.name},script=no,downscript=no",
                     "-device", f"{card.model},id={card.name},netdev={card.name},mac={card.mac},bus={card.bus},romfile="]
     options += ["-device", "ich9-ahci,id=ahci,bus=pcie.0,addr=0x4"]
-    for port, name in enumerate(DISKS):
-        options += ["-drive", f"if=none,id={name},file={directory}/{name}.raw,format=raw,cache=unsafe",
-                    "-device", f"ide-hd,drive={name},bus=ahci.{port},serial=LAB-{name.upper()}"]
+    for port, name in enumerate([*DISKS, FLAKY]):
+        # Flushes end in QEMU where the host may do without them, but shall reach blkdebug.
+        path, cache = f"{directory}/{name}.raw", "unsafe"
+        if name == FLAKY:
+            path, cache = f"blkdebug:{directory}/blkdebug:{path}", "writeback"
+        options += ["-drive", f"if=none,id={name},file={path},format=raw,cache={cache}", "-device",
+                    f"ide-hd,id={name}-disk,drive={name},bus=ahci.{port},serial=LAB-{name.upper()},rerror=report,werror=report"]
     return options
 
 
