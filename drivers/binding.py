@@ -67,18 +67,29 @@ def in_the_way(bdf: str) -> list[Member]:
             if member.bdf != bdf and member.driver is not None and member.driver not in USERSPACE_DRIVERS]
 
 
+def device_file(bdf: str) -> str | None:
+    """Its own file of VFIO's, /dev/vfio/devices/vfioN, where the kernel makes such and vfio-pci drives it."""
+    for entry in device_path(bdf).glob("vfio-dev/*"):
+        path = f"/dev/vfio/devices/{entry.name}"
+        if os.path.exists(path):
+            return path
+    return None
+
+
 def group_holders(bdf: str) -> list[Holder]:
-    """Processes that have its VFIO group open."""
+    """Processes that have its VFIO group open, or a device of the group by its own file."""
     group = group_of(bdf)
-    return holders(f"/dev/vfio/{group}") if group is not None else []
+    paths = [f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}"] if group is not None else []
+    files = [device_file(member.bdf) for member in group_members(bdf)]
+    return holders(*paths, *(file for file in files if file is not None))
 
 
-def holders(path: str) -> list[Holder]:
-    """Processes that have a file open, as far as we may see."""
+def holders(*paths: str) -> list[Holder]:
+    """Processes that have one of these files open, as far as we may see."""
     found = []
-    for directory in Path("/proc").glob("[0-9]*"):
+    for directory in Path("/proc").glob("[0-9]*") if paths else ():
         try:
-            if any(os.readlink(fd) == path for fd in (directory / "fd").iterdir()):
+            if any(os.readlink(fd) in paths for fd in (directory / "fd").iterdir()):
                 found.append(Holder(int(directory.name), (directory / "comm").read_text().strip()))
         except OSError:
             continue        # it ended meanwhile, or is not ours to see

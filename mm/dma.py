@@ -5,7 +5,9 @@ space (VFIO) or physical memory itself (UIO). A chunk goes back to the host with
 """
 
 import ctypes
+import fcntl
 import mmap
+import os
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -19,9 +21,6 @@ CACHE_LINE = 64
 """No two blocks share one, so that a device's write never meets a neighbour's."""
 MAX_BLOCK = 1 << 40
 
-_MAP_HUGETLB = 0x40000
-_MAP_HUGE_2MB = 21 << 26
-
 
 class DmaExhausted(Exception):
     """No memory or no addresses; the message says which and what to do."""
@@ -31,23 +30,25 @@ class HostMemory:
     """Zeroed shared memory of this process, in huge pages if possible. Its owner closes it.
 
     Shared, so that a fork cannot move it: with private memory the parent's next write would go to a copy that no device
-    knows.
+    knows. Behind it is a file, `fd`, for a device that is another process; it is sealed, so that nobody who has it can cut
+    the memory short under our feet.
     """
 
     def __init__(self, size: int, *, need_huge: bool = False) -> None:
         """`size` is a multiple of HUGE_PAGE. Raises DmaExhausted; with `need_huge` also when there are no huge pages."""
-        shared = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
         try:
-            self._map, self.page_size = mmap.mmap(-1, size, shared | _MAP_HUGETLB | _MAP_HUGE_2MB), HUGE_PAGE
+            self.fd, self._map = _sealed(size, os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+            self.page_size = HUGE_PAGE
         except OSError:
             if need_huge:
                 pages = size // HUGE_PAGE
                 raise DmaExhausted(f"{pages} more free huge pages of 2 MiB are needed: raise vm.nr_hugepages by at least "
                                    f"{pages} (sysctl, or hugepages= on the kernel's command line)") from None
             try:
-                self._map, self.page_size = mmap.mmap(-1, size, shared), PAGE
+                self.fd, self._map = _sealed(size, 0)
             except OSError as error:
                 raise DmaExhausted(f"no {size >> 20} MiB of memory: {error.strerror}") from None
+            self.page_size = PAGE
         self.size = size
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
@@ -56,7 +57,11 @@ class HostMemory:
         return memoryview(self._map)
 
     def close(self) -> None:
-        """Give the memory back; while somebody still holds a view it goes with the last view."""
+        """Give the memory back; while somebody still holds a view it goes with the last view. May be called twice."""
+        if self.fd < 0:
+            return
+        os.close(self.fd)
+        self.fd = -1
         try:
             self._map.close()
         except BufferError:
@@ -269,3 +274,15 @@ def account(blocks: Iterable[DmaBlock]) -> list[Owned]:
 
 def _aligned(value: int, align: int) -> int:
     return (value + align - 1) & -align
+
+
+def _sealed(size: int, flags: int) -> tuple[int, mmap.mmap]:
+    """A memory file of a size that nobody can change any more, and its mapping. Raises OSError."""
+    fd = os.memfd_create("rustosd-dma", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flags)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return fd, mmap.mmap(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise

@@ -26,11 +26,12 @@ from netstack.sockets import AsyncStack
 from netstack.stack import Stack
 from rustosd import metrics
 from rustosd.config import Config, InterfaceConfig, RouteConfig
-from rustosd.control.operations import Operations, version
+from rustosd.control.operations import LOOPBACK_INDEX, Operations, version
 from rustosd.control.server import ControlServer
 from rustosd.devices.kernel import undo as give_back
 from rustosd.devices.manager import DeviceManager
 from rustosd.devices.manager import interfaces as device_interfaces
+from rustosd.devices.watch import Watch
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
@@ -40,9 +41,14 @@ from rustosd.services.echo import EchoService
 from rustosd.services.http import HttpService
 from rustosd.services.index_page import About, Entry
 from rustosd.services.iperf3 import Iperf3Service
+from rustosd.supervisor import Supervisor
 
 GRACE_S = 3.0
 """How long connections may take to end by themselves once the daemon is told to stop."""
+LINK_PATIENCE_S = 30.0
+"""How long a service manager waits for the first link. A copper link takes some 3 s; without any the daemon serves all the
+same, and takes a cable later."""
+LINK_LOOK_S = 0.1
 
 StartFailed: Final = (DeviceError, HostNetworkError, JournalError, OSError, ValueError)
 """What keeps a daemon from starting; each carries one line for the operator."""
@@ -55,9 +61,11 @@ class Daemon:
 
     devices: DeviceManager
     """Made when the daemon starts, for it needs the journal."""
+    watch: Watch
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, supervisor: Supervisor | None = None):
         self.config = config
+        self.supervisor = supervisor or Supervisor({})
         self.verdict_help = dict(zip(verdict_table.LABELS, verdict_table.HELP, strict=True))
         self.counter_help = dict(zip(counter_table.LABELS, counter_table.HELP, strict=True))
         self.stack = _stack(config)
@@ -80,9 +88,29 @@ class Daemon:
             log.info("started", version=version(), interfaces=self._interface_names(), services=list(self.services()))
             if announce:
                 print(self.announcement(), flush=True)
+            await self._report_ready()
             await self.stop_asked.wait()
+            self.supervisor.tell("STOPPING=1")
             log.info("stopping", grace_s=GRACE_S)
         log.info("stopped")
+
+    async def _report_ready(self) -> None:
+        """Tell the service manager that we serve, once frames can pass somewhere: a link takes seconds, or has no cable."""
+        if not self.supervisor.listens:
+            return
+        limit = self._loop.time() + LINK_PATIENCE_S
+        while not self._links_up() and not self.stop_asked.is_set():
+            if self._loop.time() > limit:
+                log.warning("no_link", waited_s=LINK_PATIENCE_S, interfaces=self._interface_names())
+                break
+            await asyncio.sleep(LINK_LOOK_S)
+        up = ", ".join(self._links_up()) or "no interface yet"
+        self.supervisor.tell("READY=1", f"STATUS=serving {' and '.join(self._own_addresses()) or 'no address'} behind {up}")
+        if self.supervisor.watchdog_s:
+            self.pump.watch(self.supervisor.watchdog_s / 4, self.supervisor.alive)
+
+    def _links_up(self) -> list[str]:
+        return [row["name"] for row in self.stack.interfaces() if row["up"] and row["index"] != LOOPBACK_INDEX]
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         journal = undo.enter_context(_journal(Path(self.config.host.journal)))
@@ -91,12 +119,17 @@ class Daemon:
             self._start_tap(interface, journal, undo)
         self.devices = DeviceManager(self.stack, self.pump, journal, self.config.device, self.config.route)
         undo.push_async_callback(self.devices.close)
+        self.watch = Watch(self.devices)
+        self.devices.on_taken = self.watch.guard
+        undo.push_async_callback(self.watch.close)
+        self.watch.start()      # before the devices: none shall come unseen in between
         await self.devices.start()
         for route in self.config.route:
             self._add_route(route)
         undo.callback(self.pump.flush)      # while the NICs are still there to carry the last resets away
         undo.callback(self.network.abort)
-        control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients)
+        control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
+                                self.supervisor.socket("control"))
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)
@@ -197,6 +230,7 @@ class Daemon:
     def _service_samples(self) -> Iterable[Any]:
         for service in self.running_services:
             yield from service.statistics()
+        yield from self.watch.samples()
 
     def _exposition(self) -> tuple[bytes, str]:
         if not self.config.metrics.enabled:
@@ -298,7 +332,8 @@ def _stack(config: Config) -> Stack:
 def serve(config: Config, announce: bool = True) -> None:
     """Run a daemon on a loop of its own until a signal ends it. Raises one of StartFailed when it cannot start."""
     async def main() -> None:
-        await Daemon(config).run(announce)
+        with contextlib.closing(Supervisor()) as supervisor:
+            await Daemon(config, supervisor).run(announce)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

@@ -99,6 +99,7 @@ class Pump:
         self._wake = 0                      # when `_timer` fires
         self._timer: asyncio.TimerHandle | None = None
         self._link_timer: asyncio.TimerHandle | None = None
+        self._watch_timer: asyncio.TimerHandle | None = None
         self._silent_until: dict[str, int] = {}
 
     def attach(self, nic: Nic, index: int, *, on_gone: Callable[[], None] | None = None) -> None:
@@ -136,10 +137,10 @@ class Pump:
         self._closed = True
         for port in self._ports:
             self.detach(port.index)
-        for timer in (self._timer, self._link_timer):
+        for timer in (self._timer, self._link_timer, self._watch_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._link_timer = None
+        self._timer = self._link_timer = self._watch_timer = None
 
     def flush(self) -> None:
         """Send now what the stack has ready, within bounds."""
@@ -156,6 +157,10 @@ class Pump:
         if not (self._scheduled or self._running or self._closed):
             self._counts.kicks += 1
             self._schedule()
+
+    def watch(self, period_s: float, alive: Callable[[], None]) -> None:
+        """From now on take a turn at least every `period_s`, and call `alive` when it ended without an error."""
+        self._watch_timer = self._loop.call_later(period_s, self._on_watch, period_s, alive)
 
     def statistics(self) -> dict[str, int]:
         """Counters since the pump was made."""
@@ -194,6 +199,16 @@ class Pump:
                 self._stack.set_link(port.index, up)
                 log.info("link_up" if up else "link_down", nic=port.nic.name)
                 self.kick()
+            elif not up:
+                self.kick()     # one that is gone says so by `receive` alone, and nothing else may ask it
+
+    def _on_watch(self, period_s: float, alive: Callable[[], None]) -> None:
+        self.watch(period_s, alive)
+        errors = self._counts.errors
+        self._dirty = True
+        self._turn()
+        if self._counts.errors == errors:
+            alive()
 
     def _schedule(self) -> None:
         if not self._scheduled:

@@ -7,4 +7,5 @@
     kinds       which of our drivers drives what
     kernel      the blocking side: looking, binding, opening, giving back
     manager     `DeviceManager`: what is held, and every way in and out
+    watch       plugged, unplugged, failing, reaching too far: what the kernel tells, for the manager
 """

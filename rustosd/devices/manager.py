@@ -26,6 +26,9 @@ from rustosd.pump import Pump
 
 WATCH_S: Final = 1.0
 """How often to look whether a device is still ours; hot-unplug and VFIO's requests are told at once."""
+_VENDOR: Final = 0x00
+_NOBODY: Final = 0xFFFF
+"""What a read of the vendor ID gives where there is no device; PCI Local Bus 3.0, 6.1."""
 _T = TypeVar("_T")
 
 log = structlog.get_logger()
@@ -82,6 +85,8 @@ class DeviceManager:
         self._held: dict[str, Held] = {}
         self.held: Mapping[str, Held] = MappingProxyType(self._held)
         """By BDF; also those that are gone and whose interface waits for them."""
+        self.on_taken: Callable[[Held], None] = lambda held: None
+        """Called on the loop with each device whose driver has begun to work."""
         self._lock = asyncio.Lock()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._tasks: set[asyncio.Task] = set()
@@ -210,10 +215,11 @@ class DeviceManager:
                 made = make_disk(disk, self._loop)
                 held.disks[made.info.name] = made
         held.device.on_release_request(lambda: self._asked_back(held))
+        self.on_taken(held)
 
     def _wire_nic(self, plan: Plan, held: Held) -> None:
         rule, link, nic = plan.wish.rule, plan.taken.link, held.driver
-        name = rule.name or self._name_before(rule, held.bdf) or (link.name if link else _made_name(held.bdf))
+        name = str(rule.name or self._name_before(rule, held.bdf) or (link.name if link else _made_name(held.bdf)))
         routes = tuple(route for route in self._routes if route.interface == name)
         want = adoption.wanted(link, rule, routes, nic.mtu)
         for what in want.left_out:
@@ -371,7 +377,7 @@ class DeviceManager:
             if held.entry and not self._lock.locked():
                 if not self._kernel.present(held.bdf):
                     self.vanished(held.bdf)
-                elif held.state == "running" and (why := self._kernel.lost(held.bdf, held.backend)):
+                elif held.state == "running" and (why := self._kernel.lost(held.bdf, held.backend) or _silent(held)):
                     self.lost(held.bdf, why)
 
     # How it runs
@@ -392,6 +398,15 @@ def _made_name(bdf: str) -> str:
     _, bus, rest = bdf.split(":")
     device, function = rest.split(".")
     return f"pci{int(bus, 16)}s{int(device, 16)}f{function}"
+
+
+def _silent(held: Held) -> str | None:
+    """Why a device does not even say who it is any more; None while it does."""
+    try:
+        vendor = held.device.config.read(_VENDOR, 2) if held.device is not None else 0
+    except OSError as error:
+        return f"its configuration space cannot be read ({error.strerror})"
+    return "it answers no more, as if it were pulled or had no power" if vendor == _NOBODY else None
 
 
 def interfaces(held: Iterable[Held]) -> dict[str, Held]:

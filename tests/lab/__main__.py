@@ -10,7 +10,7 @@ import termios
 from tests.lab import demo
 from tests.lab.demo import DemoFailed
 from tests.lab.guest import Guest, GuestError, GuestTimeout
-from tests.lab.image import LabUnavailable
+from tests.lab.image import LabUnavailable, ubuntu_image
 
 
 def main() -> int:
@@ -20,6 +20,7 @@ def main() -> int:
         "guest writes is gone with it)."))
     parser.add_argument("--no-iommu", action="store_true", help="a machine without IOMMU")
     parser.add_argument("--native-hotplug", action="store_true", help="slots signal as PCIe says, not through ACPI")
+    parser.add_argument("--ubuntu", action="store_true", help="Ubuntu's kernel: iommufd, and VFIO without an IOMMU")
     parser.add_argument("--append", default="", metavar="WORDS", help="more for the kernel's command line")
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="for the command (default %(default)s)")
     parser.add_argument("command", nargs="+", metavar="COMMAND",
@@ -31,7 +32,7 @@ def main() -> int:
         parser.error("shell needs a terminal; use -- COMMAND")
     try:
         with Guest(iommu=not options.no_iommu, acpi_hotplug=not options.native_hotplug, append=options.append,
-                   terminal=shell) as guest:
+                   terminal=shell, kernel=ubuntu_image() if options.ubuntu else None) as guest:
             if options.command == ["demo"]:
                 return _demo(guest)
             return _shell(guest) if shell else _command(guest, options.command, options.timeout)

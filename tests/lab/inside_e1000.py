@@ -67,6 +67,7 @@ def bare(bdf: str, kinds: Sequence[str], settings: Sequence[dict[str, Any]], sen
         seen = []
         for setting in settings:
             nic.set_filters(**setting)
+            forget_what_waits(nic)
             tell("listening")
             seen.append(whole_batch(nic))
         tell("sending")
@@ -85,6 +86,13 @@ def wait_for_link(nic: E1000) -> None:
     limit = time.monotonic() + LINK_S
     while not nic.link_up and time.monotonic() < limit:
         time.sleep(0.02)
+
+
+def forget_what_waits(nic: E1000) -> None:
+    """What came before now came by other filters."""
+    burst = RxBurst()
+    while nic.receive(burst):
+        continue
 
 
 def whole_batch(nic: E1000) -> list[tuple[str, int]]:
