@@ -130,7 +130,7 @@ def _start(demo: Demo, interface: str) -> None:
     demo.inside(f"rustosd run --quiet >{_LOG} 2>&1 & echo $! >{_PID}")
     demo.inside("rustosctl status", "interfaces 1", seconds=_START_S)
     demo.inside("rustosctl device list", NIC.bdf, interface, AHCI, "sda", "e1000e", terminal=True)
-    demo.inside(f"rustosctl device show {NIC.bdf}", "8086:10d3", "MSI-X", "can be taken yes", f"{interface} {NIC.mac}",
+    demo.inside(f"rustosctl device show {NIC.bdf}", "82574L", "MSI-X", "can be taken yes", f"{interface} {NIC.mac}",
                 terminal=True)
     demo.inside("rustosctl acpi", "APIC", "DMAR", "MCFG", "good", without="checksum", terminal=True)
 

@@ -61,12 +61,13 @@ def test_a_trace_has_no_local_variables(form):
     to = io.StringIO()
     log.configure("info", form, to)
 
-    def fail(password):
-        raise ValueError("x" + password[:0])
+    def fail():
+        password = "sword" + "fish"     # a trace may have the line, not the value
+        raise ValueError(password[:0])
 
     try:
-        fail("swordfish")
+        fail()
     except ValueError:
         structlog.get_logger().exception("failed")
     assert "in fail" in to.getvalue() or '"name": "fail"' in to.getvalue()
-    assert "swordfish" not in to.getvalue().replace('fail("swordfish")', "")
+    assert "swordfish" not in to.getvalue()
