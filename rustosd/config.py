@@ -87,7 +87,7 @@ class DeviceConfig(_Section):
     mac: Mac | None = None
     serial: str | None = None
     optional: bool = False
-    backend: Literal["vfio", "uio"] = "vfio"
+    backend: Literal["vfio", "uio", "vfio-noiommu"] = "vfio"
     force: bool = False
     name: InterfaceName | None = None
     adopt: bool = True

@@ -130,7 +130,8 @@ class Daemon:
         self.watch = Watch(self.devices)
         self.devices.on_taken = self.watch.guard
         undo.push_async_callback(self.watch.close)
-        self.watch.start()      # before the devices: none shall come unseen in between
+        if self.config.device:
+            self.watch.start()      # before the devices: none shall come unseen in between
         await self.devices.start()
         for route in self.config.route:
             self._add_route(route)

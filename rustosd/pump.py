@@ -106,7 +106,7 @@ class Pump:
         self._watch_timer: asyncio.TimerHandle | None = None
         self._silent_until: dict[str, int] = {}
 
-    def attach(self, nic: Nic, index: int, *, on_gone: Callable[[], None] | None = None) -> None:
+    def attach(self, nic: Nic, index: int, on_gone: Callable[[], None] | None = None) -> None:
         """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`.
 
         `on_gone` is called soon after the NIC has left for good, when it is detached already.

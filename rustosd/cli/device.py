@@ -189,7 +189,8 @@ def _ownership(device: p.DeviceEntry, details: p.DeviceDetails) -> Iterator[tupl
 def take(
     bdfs: Bdfs,
     force: Force = False,
-    backend: Annotated[Literal["vfio", "uio"], typer.Option(help="How: uio lets the device reach all memory.")] = "vfio",
+    backend: Annotated[Literal["vfio", "uio", "vfio-noiommu"],
+                       typer.Option(help="How: the last two let the device reach all memory.")] = "vfio",
     json: Json = False,
 ) -> None:
     """Take devices from the kernel, all of them or none; a NIC comes with its addresses and routes."""

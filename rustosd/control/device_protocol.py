@@ -28,7 +28,7 @@ class Obstacle(Row):
 class Holding(Row):
     """A device that is ours."""
 
-    backend: str                # vfio, uio
+    backend: str                # vfio, uio, vfio-noiommu
     kind: str                   # nic, ahci, other
     before: str | None          # the kernel's driver, which gets it back
     interface: str | None       # the stack's, of a NIC
@@ -215,7 +215,7 @@ class DeviceName(Parameters):
 class DeviceTake(Parameters):
     bdfs: Annotated[list[PciAddress], msgspec.Meta(min_length=1, max_length=MOST_DEVICES)]
     force: bool = False
-    backend: Literal["vfio", "uio"] = "vfio"
+    backend: Literal["vfio", "uio", "vfio-noiommu"] = "vfio"
 
 
 class RegisterQuery(Parameters):

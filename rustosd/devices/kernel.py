@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -13,24 +14,27 @@ from drivers.errors import DeviceError, DeviceRefused
 from drivers.pci.sysfs import Bdf, PciBus, PciDevice
 from drivers.pci.taking import Reason, Why, why_not_take
 from drivers.pci.uses import HostUses
-from drivers.uio import PhysicalWindow, UioDevice
-from drivers.vfio import Container
+from drivers.uio import UioDevice
+from drivers.vfio import Container, UnconfinedDmaWarning
+from drivers.vfio_group import need_unsafe
 from mm.dma import DmaPool
+from mm.physical import PhysicalWindow
 from rustosd import hostnet
 from rustosd.config import DeviceConfig
 from rustosd.devices import hostlink, kinds, rules
 from rustosd.hostnet import HostNetworkError
 from rustosd.journal import DeviceTaken, Entry
 
-DRIVERS: Final = {"vfio": "vfio-pci", "uio": "uio_pci_generic"}
+DRIVERS: Final = {"vfio": "vfio-pci", "uio": "uio_pci_generic", "vfio-noiommu": "vfio-pci"}
 """The kernel driver behind each backend."""
 RELEASE_S: Final = 5.0
 """How long a killed daemon's files may take to close; it unpins its memory meanwhile."""
 MAC_S: Final = 2.0
 """How long a card that was just plugged in may take to show its MAC address."""
 _NETWORK: Final = 0x02      # base class
-_NOT_FOR_UIO: Final = frozenset({Why.NO_IOMMU, Why.GROUP_SHARED})
-"""What UIO does without."""
+_UNCONFINED: Final = frozenset({"uio", "vfio-noiommu"})
+_NOT_FOR_UNCONFINED: Final = frozenset({Why.NO_IOMMU, Why.GROUP_SHARED})
+"""What these backends do without."""
 _POLL_S: Final = 0.02
 
 log = structlog.get_logger()
@@ -54,10 +58,10 @@ class Plan(NamedTuple):
 
 
 class Kernel:
-    """Looks, binds and opens; all VFIO devices share one IOMMU address space, all UIO devices one pool of huge pages."""
+    """Looks, binds and opens; devices of VFIO share one address space, with an IOMMU and without, those of UIO huge pages."""
 
     def __init__(self) -> None:
-        self._container: Container | None = None
+        self._containers: dict[str, Container] = {}
         self._pool: DmaPool | None = None
         self.lock = threading.Lock()
         """Held while a device is opened; hold it to close one."""
@@ -114,18 +118,26 @@ class Kernel:
 
     def bind(self, plan: Plan) -> None:
         """Have the kernel let go of it. If it will not, all is as it was. Raises DeviceError."""
+        if plan.taken.backend == "vfio-noiommu":
+            need_unsafe(plan.taken.bdf)
         binding.bind(plan.taken.bdf, DRIVERS[plan.taken.backend])
 
     def open(self, plan: Plan) -> Device:
         """The device, ours. Raises DeviceError."""
+        backend = plan.taken.backend
+        if backend in _UNCONFINED:
+            log.warning("dma_unconfined", device=plan.taken.bdf, backend=backend,
+                        risk="the device, or an error in its driver, can overwrite all memory of this machine")
         with self.lock:
-            if plan.taken.backend == "uio":
+            if backend == "uio":
                 if self._pool is None:
                     self._pool = DmaPool(PhysicalWindow())
                 return UioDevice(plan.taken.bdf, self._pool)
-            if self._container is None:
-                self._container = Container()
-            return self._container.open(plan.taken.bdf)
+            if backend not in self._containers:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UnconfinedDmaWarning)       # it stands in the log
+                    self._containers[backend] = Container(no_iommu=backend == "vfio-noiommu")
+            return self._containers[backend].open(plan.taken.bdf)
 
     def give_back(self, taken: DeviceTaken) -> list[str]:
         """See `give_back`."""
@@ -155,9 +167,9 @@ class Kernel:
     def close(self) -> None:
         """Let go of what no device uses any more. May be called twice, and more devices opened after it."""
         with self.lock:
-            if self._container is not None:
-                self._container.close()
-                self._container = None
+            for container in self._containers.values():
+                container.close()
+            self._containers.clear()
             if self._pool is not None:
                 self._pool.clear()
                 self._pool = None
@@ -205,7 +217,7 @@ def _await_release(taken: DeviceTaken) -> None:
 
 def _stands(reason: Reason, wish: Wish) -> bool:
     """Whether a reason keeps the wish from being granted."""
-    if wish.backend == "uio" and reason.why in _NOT_FOR_UIO:
+    if wish.backend in _UNCONFINED and reason.why in _NOT_FOR_UNCONFINED:
         return False
     return not (wish.force and reason.forcible)
 

@@ -18,7 +18,7 @@ from drivers.errors import DeviceError, DeviceRefused
 from netstack.stack import Stack
 from rustosd.config import DeviceConfig, RouteConfig
 from rustosd.devices import adoption, kinds
-from rustosd.devices.kernel import Kernel, Plan, Wish, canonical
+from rustosd.devices.kernel import DRIVERS, Kernel, Plan, Wish, canonical
 from rustosd.devices.linkstate import LinkState
 from rustosd.hostnet import HostNetworkError
 from rustosd.journal import DeviceTaken, Journal
@@ -106,8 +106,8 @@ class DeviceManager:
         `force` overrules what an operator can answer for, such as the default route. Raises DeviceError,
         HostNetworkError, ValueError; then all is as it was.
         """
-        if backend not in ("vfio", "uio"):
-            raise ValueError(f"{backend!r} is no backend: vfio or uio")
+        if backend not in DRIVERS:
+            raise ValueError(f"{backend!r} is no backend: {', '.join(DRIVERS)}")
         wanted = list(dict.fromkeys(canonical(bdf) for bdf in bdfs))
         return await self._unhurt(self._take_named(wanted, force, backend))
 

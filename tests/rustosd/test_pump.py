@@ -468,7 +468,7 @@ async def test_whoever_owns_a_gone_device_is_told_once_and_may_close_it_and_brin
         house.pump.attach(another, 1)
         called.set()
 
-    house.pump.attach(house.nic, 1, on_gone)
+    house.pump.attach(house.nic, 1, on_gone=on_gone)
     house.far.close()
     await called.wait()
     await house.settle()
@@ -495,7 +495,7 @@ async def test_a_device_that_goes_while_its_link_is_down_is_noticed(monkeypatch)
     house.pump.detach(1)
     told = asyncio.Event()
     nic = Pulled(house.nic)
-    house.pump.attach(nic, 1, told.set)
+    house.pump.attach(nic, 1, on_gone=told.set)
     await asyncio.sleep(0.03)
     assert not told.is_set()
     nic.gone = True
