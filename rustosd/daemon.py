@@ -260,6 +260,9 @@ class Daemon:
             return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
         return {}
 
+    def gone_devices(self) -> list[tuple[str, str]]:
+        return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]
+
     def services(self) -> Iterable[str]:
         return [f"{service.name}/{service.port}" for service in self.running_services]
 
