@@ -4,7 +4,7 @@ import itertools
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rustosd import config
@@ -202,7 +202,6 @@ def test_any_text_is_a_configuration_or_one_line(text):
 
 @given(st.recursive(st.integers() | st.booleans() | st.text(string.ascii_letters, max_size=5) | st.none(),
                     lambda inner: st.lists(inner, max_size=3)))
-@settings(deadline=None)
 def test_any_value_anywhere_is_one_line(value):
     import tomli_w
     for section in ("stack", "interface", "device", "service", "control", "log", "route"):
