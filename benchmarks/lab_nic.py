@@ -63,8 +63,7 @@ def measure(guest: Guest, seconds: float, rounds: int, report: Report, say: Call
 def _ours(guest: Guest, name: str, *, polling: bool = False) -> Iterator[Host]:
     """The card with our driver, stack and services."""
     card = CARDS[name]
-    kinds = ["msix", "intx"]
-    call = guest.start(inside.serve, card.bdf, kinds, ["10.9.1.2/24"], timeout=3600, **({"polling": True} if polling else {}))
+    call = guest.start(inside.serve, card.bdf, ["msix", "intx"], ["10.9.1.2/24"], timeout=3600, polling=polling)
     guest.netns.run("ip", "address", "add", "10.9.1.1/24", "dev", name)
     try:
         hello = call.next(120)
@@ -72,7 +71,7 @@ def _ours(guest: Guest, name: str, *, polling: bool = False) -> Iterator[Host]:
         _answers(guest, host)
         yield host
         guest.run(f"kill -TERM {host.pid}")
-        print({k: v for k, v in call.result()["nic"].items() if v})
+        call.result()
     finally:
         call.kill()
         guest.netns.run("ip", "address", "flush", "dev", name)

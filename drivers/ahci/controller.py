@@ -98,6 +98,7 @@ class AhciController:
         regs = self.registers
         if regs.CAP.read() == EVERYTHING:
             raise DeviceGone(self.name)
+        regs.GHC.modify(AE=1)       # before any other register; AHCI 10.1.2
         if not regs.CAP2.read().BOH:
             return
         regs.BOHC.modify(OOS=1)
@@ -111,7 +112,6 @@ class AhciController:
     def _reset(self) -> None:
         """AHCI 10.1.2 step 1, 10.4.3. What firmware has written once, and some adapters forget, is written again."""
         regs = self.registers
-        regs.GHC.modify(AE=1)
         implemented = regs.PI.read()
         regs.GHC.modify(HR=1)
         regs.GHC.wait(HR=0, timeout_ns=RESET_NS)

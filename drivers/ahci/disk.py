@@ -366,8 +366,8 @@ class AhciDisk:
                     raise DeviceError(self.name, "the drive did not come back from a reset: was it unplugged?")
                 yield from self._identify()
                 return
-            except (DeviceTimeout, Refused) as error:
-                failure = error
+            except (DeviceTimeout, Refused) as why:
+                failure = why
         raise DeviceError(self.name, f"{RESETS} resets in a row did not help{f' ({failure})' if failure else ''}: check cable, "
                                      "power and drive, then take the controller again")
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from drivers import acpi
 from drivers.device import ConfigSpace
+from drivers.e1000.chips import CHIPS, INTEL
 from drivers.errors import DeviceError, TableError
 from drivers.pci import capabilities, taking
 from drivers.pci.config import header_registers, open_config
@@ -182,9 +183,17 @@ def _entry(device: PciDevice, bus: PciBus, host: HostUses, names: Names, held: p
         obstacles.insert(0, p.Obstacle(why="no_driver", text="rustosd has no driver for it", forcible=False,
                                        advice=f"it drives {kinds.known()}"))
     return p.DeviceEntry(
-        bdf=row.bdf, kind=row.kind, name=row.name, bridge=device.is_bridge, driver=row.driver, iommu_group=row.iommu_group,
+        bdf=row.bdf, kind=row.kind, name=_name(row, device), bridge=device.is_bridge, driver=row.driver,
+        iommu_group=row.iommu_group,
         interfaces=[each.name for each in row.uses.interfaces], disks=[each.name for each in row.uses.disks], held=held,
         takeable=held is None and not obstacles, obstacles=obstacles if held is None else [])
+
+
+def _name(row: taking.DeviceRow, device: PciDevice) -> str:
+    """From pci.ids; where it has none, we still know what we have a driver for."""
+    if row.name == f"{device.vendor:04x}:{device.device:04x}" and device.vendor == INTEL and device.device in CHIPS:
+        return f"Intel {CHIPS[device.device].name}"
+    return row.name
 
 
 def _left(bdf: str, held: p.Holding) -> p.DeviceEntry:

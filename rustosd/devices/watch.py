@@ -57,12 +57,16 @@ class Devices(Protocol):
 
 
 class Watch:
-    """Listens to the kernel for a device manager, on the running loop. `close` it before the manager."""
+    """Listens to the kernel for a device manager, on the running loop. `close` it before the manager.
+
+    It begins with `start`, or with the first device: a daemon without devices need not hear of any.
+    """
 
     def __init__(self, devices: Devices, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._devices = devices
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._started = False
         self._uevents: UeventSocket | None = None
         self._kernel_log: KernelLog | None = None
         self._tracker = Tracker({})
@@ -73,7 +77,10 @@ class Watch:
         self._errors = _Tally(RESETS, RESETS_S)
 
     def start(self) -> None:
-        """Listen from now on. What the host does not let us hear is logged, and the rest works."""
+        """Listen from now on, if that was not done. What the host does not let us hear is logged, and the rest works."""
+        if self._started:
+            return
+        self._started = True
         try:
             self._uevents = UeventSocket()
             self._tracker = Tracker(present())      # after the socket: what comes in between is heard
@@ -100,6 +107,7 @@ class Watch:
 
     def guard(self, held: Held) -> None:
         """Have the kernel tell when this device fails. Call once it is held; the device's end is the end of that, too."""
+        self.start()
         if (on_error := getattr(held.device, "on_error", None)) is not None:
             on_error(lambda: self._on_pcie_error(held))
 
@@ -175,8 +183,11 @@ class Watch:
         if not few:
             self._devices.lost(held.bdf, f"more than {RESETS} PCIe errors in {RESETS_S:.0f} s, so look at its seat and cable")
             return
+        if (reset := getattr(held.driver, "reset", None)) is None:
+            self._devices.lost(held.bdf, "its requests may have been lost to a PCIe error")
+            return
         try:
-            held.driver.reset()
+            reset()
         except DeviceError as error:
             self._devices.lost(held.bdf, f"after a PCIe error it could not be reset ({error})")
         else:

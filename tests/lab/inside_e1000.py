@@ -17,7 +17,7 @@ from drivers.e1000.nic import E1000
 from mm.frame import RxBurst, TxBurst
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd.pump import Pump
+from rustosd.pump import BUSY_POLL_US, Pump
 from rustosd.services.echo import EchoService
 from rustosd.services.http import HttpService
 from rustosd.services.iperf3 import Iperf3Service
@@ -25,6 +25,8 @@ from tests.lab.agent import tell
 from tests.lab.inside_vfio import opened
 
 LINK_S = 60.0
+FOR_GOOD_US = 10 ** 12
+"""From the first frame on, which the stack sends by itself when the link comes up."""
 ETHERTYPE = b"\x88\xb5"
 """For local experiments (IEEE 802): what bare frames are known by."""
 
@@ -49,7 +51,8 @@ def serve(bdf: str, kinds: Sequence[str], addresses: Sequence[str], backend: str
           polling: bool = False, **options: Any) -> dict[str, Any]:
     """Drive the card and serve on it until SIGTERM; tells what it is, answers with counters.
 
-    SIGUSR1 resets it, SIGHUP changes its rings' sizes, SIGUSR2 stops its transmitter behind the driver's back.
+    SIGUSR1 resets it, SIGHUP changes its rings' sizes, SIGUSR2 stops its transmitter behind the driver's back. "reset",
+    "resized", "recovered" tell that this is over; "link up" and "link down" come by the card's interrupt.
     """
     with driven(bdf, kinds, backend, beside, **options) as nic:
         nic.polling = polling
@@ -120,6 +123,14 @@ def whole_batch(nic: E1000) -> list[tuple[str, int]]:
     raise TimeoutError(f"no whole batch came within {LINK_S} s; the last has {inside}")
 
 
+async def hang(nic: E1000) -> None:
+    """Stop the transmitter, and wait until somebody has noticed."""
+    nic.registers.TCTL.modify(EN=0)
+    while not nic.registers.TCTL.read().EN:
+        await asyncio.sleep(0.2)
+    tell("recovered")
+
+
 def command(argv: list[str]) -> int:
     """Run a program to its end; its exit status."""
     return subprocess.run(argv, check=False, stdout=subprocess.DEVNULL).returncode
@@ -128,27 +139,31 @@ def command(argv: list[str]) -> int:
 async def _serve(nic: E1000, addresses: Sequence[str]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     stack = Stack(hashlib.sha256(nic.mac).digest(), now=time.monotonic_ns())
-    pump = Pump(loop, stack, lambda: network.dispatch())
+    pump = Pump(loop, stack, lambda: network.dispatch(), busy_poll_us=FOR_GOOD_US if nic.polling else BUSY_POLL_US)
     network = AsyncStack(stack, loop, pump.kick)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    loop.add_signal_handler(signal.SIGUSR1, nic.reset)
-    loop.add_signal_handler(signal.SIGUSR2, lambda: nic.registers.TCTL.modify(EN=0))
-    loop.add_signal_handler(signal.SIGHUP, lambda: nic.resize(*(size // 2 for size in nic.rings)))
+    loop.add_signal_handler(signal.SIGUSR1, lambda: (nic.reset(), tell("reset")))
+    loop.add_signal_handler(signal.SIGHUP, lambda: (nic.resize(*(size // 2 for size in nic.rings)), tell("resized")))
+    loop.add_signal_handler(signal.SIGUSR2, lambda: tasks.append(loop.create_task(hang(nic))))
+    tasks: list[asyncio.Task] = []
     index = stack.add_interface("e0", nic.mac, nic.mtu, nic.features)
     for address in addresses:
         stack.add_address(index, address)
     wait_for_link(nic)
     pump.attach(nic, index)
     services = [EchoService(port=7), Iperf3Service(port=5201),
-                HttpService(port=80, metrics=lambda: b"", about=lambda: {})]
+                HttpService(port=80, pages={})]
     for service in services:
         await service.start(network)
     tell({"pid": os.getpid(), "mac": nic.mac.hex(":"), "kind": nic.interrupt_kind, "link": nic.link_up, "mtu": nic.mtu,
           "negotiation": nic.controller.negotiation()})
+    check_links = nic.on_link_change
+    nic.on_link_change = lambda: (check_links(), tell(f"link {'up' if nic.controller.link_up() else 'down'}"))
     await stopped.wait()
     for service in services:
         await service.stop(0.1)
+    await asyncio.gather(*tasks)
     await asyncio.sleep(0.05)
     answer = {"nic": nic.statistics(), "pump": pump.statistics(), "dump": len(list(nic.registers.dump())), "rings": nic.rings}
     pump.close()

@@ -31,7 +31,7 @@ UNMAPPED = 0x7000_0000
 
 
 def serve(rules: str) -> dict[str, Any]:
-    """Run the daemon with these [[device]] tables until SIGTERM; answers with what was counted.
+    """Run the daemon with these [[device]] tables until SIGTERM, reading all disks it takes; answers with what was counted.
 
     Tells every event that is logged, as a dict with its time in ms, the kernel's messages as `uevent`, and at SIGUSR1 what
     the process holds; SIGUSR2 has the NICs reach for memory that is not theirs.
@@ -54,7 +54,9 @@ class _Served:
         while not hasattr(self.daemon, "watch") and not running.done():
             await asyncio.sleep(0)
         self._time_releases()
+        reading = loop.create_task(self.read_disks())
         await running
+        reading.cancel()
         loop.remove_reader(uevents.fileno())
         uevents.close()
         return {"pump": self.daemon.pump.statistics(), "samples": self.samples()}
@@ -84,6 +86,25 @@ class _Served:
                 registers.TDBAH.write(0)
                 registers.TDT.write((registers.TDT.read() + 1) % 1024)
                 asyncio.get_running_loop().call_later(0.2, held.driver.reset)
+
+    async def read_disks(self) -> None:
+        """Keep 32 reads under way on each disk; tell of the first success and the first failure."""
+        known: set[Any] = set()
+        while True:
+            for held in self.daemon.devices.held.values() if hasattr(self.daemon, "devices") else ():
+                for disk in set(held.disks.values()) - known:
+                    known.add(disk)
+                    asyncio.get_running_loop().create_task(self._read(disk))
+            await asyncio.sleep(0.1)
+
+    async def _read(self, disk: Any) -> None:
+        _say("disk_read", disk=disk.info.name, octets=len(await disk.read(0, 8)))
+        try:
+            while True:
+                await asyncio.gather(*(disk.read(lba, 8) for lba in range(0, 256, 8)))
+        except Exception as error:
+            _say("disk_error", disk=disk.info.name, kind=type(error).__name__, errno=getattr(error, "errno", 0),
+                 message=str(error))
 
     def _time_releases(self) -> None:
         """Tell how long each device took to be let go."""
@@ -132,10 +153,28 @@ def port_of(bdf: str) -> str:
 
 def power(port: str, on: bool) -> None:
     """Cut the power of a slot, or give it back, without a word to the kernel: what a card is like once it was pulled."""
+    _control_slot(port, _ON if on else _OFF)
+
+
+def pull(port: str) -> None:
+    """Have the card vanish and the kernel hear of it. On a guest with one processor only.
+
+    The kernel believes in a surprise only while the slot has power, so it shall not run between off and on.
+    """
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
+    _control_slot(port, _OFF, _ON)
+
+
+_OFF, _ON, _POWER_BITS = 0x0700, 0x0100, 0x0700
+"""Slot Control: power controller and power indicator; PCIe 7.5.3.10."""
+
+
+def _control_slot(port: str, *states: int) -> None:
     fd = os.open(binding.PCI / "devices" / port / "config", os.O_RDWR)
     at = os.pread(fd, 1, 0x34)[0]
     while os.pread(fd, 1, at)[0] != 0x10:       # the PCI Express capability
         at = os.pread(fd, 1, at + 1)[0]
-    control = int.from_bytes(os.pread(fd, 2, at + 0x18), "little") & ~0x0700       # SLTCTL: power controller, indicator
-    os.pwrite(fd, (control | (0x0100 if on else 0x0700)).to_bytes(2, "little"), at + 0x18)
+    control = int.from_bytes(os.pread(fd, 2, at + 0x18), "little") & ~_POWER_BITS
+    for state in states:
+        os.pwrite(fd, (control | state).to_bytes(2, "little"), at + 0x18)
     os.close(fd)

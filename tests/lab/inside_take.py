@@ -31,7 +31,8 @@ class Told(Daemon):
         tell({"pid": os.getpid(), "announcement": super().announcement(), "addresses": self.stack.addresses(),
               "routes": self.stack.routes(), "nics": self.stack.interfaces(),
               "facts": {row["name"]: dict(self.nic_facts(row["name"])) for row in self.stack.interfaces()},
-              "held": {held.bdf: held.before for held in self.devices.held.values()}})
+              "held": {held.bdf: held.before for held in self.devices.held.values()},
+              "disks": [disk.info for held in self.devices.held.values() for disk in held.disks.values()]})
         return ""
 
 

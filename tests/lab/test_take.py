@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.lab import inside_take as inside
-from tests.lab.guest import CARDS, EDU
+from tests.lab.guest import AHCI, CARDS, EDU
 from tests.lab.test_e1000 import pattern
 
 V4, V6 = "10.8.0.2", "fd08::2"
@@ -74,7 +74,7 @@ class Nic:
     def peer(self, *command, **options):
         return self.guest.netns.run(*command, **options)
 
-    def answers(self, host, seconds=30):
+    def answers(self, host, seconds=120):
         """Ping until it answers."""
         limit = time.monotonic() + seconds
         while self.peer("ping", "-q", "-c", "1", "-W", "1", host, check=False).returncode:
@@ -108,8 +108,8 @@ def linux_uses(guest):
 
 def start(guest, text):
     """A daemon in the guest and what it says once it is up."""
-    call = guest.start(inside.daemon, text, timeout=200)
-    return call, call.next(60)
+    call = guest.start(inside.daemon, text, timeout=400)
+    return call, call.next(150)
 
 
 def end(guest, call, hello, number="TERM"):
@@ -172,22 +172,23 @@ def test_the_programs_themselves(guest, linux_uses):
     before = nic.shown()
     guest.put("/tmp/take.toml", TAKE.format(f'mac = "{nic.card.mac}"\nname = "wan0"').encode())
     run = f"cd {inside.__file__.rpartition('/tests/')[0]} && exec {DAEMON} run --config /tmp/take.toml"
-    call = guest._begin({"run": f"{run}", "timeout": 120}, "rustosd run", 120)
-    nic.serves(60)
+    call = guest._begin({"run": f"{run}", "timeout": 300}, "rustosd run", 300)
+    nic.serves(240)
     call.kill()
     assert call.finished().status == -9
     assert driver_of(guest, nic.card) == "vfio-pci"
-    said = guest.run(f"{run.replace('run --config', 'recover --config')}", timeout=120)
+    said = guest.run(f"{run.replace('run --config', 'recover --config')}", timeout=300)
     assert "1 of 1 given back" in said.stdout
     assert nic.shown() == before
 
 
 def test_by_uio_too_killed_and_recovered(guest, linux_uses):
-    nic = linux_uses("e1000e")
+    """Not the 82574: QEMU 7.2 aborts when Linux turns its MSI-X on while an INTx of the killed daemon is held back."""
+    nic = linux_uses("e1000")
     before = nic.shown()
     call, _hello = start(guest, TAKE.format(f'bdf = "{nic.card.bdf}"\nbackend = "uio"'))
     assert driver_of(guest, nic.card) == "uio_pci_generic"
-    nic.serves(30)
+    nic.serves(120)
     call.kill()
     assert guest.call(inside.recover)[:2] == (1, [])
     assert nic.shown() == before
@@ -201,7 +202,7 @@ def test_long_frames_are_taken_over(guest, linux_uses):
         before = nic.shown()
         call, hello = start(guest, TAKE.format(f'bdf = "{nic.card.bdf}"\nname = "lan0"'))
         assert [row["mtu"] for row in hello["nics"] if row["name"] == "lan0"] == [9000]
-        nic.serves(30)
+        nic.serves(120)
         assert " 0% packet loss" in nic.peer("ping", "-q", "-c", "2", "-M", "do", "-s", "8972", V4).stdout
         assert end(guest, call, hello).status == 0
         assert nic.shown() == before
@@ -255,6 +256,17 @@ def test_unbound_by_somebody_else_the_device_is_let_go_and_the_daemon_lives(gues
     assert finished.status == 0
     assert "the kernel has asked for it back" in finished.stderr + finished.stdout
     assert nic.shown() == before
+
+
+def test_a_disk_named_by_its_serial_number_is_taken_with_its_controller(guest):
+    blocks = guest.run("lsblk -dno SERIAL").stdout.split()
+    call, hello = start(guest, TAKE.format('serial = "LAB-DISK1"'))
+    assert hello["held"] == {AHCI: "ahci"}
+    assert [(disk.name, disk.serial) for disk in hello["disks"]] == [(f"{AHCI}/{n}", f"LAB-DISK{n}") for n in (0, 1)]
+    assert "LAB-DISK1" not in guest.run("lsblk -dno SERIAL").stdout
+    assert end(guest, call, hello).status == 0
+    guest.run("until lsblk -dno SERIAL | grep -q LAB-DISK1; do sleep 0.1; done", timeout=60)
+    assert guest.run("lsblk -dno SERIAL").stdout.split() == blocks
 
 
 def test_a_group_is_taken_together_and_goes_back_together(guest, linux_uses):

@@ -120,6 +120,27 @@ async def test_frames_come_in_and_answers_go_out_in_one_breath():
 
 
 @pumped
+async def test_bursts_and_turns_are_measured():
+    house = House(echo=True, busy_poll_us=0)
+    await house.settle()
+    assert house.pump.nics == {1: house.nic}
+    before = {name: sum(counts) for name, (_, counts) in house.pump.histograms().items()}
+    for number in range(3):
+        house.far.send(frame(number))
+    await house.arrive(3)
+    await house.settle()
+    histograms, statistics = house.pump.histograms(), house.pump.statistics()
+    for way in "rx", "tx":
+        frames, counts = histograms[f"{way}_burst"]
+        assert frames == statistics[f"{way}_frames"] == 3 and sum(counts) == statistics[f"{way}_bursts"]
+    spent_ns, counts = histograms["turn"]
+    assert sum(counts) > before["turn"] and 0 < spent_ns < 60_000_000_000
+    for _ in range(10):             # turns that find nothing are not counted
+        house.pump._on_readable()
+    assert house.pump.histograms() == histograms
+
+
+@pumped
 async def test_more_than_a_turn_can_hold_arrives_whole_and_in_order():
     house = House()
     count = 10 * BURST * pump_module.BUDGET // 4
@@ -447,7 +468,7 @@ async def test_whoever_owns_a_gone_device_is_told_once_and_may_close_it_and_brin
         house.pump.attach(another, 1)
         called.set()
 
-    house.pump.attach(house.nic, 1, on_gone)
+    house.pump.attach(house.nic, 1, on_gone=on_gone)
     house.far.close()
     await called.wait()
     await house.settle()
@@ -474,7 +495,7 @@ async def test_a_device_that_goes_while_its_link_is_down_is_noticed(monkeypatch)
     house.pump.detach(1)
     told = asyncio.Event()
     nic = Pulled(house.nic)
-    house.pump.attach(nic, 1, told.set)
+    house.pump.attach(nic, 1, on_gone=told.set)
     await asyncio.sleep(0.03)
     assert not told.is_set()
     nic.gone = True

@@ -471,6 +471,7 @@ def test_closing_stops_dma_before_memory_goes(card):
 def test_its_registers_can_be_shown_and_traced(card):
     trace = card.nic.registers.record()
     assert {"CTRL", "RCTL", "TDT"} <= {row.name for row in card.nic.registers.dump()}
+    assert card.nic.link_up
     assert any(row.name == "STATUS" and "LU" in row.text for row in trace.rows(card.nic.registers.map))
 
 

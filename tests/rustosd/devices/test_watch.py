@@ -258,6 +258,23 @@ async def test_a_device_that_does_not_survive_its_reset_is_let_go(house):
     assert call[:2] == ("lost", A) and "CTRL.RST clear did not come" in call[2]
 
 
+async def test_a_device_whose_driver_cannot_reset_it_is_let_go(house):
+    held = house.hold(A)
+    held.driver = object()
+    held.device.fail()
+    (call,) = house.devices.calls
+    assert call[:2] == ("lost", A)
+
+
+async def test_it_begins_with_the_first_device(monkeypatch):
+    house = House(monkeypatch)
+    assert house.watch._uevents is None
+    house.hold(A)
+    house.uevents.say(PciEvent(Action.BIND, B, "x"))
+    assert await house.called(1) == [("appeared", B)]
+    await house.watch.close()
+
+
 async def test_a_host_that_lets_us_hear_nothing_is_told_and_the_rest_works(monkeypatch):
     house = House(monkeypatch)
 
