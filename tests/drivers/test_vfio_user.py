@@ -26,6 +26,7 @@ from tests.models.vfio_user_server import (
     DMA_READ,
     DMA_UNMAP,
     DMA_WRITE,
+    ERR,
     MSIX,
     REGION_READ,
     REQ,
@@ -272,6 +273,17 @@ async def test_the_servers_request_to_let_go_is_heard(bench):
     bench.server.port.message(REQ, 0)
     await asyncio.wait_for(told.wait(), 10)
     assert bench.device.on_error(told.set) is False
+
+
+async def test_errors_are_heard_and_the_device_is_let_report_them(bench):
+    bench.model.irqs[ERR] = 1
+    bench.model.config[0x34] = 0x40
+    bench.model.config[0x40:0x42] = 0x10, 0         # a PCI Express capability, the last one
+    told = asyncio.Event()
+    assert bench.device.on_error(told.set) is True
+    assert ("write", CONFIG, 0x48, 2) in bench.model.accesses
+    bench.server.port.message(ERR, 0)
+    await asyncio.wait_for(told.wait(), 10)
 
 
 def test_opening_and_closing_leaves_nothing_behind(tmp_path):
