@@ -67,6 +67,10 @@ class Workload:
                 return min(_upper_edge(i), self.longest_ns)
         return 0
 
+    def buckets(self) -> list[tuple[int, int]]:
+        """How many requests took less than so many nanoseconds, and not less than the bucket before; without empty ones."""
+        return [(_upper_edge(i), self.histogram[i]) for i in range(BUCKETS) if self.histogram[i]]
+
     def mean(self) -> float:
         """Nanoseconds a request took."""
         return self.total_ns / self.operations if self.operations else 0

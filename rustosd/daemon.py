@@ -6,6 +6,7 @@ start, a crash of a part) takes the same road back, last first.
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import shutil
 import signal
@@ -18,14 +19,19 @@ from typing import Any, Final
 import structlog
 import uvloop
 
+from drivers.errors import DeviceError
 from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import hostnet, metrics
-from rustosd.config import Config, InterfaceConfig
-from rustosd.control.operations import Operations, version
+from rustosd import metrics
+from rustosd.config import Config, InterfaceConfig, RouteConfig
+from rustosd.control.operations import LOOPBACK_INDEX, Operations, version
 from rustosd.control.server import ControlServer
+from rustosd.devices.kernel import undo as give_back
+from rustosd.devices.manager import DeviceManager
+from rustosd.devices.manager import interfaces as device_interfaces
+from rustosd.devices.watch import Watch
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
@@ -35,11 +41,16 @@ from rustosd.services.echo import EchoService
 from rustosd.services.http import HttpService
 from rustosd.services.index_page import About, Entry
 from rustosd.services.iperf3 import Iperf3Service
+from rustosd.supervisor import Supervisor
 
 GRACE_S = 3.0
 """How long connections may take to end by themselves once the daemon is told to stop."""
+LINK_PATIENCE_S = 30.0
+"""How long a service manager waits for the first link. A copper link takes some 3 s; without any the daemon serves all the
+same, and takes a cable later."""
+LINK_LOOK_S = 0.1
 
-StartFailed: Final = (HostNetworkError, JournalError, OSError, ValueError)
+StartFailed: Final = (DeviceError, HostNetworkError, JournalError, OSError, ValueError)
 """What keeps a daemon from starting; each carries one line for the operator."""
 
 log = structlog.get_logger()
@@ -48,8 +59,13 @@ log = structlog.get_logger()
 class Daemon:
     """A stack with its devices, services and control socket, as one configuration says: the `Core` of operations."""
 
-    def __init__(self, config: Config):
+    devices: DeviceManager
+    """Made when the daemon starts, for it needs the journal."""
+    watch: Watch
+
+    def __init__(self, config: Config, supervisor: Supervisor | None = None):
         self.config = config
+        self.supervisor = supervisor or Supervisor({})
         self.verdict_help = dict(zip(verdict_table.LABELS, verdict_table.HELP, strict=True))
         self.counter_help = dict(zip(counter_table.LABELS, counter_table.HELP, strict=True))
         self.stack = _stack(config)
@@ -69,24 +85,52 @@ class Daemon:
         async with contextlib.AsyncExitStack() as undo:
             self._take_signals(undo)
             await self._start(undo)
-            log.info("started", version=version(), interfaces=list(self.taps), services=list(self.services()))
+            log.info("started", version=version(), interfaces=self._interface_names(), services=list(self.services()))
             if announce:
                 print(self.announcement(), flush=True)
+            await self._report_ready()
             await self.stop_asked.wait()
+            self.supervisor.tell("STOPPING=1")
             log.info("stopping", grace_s=GRACE_S)
         log.info("stopped")
+
+    async def _report_ready(self) -> None:
+        """Tell the service manager that we serve, once frames can pass somewhere: a link takes seconds, or has no cable."""
+        if not self.supervisor.listens:
+            return
+        limit = self._loop.time() + LINK_PATIENCE_S
+        while not self._links_up() and not self.stop_asked.is_set():
+            if self._loop.time() > limit:
+                log.warning("no_link", waited_s=LINK_PATIENCE_S, interfaces=self._interface_names())
+                break
+            await asyncio.sleep(LINK_LOOK_S)
+        up = ", ".join(self._links_up()) or "no interface yet"
+        self.supervisor.tell("READY=1", f"STATUS=serving {' and '.join(self._own_addresses()) or 'no address'} behind {up}")
+        if self.supervisor.watchdog_s:
+            self.pump.watch(self.supervisor.watchdog_s / 4, self.supervisor.alive)
+
+    def _links_up(self) -> list[str]:
+        return [row["name"] for row in self.stack.interfaces() if row["up"] and row["index"] != LOOPBACK_INDEX]
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         journal = undo.enter_context(_journal(Path(self.config.host.journal)))
         undo.callback(self.pump.close)
         for interface in self.config.interface:
             self._start_tap(interface, journal, undo)
+        self.devices = DeviceManager(self.stack, self.pump, journal, self.config.device, self.config.route)
+        undo.push_async_callback(self.devices.close)
+        self.watch = Watch(self.devices)
+        self.devices.on_taken = self.watch.guard
+        undo.push_async_callback(self.watch.close)
+        if self.config.device:
+            self.watch.start()      # before the devices: none shall come unseen in between
+        await self.devices.start()
         for route in self.config.route:
-            index = None if route.interface is None else self._index(route.interface)
-            self.stack.add_route(str(route.to), gateway=None if route.via is None else str(route.via), interface=index,
-                                 metric=route.metric)
+            self._add_route(route)
+        undo.callback(self.pump.flush)      # while the NICs are still there to carry the last resets away
         undo.callback(self.network.abort)
-        control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients)
+        control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
+                                self.supervisor.socket("control"))
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)
@@ -109,6 +153,21 @@ class Daemon:
             self.stack.add_address(index, str(cidr))
         for gateway in interface.gateway:
             self.stack.add_route("::/0" if gateway.version == 6 else "0.0.0.0/0", gateway=str(gateway), interface=index)
+
+    def _add_route(self, route: RouteConfig) -> None:
+        """A static route; those over a device's interface come and go with the device."""
+        devices = self.config.device
+        if route.interface is not None and any(device.name == route.interface for device in devices):
+            return
+        index = None if route.interface is None else self._index(route.interface)
+        try:
+            self.stack.add_route(str(route.to), gateway=None if route.via is None else str(route.via), interface=index,
+                                 metric=route.metric)
+        except ValueError as error:
+            if not any(device.optional for device in devices):
+                raise
+            log.warning("route_left_out", to=str(route.to), error=f"{error}; name the device's interface in the [[route]], and "
+                                                                  "it is added when the device is there")
 
     def _services(self) -> list[Service]:
         wanted = self.config.service
@@ -155,9 +214,11 @@ class Daemon:
         self.pump.kick()
 
     def nic_facts(self, name: str) -> Mapping[str, Any]:
-        if (tap := self.taps.get(name)) is None:
-            return {}
-        return {"kind": "tap", "rx_dropped": tap.nic.statistics()["rx_dropped"]}
+        if (tap := self.taps.get(name)) is not None:
+            return {"kind": "tap", "rx_dropped": tap.nic.statistics()["rx_dropped"]}
+        if (held := device_interfaces(self.devices.held.values()).get(name)) is not None:
+            return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
+        return {}
 
     def services(self) -> Iterable[str]:
         return [f"{service.name}/{service.port}" for service in self.running_services]
@@ -170,6 +231,7 @@ class Daemon:
     def _service_samples(self) -> Iterable[Any]:
         for service in self.running_services:
             yield from service.statistics()
+        yield from self.watch.samples()
 
     def _exposition(self) -> tuple[bytes, str]:
         if not self.config.metrics.enabled:
@@ -188,7 +250,12 @@ class Daemon:
         return About("rustosd", self._own_addresses(), entries)
 
     def _own_addresses(self) -> list[str]:
-        return [str(cidr.parsed.ip) for interface in self.config.interface for cidr in interface.address]
+        """Where we can be reached: configured, taken over, or added since."""
+        hosts = [ipaddress.ip_interface(row["address"]).ip for row in self.stack.addresses()]
+        return [str(host) for host in hosts if not host.is_loopback and not host.is_link_local]
+
+    def _interface_names(self) -> list[str]:
+        return [*self.taps, *device_interfaces(self.devices.held.values())]
 
     def _index(self, name: str) -> int:
         return next(row["index"] for row in self.stack.interfaces() if row["name"] == name)
@@ -197,7 +264,9 @@ class Daemon:
         """What to try next, for the person who has just started us."""
         hosts = self._own_addresses()
         names = " and ".join(hosts) or "without addresses"
-        lines = [f"rustosd {version()} is up: {names} behind {', '.join(self.taps)}"]
+        behind = [*self.taps, *(f"{name} ({held.bdf}, until now {held.before}'s)" if held.before else f"{name} ({held.bdf})"
+                                for name, held in device_interfaces(self.devices.held.values()).items())]
+        lines = [f"rustosd {version()} is up: {names} behind {', '.join(behind) or 'no interface yet'}"]
         if hosts:
             lines += ["Try, in another terminal:", *_suggestions(hosts, self.config)]
         return "\n".join([*lines, "Ctrl-C stops it."])
@@ -238,7 +307,7 @@ def _journal(path: Path) -> Iterator[Journal]:
         with Journal(path) as journal:
             for entry in journal.pending.values():
                 log.warning("left_by_a_former_run", entry=repr(entry))
-            for entry, error in journal.give_back_all(hostnet.undo):
+            for entry, error in journal.give_back_all(give_back):
                 log.error("could_not_give_back", entry=repr(entry), error=str(error))
             yield journal
     finally:
@@ -264,7 +333,8 @@ def _stack(config: Config) -> Stack:
 def serve(config: Config, announce: bool = True) -> None:
     """Run a daemon on a loop of its own until a signal ends it. Raises one of StartFailed when it cannot start."""
     async def main() -> None:
-        await Daemon(config).run(announce)
+        with contextlib.closing(Supervisor()) as supervisor:
+            await Daemon(config, supervisor).run(announce)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

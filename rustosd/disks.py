@@ -53,6 +53,8 @@ class BenchResult:
     p99_us: float
     p999_us: float
     longest_us: float
+    histogram: tuple[tuple[float, int], ...]
+    """(below so many microseconds, requests), by time, without empty ones; several results can be added up."""
 
 
 @dataclass(slots=True)
@@ -344,4 +346,4 @@ def _result(work: Workload, pattern: str, block_octets: int, took: float) -> Ben
     p50, p90, p99, p999 = (work.percentile(part) / 1e3 for part in (0.5, 0.9, 0.99, 0.999))
     return BenchResult(pattern, block_octets, work.depth, took, work.operations, work.errors, work.operations / took,
                        work.operations * block_octets / took / 1e6, work.mean() / 1e3, p50, p90, p99, p999,
-                       work.longest / 1e3)
+                       work.longest / 1e3, tuple((below / 1e3, count) for below, count in work.buckets()))

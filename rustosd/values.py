@@ -4,7 +4,10 @@ import ipaddress
 import re
 from pathlib import PurePosixPath
 
+from drivers.pci.sysfs import Bdf
+
 SUN_PATH_OCTETS = 107   # unix(7): sockaddr_un.sun_path holds 108 with its zero
+_SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+)(?:([kmgtp])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
 
 
 class Address(str):
@@ -86,6 +89,15 @@ class Mac(str):
         return bytes.fromhex(self.replace(":", ""))
 
 
+class PciAddress(str):
+    """Segment, bus, device and function of a PCI device, `0000:03:00.0`; the segment may be left out."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        return super().__new__(cls, Bdf.parse(text))
+
+
 class InterfaceName(str):
     """A name the kernel takes for an interface: 1 to 15 letters, digits and `_.-`."""
 
@@ -117,3 +129,15 @@ class SocketPath(FilePath):
         if len(text.encode()) > SUN_PATH_OCTETS:
             raise ValueError(f"a socket's path has at most {SUN_PATH_OCTETS} octets, this one {len(text.encode())}")
         return super().__new__(cls, text)
+
+
+def parse_size(text: str) -> int:
+    """An amount of octets, `4096`, `0x1000`, `64K`, `1MiB`; a K is 1024. Raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no amount of octets, such as 4096, 64K or 1MiB")
+    number, unit = match.groups()
+    value = int(number, 16 if number[:2].lower() == "0x" else 10) << 10 * (" kmgtp".index(unit.lower()) if unit else 0)
+    if value >= 1 << 62:
+        raise ValueError(f"{text!r} is more octets than any disk has")
+    return value

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from drivers.errors import DeviceError
 from rustosd.control.protocol import (
     BUSY,
     FAILED,
@@ -33,6 +34,7 @@ from rustosd.control.protocol import (
     Request,
     decode_value,
 )
+from rustosd.hostnet import HostNetworkError
 
 REPLY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 600.0
@@ -50,11 +52,13 @@ class OperationFailed(Exception):
 class ControlServer:
     """Serves `operations` (`rustosd.control.operations.Operations` or its like) on a unix socket.
 
-    `start` makes the socket and its directory, `stop` removes what `start` made.
+    `start` makes the socket and its directory, `stop` removes what `start` made. A socket that listens already, made by
+    a service manager, is `listening`, and stays where it is.
     """
 
-    def __init__(self, path: str, operations: Any, max_clients: int = 64):
+    def __init__(self, path: str, operations: Any, max_clients: int = 64, listening: socket.socket | None = None):
         self.path = Path(path)
+        self._listening = listening
         self.operations = operations
         self.max_clients = max_clients
         self.clients: set[asyncio.Task] = set()
@@ -63,6 +67,9 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen. Raises OSError when the path is in use or cannot be made, with what to do."""
+        if self._listening is not None:
+            self._server = await asyncio.start_unix_server(self._serve, sock=self._listening, limit=MAX_REQUEST_OCTETS)
+            return
         self._directory_is_ours = not self.path.parent.exists()
         try:
             self.path.parent.mkdir(mode=0o755, exist_ok=True)
@@ -90,9 +97,10 @@ class ControlServer:
             task.cancel()
         await asyncio.gather(*self.clients, return_exceptions=True)
         await server.wait_closed()
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
-        self._remove_directory()
+        if self._listening is None:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+            self._remove_directory()
 
     def _remove_directory(self) -> None:
         if self._directory_is_ours:
@@ -192,7 +200,7 @@ class ControlServer:
             result = getattr(self.operations, method.handler)(params)
             if inspect.isawaitable(result):
                 result = await result
-        except (OperationFailed, ValueError, LookupError, OSError) as error:
+        except (OperationFailed, DeviceError, HostNetworkError, ValueError, LookupError, OSError) as error:
             return _failure(identity, FAILED, _text_of(error))
         except Exception:
             log.exception("operation_crashed", method=method.name)

@@ -107,6 +107,7 @@ class FakeCore:
 
     verdict_help = VERDICT_HELP
     counter_help = COUNTER_HELP
+    devices = None
 
     def __init__(self):
         self.stack = FakeStack()
