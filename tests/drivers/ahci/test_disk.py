@@ -285,6 +285,18 @@ def test_a_failed_flush_is_told_and_the_disk_goes_on_without_a_reset(rig):
     assert (made.model.resets, made.disk.statistics()["recoveries"]) == (0, 1)
 
 
+def test_an_old_error_is_not_taken_for_the_next_commands(rig):
+    made = rig(Drive(broken={FLUSH: ABRT}))
+    assert made.do(Operation.FLUSH) == errno.EIO
+    made.drive.broken.clear()
+    made.model.lazy = True
+    tag = made.ask(Operation.FLUSH)
+    made.look(40)
+    assert tag not in made.ended and made.disk.statistics()["recoveries"] == 1
+    made.model.run()
+    assert made.finish(tag) == [0]
+
+
 def test_fua_that_must_be_made_of_a_flush_fails_with_it(rig):
     made = rig(Drive(broken={FLUSH: ABRT}), queued=False)
     memory = made.memory()
