@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rustosd import config
 from rustosd.config import Config, ConfigError, line_of, parse, to_toml
-from rustosd.values import Cidr, Mac, Prefix
+from rustosd.values import Cidr, HostPort, Mac, Prefix
 
 
 def test_the_default_is_the_documented_host():
@@ -87,8 +87,12 @@ TAP = '[[interface]]\nname = "a"\n'
     ('[control]\nsocket = "run/x"',
      "f:2: control.socket: 'run/x' is no absolute path, such as /run/rustosd/control.sock"),
     ('"a\\nb" = 1',
-     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, metrics, host, log, device, route"),
+     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, metrics, status, host, log, device, route"),
     ("[metrics]\nenabled = 1", "f:2: metrics.enabled: expected bool, got int"),
+    ('[metrics]\nlisten = "localhost:9477"',
+     "f:2: metrics.listen: 'localhost:9477' is no address and port, such as 127.0.0.1:9477 or [::1]:9477"),
+    ('[metrics]\nsocket = ""', "f:2: metrics.socket: '' is no absolute path, such as /run/rustosd/control.sock"),
+    ("[status]\nconnections = 3", "f:2: status.connections: expected bool, got int"),
     ('[[route]]\nto = "10.0.0.1/8"\nvia = "10.77.0.1"',
      "f:2: route[0].to: '10.0.0.1/8' has bits set behind the prefix; did you mean 10.0.0.0/8?"),
     ('[[route]]\nto = "10.0.0.0/8"', 'f:1: route[0]: needs via = "GATEWAY" or interface = "NAME"'),
@@ -133,7 +137,8 @@ interfaces = st.lists(st.tuples(names, st.integers(1280, 65535), st.booleans()),
 
 @given(interfaces, st.sampled_from(["debug", "info"]), st.integers(100, 60000))
 def test_what_is_shown_can_be_read_back(given_interfaces, level, port):
-    text = f'[log]\nlevel = "{level}"\n[service.http]\nport = {port}\n' + "".join(
+    listen = f'listen = "[::1]:{port}"\nsocket = "/run/{level}.sock"' if port % 2 else ""
+    text = f'[log]\nlevel = "{level}"\n[service.http]\nport = {port}\n[metrics]\n{listen}\n' + "".join(
         f'[[interface]]\nname = "{name}"\nmtu = {mtu}\noffload = {str(offload).lower()}\n'
         f'address = ["192.0.2.{n}/24"]\n[[route]]\nto = "198.51.{n}.0/24"\nvia = "192.0.2.99"\n'
         for n, (name, mtu, offload) in enumerate(given_interfaces, 1))
@@ -170,3 +175,18 @@ def test_values_have_one_form():
     assert Mac("02-00-5E-10-00-01") == "02:00:5e:10:00:01" and Mac("02:00:5e:10:00:01").octets == b"\x02\0^\x10\0\1"
     assert Cidr("FD77:0::2/64") == "fd77::2/64"
     assert Prefix("default") == "0.0.0.0/0" and Prefix("192.0.2.7") == "192.0.2.7/32" and Prefix("::/0").version == 6
+
+
+@pytest.mark.parametrize(("text", "host", "port"), [
+    ("127.0.0.1:9477", "127.0.0.1", 9477), ("[0:0::1]:080", "::1", 80), ("0.0.0.0:65535", "0.0.0.0", 65535)])
+def test_a_place_to_listen_has_two_parts(text, host, port):
+    place = HostPort(text)
+    assert (place.host, place.port) == (host, port) and HostPort(place) == place
+
+
+@pytest.mark.parametrize("text", ["", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "::1:80",
+                                  "[127.0.0.1]:80", "[::1]", "h:80", "127.0.0.1:8 0", "127.0.0.1:+80", "[::1:80",
+                                  "127.0.0.1:\u0664"])
+def test_what_is_no_place_to_listen(text):
+    with pytest.raises(ValueError, match="is no address and port"):
+        HostPort(text)
