@@ -39,8 +39,11 @@ class Card(FakeDevice):
         super().__init__(Model(0x10D3), bdf, ("msix",))
         self.diary = diary
         self.asked = None
+        self.deaf = False
 
     def on_release_request(self, callback):
+        if self.deaf:
+            raise DeviceError(self.name, "VFIO does not tell")
         self.asked = callback
 
     def close(self):
@@ -99,6 +102,7 @@ class FakeKernel(Kernel):
     def open(self, plan):
         self.does(f"open {plan.taken.bdf}")
         self.cards[plan.taken.bdf] = Card(plan.taken.bdf, self.diary)
+        self.cards[plan.taken.bdf].deaf = "tell" in self.fails
         return self.cards[plan.taken.bdf]
 
     def give_back(self, taken):
@@ -332,7 +336,7 @@ def test_plugged_into_another_slot_the_interface_moves_along(world):
 def test_a_plugged_device_that_fails_is_logged_and_its_interface_goes_on_waiting(world):
     async def scenario(w):
         await w.manager.start()
-        for fails in (f"open {A}", f"bind {A}", f"look {A}"):
+        for fails in (f"open {A}", f"bind {A}", f"look {A}", "tell"):
             w.manager.vanished(A)
             w.kernel.fails = {fails}
             assert await w.manager.appeared(A) is None
