@@ -4,7 +4,7 @@ import itertools
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rustosd import config
@@ -186,6 +186,7 @@ interfaces = st.lists(st.tuples(names, st.integers(1280, 65535), st.booleans()),
                       unique_by=lambda i: i[0])
 
 
+@settings(deadline=None)
 @given(interfaces, st.sampled_from(["debug", "info"]), st.integers(100, 60000))
 def test_what_is_shown_can_be_read_back(given_interfaces, level, port):
     listen = f'listen = "[::1]:{port}"\nsocket = "/run/{level}.sock"' if port % 2 else ""
@@ -197,6 +198,7 @@ def test_what_is_shown_can_be_read_back(given_interfaces, level, port):
     assert parse(to_toml(made), "shown") == made
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_configuration_or_one_line(text):
     try:
@@ -205,6 +207,7 @@ def test_any_text_is_a_configuration_or_one_line(text):
         assert "\n" not in str(error)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.integers() | st.booleans() | st.text(string.ascii_letters, max_size=5) | st.none(),
                     lambda inner: st.lists(inner, max_size=3)))
 def test_any_value_anywhere_is_one_line(value):
