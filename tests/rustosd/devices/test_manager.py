@@ -374,6 +374,25 @@ def test_registers_that_read_all_ones_end_it(world):
     world(scenario)
 
 
+def test_a_device_that_does_not_say_who_it_is_any_more_is_let_go_though_nothing_else_tells(world):
+    async def scenario(w):
+        held, = await w.manager.take([A])
+        await w.manager.start()
+        w.kernel.cards[A].config.read = lambda _offset, octets: (1 << 8 * octets) - 1
+        await w.until(lambda: held.state == "gone")
+        assert held.reason.startswith("it answers no more") and w.kernel.cards[A].closed and w.pending() == [A]
+    world(scenario)
+
+
+def test_whoever_watches_hears_of_each_device_that_is_taken(world):
+    async def scenario(w):
+        taken = []
+        w.manager.on_taken = lambda held: taken.append((held.bdf, held.driver is not None, held.interface))
+        await w.manager.take([A])
+        assert taken == [(A, True, "eth0")]
+    world(scenario)
+
+
 def test_a_driver_unbound_by_somebody_is_noticed(world):
     async def scenario(w):
         held, = await w.manager.take([A], backend="uio")
