@@ -201,11 +201,11 @@ class Daemon:
         if wanted.listen is not None:
             services.append(HttpService(pages=pages, port=wanted.listen.port, hosts=(wanted.listen.host,), pattern=False,
                                         max_connections=HOST_CLIENTS))
+            services[-1].name = "metrics"
         if wanted.socket is not None:
             services.append(UnixHttpService(Path(wanted.socket), "choose another with socket = ... under [metrics]",
                                             pages=pages, max_connections=HOST_CLIENTS))
-        for service, name in zip(services, ("metrics", "metrics_unix"), strict=False):
-            service.name = name
+            services[-1].name = "metrics_unix"
         return services
 
     async def _start_on_kernel(self, service: Service) -> None:
@@ -259,6 +259,9 @@ class Daemon:
         if (held := device_interfaces(self.devices.held.values()).get(name)) is not None:
             return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
         return {}
+
+    def gone_devices(self) -> list[tuple[str, str]]:
+        return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]
 
     def services(self) -> Iterable[str]:
         return [f"{service.name}/{service.port}" for service in self.running_services]

@@ -90,6 +90,8 @@ class Facts(NamedTuple):
     before: Figures
     interfaces: Sequence[Mapping[str, Any]] = ()
     addresses: Sequence[Mapping[str, Any]] = ()
+    gone: Sequence[tuple[str, str]] = ()
+    """Devices that have left, or cannot be driven: bus address and why."""
     usage: Mapping[str, int] = {}
     resident_octets: int = 0
     memory_octets: int = 0
@@ -144,6 +146,11 @@ def _link_down(facts: Facts) -> Iterator[Finding]:
     for row in facts.interfaces:
         if not row["up"]:
             yield Finding(row["name"], f"{row['name']} has no link.")
+
+
+def _device_gone(facts: Facts) -> Iterator[Finding]:
+    for bdf, reason in facts.gone:
+        yield Finding(bdf, f"Device {bdf} is gone: {reason}.")
 
 
 def _address_duplicate(facts: Facts) -> Iterator[Finding]:
@@ -232,6 +239,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("no-interface", "error", _no_interface, "Name one under [[interface]], or take a device."),
     Check("link-down", "error", _link_down,
           "Check cable and switch port; for a TAP: ip link set NAME up, where NAME is the kernel's interface."),
+    Check("device-gone", "error", _device_gone,
+          "Plug it in again, or let go of it: rustosctl device give. The kernel's log may say more: dmesg."),
     Check("address-duplicate", "error", _address_duplicate, "Give one of the two hosts another address: rustosctl addr."),
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),

@@ -21,8 +21,8 @@ COLUMNS: Final = 110
 _BINARIES: Final = "/run/demo"
 _LOG: Final = "/run/demo/log"
 _PID: Final = "/run/demo/pid"
-_ANSWER_S: Final = 30.0
-_START_S: Final = 90.0
+_ANSWER_S: Final = 90.0
+_START_S: Final = 300.0
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 Say = Callable[[str], None]
@@ -49,7 +49,7 @@ class Demo:
         """
         line = f"script -qec 'stty cols {COLUMNS}; {command}' /dev/null" if terminal else command
         line = f"export PATH={_BINARIES}:$PATH; {line}"
-        self._step(f"guest# {command}", lambda: self.guest.run(line, check=False, timeout=120), expected, without, seconds)
+        self._step(f"guest# {command}", lambda: self.guest.run(line, check=False, timeout=300), expected, without, seconds)
 
     def outside(self, *command: str, expected: tuple[str, ...] = (), seconds: float = 0) -> None:
         """The same in the network namespace at the other end of the cable."""
@@ -66,7 +66,7 @@ class Demo:
             wrong = _wrong(status, plain, expected, without)
             if not wrong or time.monotonic() >= limit:
                 break
-            time.sleep(0.2)
+            time.sleep(1.0)
         shown = said if self.colour else plain
         self.say(shown if not shown or shown.endswith("\n") else shown + "\n")
         if wrong:

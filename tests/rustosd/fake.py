@@ -159,6 +159,9 @@ class FakeCore:
     def nic_facts(self, name):
         return {"kind": "tap", "rx_dropped": 2} if name == "rustos0" else {}
 
+    def gone_devices(self):
+        return []
+
     def services(self):
         return ["echo/7", "http/80"]
 
