@@ -330,12 +330,6 @@ class VfioDevice:
                 return self._handle.irq(kind)
         return abi.IrqInfo(abi.IrqFlag(0), 0)
 
-    def _report_errors(self) -> None:
-        """Let the device report uncorrectable errors; kernels before 6.6 leave that to drivers."""
-        if capability := self._pcie_capability():
-            control = self.config.read(capability + _DEVCTL, 2)
-            self.config.write(capability + _DEVCTL, 2, control | _DEVCTL_REPORT)
-
     def _vfio_reset(self) -> bool:
         """Whether VFIO reset it; while the kernel is busy with the device, try again for a while."""
         limit = time.monotonic() + RESET_S
