@@ -23,6 +23,8 @@ _LOG: Final = "/run/demo/log"
 _PID: Final = "/run/demo/pid"
 _ANSWER_S: Final = 90.0
 _START_S: Final = 300.0
+_PROGRESS: Final = re.compile(r"(?:\r\x1b\[K[^\r\n]*)*\r\x1b\[K")
+"""What one line shows after the other in the same place, all of it gone in the end."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 Say = Callable[[str], None]
@@ -60,7 +62,8 @@ class Demo:
         limit = time.monotonic() + seconds
         while True:
             done = act()
-            said = done.stdout.replace("\r", "") + done.stderr
+            said = _PROGRESS.sub("", done.stdout).replace("\r", "") + done.stderr
+            said = "\n".join(text.rstrip() for text in said.split("\n"))
             plain = _COLOUR.sub("", said)
             status = done.status if isinstance(done, Finished) else done.returncode
             wrong = _wrong(status, plain, expected, without)
@@ -139,7 +142,7 @@ def _take(demo: Demo, interface: str) -> None:
     demo.title("3. Both move from the kernel to the daemon, the NIC with its addresses and routes")
     demo.inside(f"rustosctl device take {NIC.bdf} {AHCI}", f"{NIC.bdf}: taken from e1000e by vfio", f"{V4}/24", f"{V6}/64",
                 "routes to 198.51.100.0/24", f"{AHCI}: taken from ahci by vfio; its disks: {AHCI}/0, {AHCI}/1")
-    demo.inside("rustosctl device list", "our 2 disks", "ours, by vfio", terminal=True)
+    demo.inside("rustosctl device list", "our 3 disks", "ours, by vfio", terminal=True)
     demo.inside("ip -br link", without=interface)
     demo.inside("cat /proc/partitions", without="sda")
 
