@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import shutil
 from collections.abc import Callable
-from typing import Any
 
-from benchmarks import lab_nic
+from benchmarks import lab_disk, lab_nic
 from benchmarks.lab import BenchError
 from benchmarks.report import Report, Row
 from tests.lab.guest import Guest, GuestError
 from tests.lab.image import LabUnavailable
-
-_DISKS = "benchmarks.lab_disk"
 
 
 def measure(seconds: float, rounds: int, report: Report, say: Callable[[str], None]) -> None:
@@ -26,23 +21,21 @@ def measure(seconds: float, rounds: int, report: Report, say: Callable[[str], No
         with Guest() as guest:
             guest.run("modprobe vfio-pci && modprobe e1000e && modprobe e1000")
             lab_nic.measure(guest, seconds, rounds, report, say)
-            if importlib.util.find_spec(_DISKS):
-                say("disks")
-                disks = importlib.import_module(_DISKS)
-                for load in disks.measure(guest, seconds):
-                    report.rows += _disk_rows(load, disks)
+            say("disks: fio on Linux's driver, then ours, polling and by interrupt")
+            for load in lab_disk.measure(guest, seconds):
+                report.rows += _disk_rows(load)
     except (GuestError, LabUnavailable) as error:
         raise BenchError(str(error)) from error
 
 
-def _disk_rows(load: Any, disks: Any) -> list[Row]:
+def _disk_rows(load: lab_disk.Row) -> list[Row]:
     """Ours against Linux's, and interrupts against polling, as rows of the common table."""
     name = f"AHCI, {load.load.name}"
-    goal = disks.GOAL if load.load.pattern == "random" else None
+    random = load.load.pattern == "random"
     slower = load.polled_iops / load.interrupt_iops
     return [
         Row(name, "reads/s", load.polled_iops, "Linux's driver, fio", load.linux_iops, load.polled_ratio,
-            f">= {goal:.0f}" if goal else "", load.polled_ratio >= goal if goal else None),
+            f">= {lab_disk.GOAL:.0f}" if random else "", load.polled_ratio >= lab_disk.GOAL if random else None),
         Row(f"{name}, by interrupt", "reads/s", load.interrupt_iops, "rustosd, polling", load.polled_iops, 1 / slower,
-            f">= 1 / {disks.INTERRUPT_GOAL}", slower <= disks.INTERRUPT_GOAL),
+            f">= 1 / {lab_disk.INTERRUPT_GOAL}", slower <= lab_disk.INTERRUPT_GOAL),
     ]

@@ -48,6 +48,7 @@ def measure(guest: Guest, seconds: float, rounds: int, report: Report, say: Call
             figures = _rounds(guest, {"rustosd": ours, "Linux": linux}, seconds, rounds)
             for direction, _ in DIRECTIONS:
                 report.rows.append(_versus(f"{chip}, one TCP stream {direction}", figures, direction))
+                report.notes.append(_noise(f"{chip}, stream {direction}", figures, direction))
             share = _idle_share(guest, ours.pid)
             report.rows.append(Row(f"{chip}, idle daemon", "% of a CPU", share, goal="< 1", met=share < 1))
             stack.close()
@@ -131,6 +132,14 @@ def _versus(title: str, figures: dict[tuple[str, str], list[float]], direction: 
     ratio = paired(ours, theirs)
     return Row(title, "Mb/s", statistics.median(ours), "Linux's driver and stack", statistics.median(theirs), ratio, ">= 1",
                ratio >= 1, {"rustosd": ours, "Linux": theirs})
+
+
+def _noise(title: str, figures: dict[tuple[str, str], list[float]], direction: str) -> str:
+    """How far the rounds lie apart: on a machine with other things to do, more than the two sides do."""
+    pairs = list(zip(figures["rustosd", direction], figures["Linux", direction], strict=True))
+    ratios = ", ".join(f"{ours / theirs:.2f}" for ours, theirs in pairs)
+    best = max(ours for ours, _ in pairs) / max(theirs for _, theirs in pairs)
+    return f"{title}: the ratio of each round {ratios}; of the best rounds {best:.2f}"
 
 
 def _interrupts(title: str, figures: dict[tuple[str, str], list[float]], polled: dict[tuple[str, str], list[float]],

@@ -23,8 +23,6 @@ _DEVCTL: Final = 0x08
 _DEVCTL_FLR: Final = 1 << 15
 _DEVCTL_REPORT: Final = 1 << 1 | 1 << 2
 """Non-fatal and fatal errors; PCIe 7.5.3.4."""
-_DEVCTL_REPORT: Final = 1 << 1 | 1 << 2
-"""Non-fatal and fatal errors; PCIe 7.5.3.4."""
 FLR_S: Final = 0.1
 """A function needs no longer; PCIe 6.6.2."""
 RESET_S: Final = 1.0

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
-from rustosd.values import Address, Cidr, FilePath, InterfaceName, Mac, PciAddress, Prefix, SocketPath
+from rustosd.values import Address, Cidr, FilePath, HostPort, InterfaceName, Mac, PciAddress, Prefix, SocketPath
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
@@ -132,7 +132,17 @@ class ControlConfig(_Section):
 
 
 class MetricsConfig(_Section):
+    """Metrics, and where this machine reaches them and the status page besides the stack's own HTTP service."""
+
     enabled: bool
+    listen: HostPort | None = None
+    socket: SocketPath | None = None
+
+
+class StatusConfig(_Section):
+    """What the status page tells whoever opens it."""
+
+    connections: bool
 
 
 class HostConfig(_Section):
@@ -155,6 +165,7 @@ class Config(_Section):
     service: ServicesConfig
     control: ControlConfig
     metrics: MetricsConfig
+    status: StatusConfig
     host: HostConfig
     log: LogConfig
     device: tuple[DeviceConfig, ...] = ()

@@ -24,7 +24,7 @@ from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import metrics
+from rustosd import health, metrics
 from rustosd.config import Config, InterfaceConfig, RouteConfig
 from rustosd.control.operations import LOOPBACK_INDEX, Operations, version
 from rustosd.control.server import ControlServer
@@ -38,11 +38,15 @@ from rustosd.pinger import Answer, Pinger
 from rustosd.pump import Pump
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
-from rustosd.services.http import HttpService
-from rustosd.services.index_page import About, Entry
+from rustosd.services.http import HttpService, UnixHttpService
 from rustosd.services.iperf3 import Iperf3Service
+from rustosd.status import document
+from rustosd.status.document import Reporter
+from rustosd.status.site import site
 from rustosd.supervisor import Supervisor
 
+HOST_CLIENTS = 64
+"""Connections at once to the metrics' own port and socket."""
 GRACE_S = 3.0
 """How long connections may take to end by themselves once the daemon is told to stop."""
 LINK_PATIENCE_S = 30.0
@@ -71,14 +75,18 @@ class Daemon:
         self.stack = _stack(config)
         self.taps: dict[str, HostTap] = {}
         self.running_services: list[Service] = []
+        self.host_services: list[Service] = []      # on the kernel's sockets
         self.stop_asked = asyncio.Event()
         self.stop_at_once = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
         self.pinger = Pinger(self.stack, self.pump.kick)
+        self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
+                                 list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
-            self.stack, self.counter_help, version(), self._service_samples))
+            self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
+            notes=lambda: health.by_severity(self.reporter.notes())))
 
     async def run(self, announce: bool = True) -> None:
         """Start, serve until asked to stop, give everything back. Raises one of StartFailed when it cannot start."""
@@ -137,6 +145,11 @@ class Daemon:
         for service in self._services():
             await service.start(self.network)
             self.running_services.append(service)
+        for service in self._host_services():
+            await self._start_on_kernel(service)
+            self.host_services.append(service)
+        self.reporter.recorder.start(self._loop)
+        undo.callback(self.reporter.recorder.stop)
         self.pump.kick()
 
     def _start_tap(self, interface: InterfaceConfig, journal: Journal, undo: contextlib.AsyncExitStack) -> None:
@@ -177,12 +190,38 @@ class Daemon:
         if wanted.iperf3.enabled:
             services.append(Iperf3Service(port=wanted.iperf3.port))
         if wanted.http.enabled:
-            services.append(HttpService(port=wanted.http.port, metrics=self._exposition, about=self._about))
+            services.append(HttpService(port=wanted.http.port, pages=site(self.reporter, self._exposition)))
         return services
+
+    def _host_services(self) -> list[Service]:
+        """The status page and metrics again, on the kernel's own sockets."""
+        wanted = self.config.metrics
+        pages = site(self.reporter, self._exposition, own_stack=False)
+        services: list[Service] = []
+        if wanted.listen is not None:
+            services.append(HttpService(pages=pages, port=wanted.listen.port, hosts=(wanted.listen.host,), pattern=False,
+                                        max_connections=HOST_CLIENTS))
+            services[-1].name = "metrics"
+        if wanted.socket is not None:
+            services.append(UnixHttpService(Path(wanted.socket), "choose another with socket = ... under [metrics]",
+                                            pages=pages, max_connections=HOST_CLIENTS))
+            services[-1].name = "metrics_unix"
+        return services
+
+    async def _start_on_kernel(self, service: Service) -> None:
+        try:
+            await service.start(self._loop)
+        except OSError as error:
+            if isinstance(service, UnixHttpService):        # says what to do already
+                raise
+            where, why = self.config.metrics.listen, os.strerror(error.errno or 0)
+            raise OSError(error.errno, f"cannot serve metrics on {where}: {why}; "
+                                       "choose another with listen = ... under [metrics]") from None
 
     async def _stop_services(self) -> None:
         """All at the same time, and at once when a second signal comes."""
-        stops = asyncio.gather(*(service.stop(GRACE_S) for service in self.running_services), return_exceptions=True)
+        services = (*self.running_services, *self.host_services)
+        stops = asyncio.gather(*(service.stop(GRACE_S) for service in services), return_exceptions=True)
         impatience = asyncio.ensure_future(self.stop_at_once.wait())
         await asyncio.wait((stops, impatience), return_when=asyncio.FIRST_COMPLETED)
         impatience.cancel()
@@ -192,6 +231,7 @@ class Daemon:
                 if isinstance(outcome, Exception):
                     log.error("service_stop_failed", error=repr(outcome))
         self.running_services.clear()
+        self.host_services.clear()
 
     def _take_signals(self, undo: contextlib.AsyncExitStack) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -220,6 +260,9 @@ class Daemon:
             return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
         return {}
 
+    def gone_devices(self) -> list[tuple[str, str]]:
+        return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]
+
     def services(self) -> Iterable[str]:
         return [f"{service.name}/{service.port}" for service in self.running_services]
 
@@ -229,7 +272,7 @@ class Daemon:
     # what the HTTP service shows
 
     def _service_samples(self) -> Iterable[Any]:
-        for service in self.running_services:
+        for service in (*self.running_services, *self.host_services):
             yield from service.statistics()
         yield from self.watch.samples()
 
@@ -238,16 +281,14 @@ class Daemon:
             return b"# metrics are switched off: enabled = false under [metrics]\n", metrics.CONTENT_TYPE
         return metrics.exposition(self.metrics), metrics.CONTENT_TYPE
 
-    def _about(self) -> About:
+    def _service_rows(self) -> list[document.Service]:
         host = next(iter(self._own_addresses()), "this host")
-        site = f"http://{_url(host)}:{self.config.service.http.port}".removesuffix(":80")
-        tries = {"echo": f"nc {host} {{}}", "iperf3": f"iperf3 -c {host} -p {{}}", "http": f"curl {site}/"}
-        entries = [Entry(service.name, f"port {service.port}", tries[service.name].format(service.port))
-                   for service in self.running_services]
-        entries.append(Entry("bytes", "/bytes/N", f"curl -o /dev/null {site}/bytes/100000000", "/bytes/1000"))
-        if self.config.metrics.enabled:
-            entries.append(Entry("metrics", "/metrics", f"curl {site}/metrics", "/metrics"))
-        return About("rustosd", self._own_addresses(), entries)
+        url = f"http://{_url(host)}:{self.config.service.http.port}".removesuffix(":80")
+        tries = {"echo": f"nc {host} {{}}", "iperf3": f"iperf3 -c {host} -p {{}}",
+                 "http": f"curl -o /dev/null {url}/bytes/100000000"}
+        return [document.Service(service.name, f"port {service.port}", service.connections(),
+                                 tries[service.name].format(service.port))
+                for service in self.running_services]
 
     def _own_addresses(self) -> list[str]:
         """Where we can be reached: configured, taken over, or added since."""
@@ -278,7 +319,7 @@ def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:
     commands = [(f"ping {each}", "") for each in reversed(one_of_each.values())]
     if service.http.enabled:
         port = "" if service.http.port == 80 else f":{service.http.port}"
-        commands.append((f"curl http://{_url(host)}{port}/metrics", "also /, and /bytes/N for N octets"))
+        commands.append((f"curl http://{_url(host)}{port}/metrics", "in a browser: / without /metrics"))
     if service.iperf3.enabled:
         port = "" if service.iperf3.port == 5201 else f" -p {service.iperf3.port}"
         commands.append((f"iperf3 -c {host}{port}", "-R for the other way, -P 4 for four at once"))

@@ -204,6 +204,8 @@ def _holder(fd: int) -> str:
 
 def _ends(pid: str) -> bool:
     """Whether a process is on its way out (PF_EXITING of its flags, proc(5)) or gone."""
+    if not pid.isdecimal():
+        return False        # it has just begun
     try:
         flags = int(Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[6])
     except (OSError, ValueError, IndexError):

@@ -8,7 +8,7 @@ and then sleeps in epoll until a NIC, an application or a timer wakes it.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import structlog
 
 from drivers.nic import GONE, LinkTeller, Nic
 from mm.frame import BURST, RxBurst, TxBurst
+from mm.histogram import Histogram
 
 BUSY_POLL_US = 50
 BUDGET = 8
@@ -89,6 +90,9 @@ class Pump:
         self._rx = RxBurst()
         self._tx = TxBurst()
         self._counts = _Counts()
+        self._rx_bursts = Histogram()
+        self._tx_bursts = Histogram()
+        self._turns = Histogram()
         self._closed = False
         self._running = False               # what applications write now is flushed before the turn ends
         self._scheduled = False             # a turn waits in the loop's queue
@@ -166,6 +170,15 @@ class Pump:
         """Counters since the pump was made."""
         return asdict(self._counts)
 
+    def histograms(self) -> dict[str, tuple[int, list[int]]]:
+        """Rows of `mm.histogram.Histogram`: frames of bursts, rx_burst and tx_burst, and turns that found work, in ns."""
+        return {"rx_burst": self._rx_bursts.row(), "tx_burst": self._tx_bursts.row(), "turn": self._turns.row()}
+
+    @property
+    def nics(self) -> Mapping[int, Nic]:
+        """The NICs served now, by their index in the stack."""
+        return {port.index: port.nic for port in self._ports}
+
     # Called by the loop.
 
     def _on_readable(self) -> None:
@@ -224,15 +237,19 @@ class Pump:
         self._running = True
         rx_before = self._counts.rx_frames
         breaths = 0
+        began = now = time.monotonic_ns()
         try:
-            while breaths < BUDGET and self._breathe():
+            while breaths < BUDGET and self._breathe(now):
                 breaths += 1
+                now = time.monotonic_ns()
         finally:
             self._running = False
         if self._closed:
             return
         now = time.monotonic_ns()
         self._arm(now)
+        if breaths:
+            self._turns.observe(now - began)
         if breaths == BUDGET:
             self._counts.yields += 1
             self._schedule()
@@ -262,9 +279,8 @@ class Pump:
             self._poll_until = now + self._busy_poll_ns
             self._schedule()
 
-    def _breathe(self) -> bool:
+    def _breathe(self, now: int) -> bool:
         """One burst in from every NIC, one out to each; whether there was anything to do or is more."""
-        now = time.monotonic_ns()
         dirty, self._dirty = self._dirty, False
         worked = False
         for port in self._ports:
@@ -294,6 +310,7 @@ class Pump:
             if count > 0:
                 self._counts.rx_bursts += 1
                 self._counts.rx_frames += count
+                self._rx_bursts.observe(count)
                 self._stack.receive(port.index, now, self._rx)
                 return True
             if count == GONE:
@@ -335,6 +352,7 @@ class Pump:
                     sent = True
                     self._counts.tx_bursts += 1
                     self._counts.tx_frames += count
+                    self._tx_bursts.observe(count)
                     self._dirty |= count >= min(room, BURST)
                     self._counts.tx_refused += port.nic.transmit(self._tx)
             except Exception:

@@ -69,6 +69,31 @@ class Prefix(str):
         return 6 if ":" in self else 4
 
 
+class HostPort(str):
+    """An IP address and a TCP port to listen on, `127.0.0.1:9477` or `[::1]:9477`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        host, _, port = text.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        try:
+            address = ipaddress.ip_address(bare)
+            if (address.version == 6) != (bare != host) or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"{text!r} is no address and port, such as 127.0.0.1:9477 or [::1]:9477") from None
+        return super().__new__(cls, f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}")
+
+    @property
+    def host(self) -> str:
+        return self.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.rpartition(":")[2])
+
+
 class Mac(str):
     """A unicast Ethernet address, `02:00:5e:10:00:01`."""
 

@@ -5,7 +5,7 @@ What goes wrong and what follows (AHCI 6.2, 10.4; SATA 13.6):
     the drive reports an error      the command engine is restarted. Of queued commands, the drive's error log tells which it
                                     was: that one ends, the others are issued again. A drive without that log is reset, and
                                     the commands run again one by one, not queued, so that each has its own result
-    the link garbles data           COMRESET; all commands again, each at most TRIES times
+    the link garbles data           COMRESET; all commands again one by one, each at most TRIES times
     the host bus refuses            COMRESET; all commands one by one, and whose error comes back ends with EFAULT
     a command does not end          COMRESET; the one that was longest under way ends with ETIMEDOUT, the others go again
     all ones                        the controller is gone: everything ends with ENODEV
@@ -304,11 +304,12 @@ class AhciDisk:
             self._counts["errors_link"] += 1
         elif status & _BUS:
             self._counts["errors_bus"] += 1
-            guilty, error = queue.blame(active, 1 if plain else 2), errno.EFAULT
             queue.isolate()
+            guilty, error = queue.blame(active, 1 if plain else 2), errno.EFAULT
         elif status & _LINK or told >> 8 & _ICRC or not told & _FAILED:
             # An error that nobody owns up to is nobody's: QEMU tells an old one again with the next queued command.
             self._counts["errors_link"] += 1
+            queue.isolate()         # whose next try fails, too, is alone then
             guilty, error = queue.blame(active, TRIES), errno.EILSEQ
         else:
             self._counts["errors_device"] += 1

@@ -15,8 +15,8 @@ from drivers.registers import MS
 
 ENGINE_NS: Final = 500 * MS
 """PxCMD.CR and PxCMD.FR clear within that. AHCI 10.1.2."""
-COMRESET_NS: Final = MS
-"""So long PxSCTL.DET is 1 at least. AHCI 10.4.2."""
+COMRESET_NS: Final = 2 * MS
+"""PxSCTL.DET is 1 for a millisecond at least. AHCI 10.4.2."""
 PRESENCE_NS: Final = 100 * MS
 """A PHY says that somebody is there within 10 ms (SATA 8.4); some take longer after a reset of the adapter."""
 LINK_NS: Final = 2_000 * MS

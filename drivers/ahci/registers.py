@@ -4,6 +4,7 @@
 """
 
 from enum import IntEnum
+from functools import cache
 from typing import Any, Final
 
 from drivers.registers import RO, W1C, W1S, Bits, Reg, RegisterFile, RegisterMap
@@ -290,6 +291,7 @@ DONE: Final = PxIS.DHRS.mask | PxIS.SDBS.mask | PxIS.PSS.mask | PxIS.DSS.mask
 """What of PxIS says that commands are done, or on their way."""
 
 
+@cache
 def ahci_map(ports: int) -> RegisterMap:
     """The registers of an adapter whose highest port is `ports` - 1: those of ports are arrays, `regs.PxCI[port]`."""
     arrays = [type(reg.__name__, (reg,), {"__doc__": reg.__doc__}, at=PORTS_AT + reg.at, count=ports, stride=PORT_OCTETS)

@@ -9,7 +9,6 @@ import contextlib
 import inspect
 import os
 import socket
-import stat
 import struct
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from rustosd.control.protocol import (
     decode_value,
 )
 from rustosd.hostnet import HostNetworkError
+from rustosd.unix_socket import remove_stale
 
 REPLY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 600.0
@@ -73,7 +73,7 @@ class ControlServer:
         self._directory_is_ours = not self.path.parent.exists()
         try:
             self.path.parent.mkdir(mode=0o755, exist_ok=True)
-            self._remove_stale()
+            remove_stale(self.path, "choose another with socket = ... under [control]")
             before = os.umask(0o177)        # between bind and chmod nobody else gets in
             try:
                 self._server = await asyncio.start_unix_server(
@@ -106,26 +106,6 @@ class ControlServer:
         if self._directory_is_ours:
             with contextlib.suppress(OSError):
                 self.path.parent.rmdir()
-
-    def _remove_stale(self) -> None:
-        """A daemon that was killed leaves its socket behind; one that lives must not lose it."""
-        try:
-            if not stat.S_ISSOCK(self.path.lstat().st_mode):
-                raise FileExistsError(17, f"{self.path} is there and no socket; move it away, "
-                                      "or choose another with socket = ... under [control]")
-        except FileNotFoundError:
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(str(self.path))
-            except ConnectionRefusedError:
-                self.path.unlink()
-                return
-            except OSError:
-                pass
-        raise OSError(98, f"another daemon serves {self.path}; stop it, "
-                      "or choose another socket with socket = ... under [control]")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

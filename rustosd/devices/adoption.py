@@ -59,6 +59,8 @@ def wanted(link: LinkState | None, rule: DeviceConfig, routes: tuple[RouteConfig
             if why := _why_not_address(address, mtu):
                 left_out.append(f"{address.address}: {why}")
                 continue
+            if address.valid_s is not None:
+                left_out.append(f"the renewal of {address.address}, whose lease ends in {address.valid_s} s")
             # The stack knows no point-to-point links: the peer is one neighbor more.
             addresses.setdefault(str(address.parsed.ip), address.address if address.peer is None else _alone(address))
             if address.peer is not None:

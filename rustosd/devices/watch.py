@@ -109,7 +109,10 @@ class Watch:
         """Have the kernel tell when this device fails. Call once it is held; the device's end is the end of that, too."""
         self.start()
         if (on_error := getattr(held.device, "on_error", None)) is not None:
-            on_error(lambda: self._on_pcie_error(held))
+            try:
+                on_error(lambda: self._on_pcie_error(held))
+            except DeviceError as error:        # it works all the same
+                log.warning("pcie_errors_unreported", device=held.bdf, error=str(error))
 
     def samples(self) -> Iterator[Sample]:
         """For metrics: what was heard, and what became of it."""

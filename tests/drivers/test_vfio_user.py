@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from drivers import vfio_user, vfio_user_channel
 from drivers.errors import DeviceError, DeviceGone, DeviceRefused, DeviceTimeout
 from drivers.vfio_user import open_vfio_user
+from drivers.vfio_user_abi import Command
 from tests.models import vfio_user_server as server_module
 from tests.models.edu import PAGE, Edu
 from tests.models.vfio_user_server import (
@@ -25,6 +26,7 @@ from tests.models.vfio_user_server import (
     DMA_READ,
     DMA_UNMAP,
     DMA_WRITE,
+    ERR,
     MSIX,
     REGION_READ,
     REQ,
@@ -273,6 +275,17 @@ async def test_the_servers_request_to_let_go_is_heard(bench):
     assert bench.device.on_error(told.set) is False
 
 
+async def test_errors_are_heard_and_the_device_is_let_report_them(bench):
+    bench.model.irqs[ERR] = 1
+    bench.model.config[0x34] = 0x40
+    bench.model.config[0x40:0x42] = 0x10, 0         # a PCI Express capability, the last one
+    told = asyncio.Event()
+    assert bench.device.on_error(told.set) is True
+    assert ("write", CONFIG, 0x48, 2) in bench.model.accesses
+    bench.server.port.message(ERR, 0)
+    await asyncio.wait_for(told.wait(), 10)
+
+
 def test_opening_and_closing_leaves_nothing_behind(tmp_path):
     def use():
         with Bench(tmp_path) as bench:
@@ -473,6 +486,28 @@ def test_a_server_that_takes_no_answers_is_not_given_memory_without_end(tmp_path
     channel.service()
     assert "did not answer" in channel.lost
     assert 3 <= len(served) < 10
+    channel.close()
+    theirs.close()
+
+
+def test_what_the_server_asked_for_while_it_answered_is_all_sent_before_the_call_ends():
+    """Nobody would send the rest until the next call."""
+    ours, theirs = socket.socketpair()
+    channel = vfio_user_channel.Channel("x", ours, lambda _message: bytes(1 << 20))
+    got = []
+
+    def peer():
+        stream = server_module.Stream(theirs, 0)
+        asked = stream.receive()
+        stream.send(9, DMA_READ, 0, struct.pack("=QQ", 0, 1 << 20))
+        theirs.sendall(good(asked, b"done"))
+        got.append(len(stream.receive().payload))
+
+    thread = threading.Thread(target=peer)
+    thread.start()
+    assert channel.request(Command.REGION_READ, b"").payload == b"done"
+    thread.join(10)
+    assert got == [1 << 20]
     channel.close()
     theirs.close()
 

@@ -153,7 +153,7 @@ async def _serve(nic: E1000, addresses: Sequence[str]) -> dict[str, Any]:
     wait_for_link(nic)
     pump.attach(nic, index)
     services = [EchoService(port=7), Iperf3Service(port=5201),
-                HttpService(port=80, metrics=lambda: b"", about=lambda: {})]
+                HttpService(port=80, pages={})]
     for service in services:
         await service.start(network)
     tell({"pid": os.getpid(), "mac": nic.mac.hex(":"), "kind": nic.interrupt_kind, "link": nic.link_up, "mtu": nic.mtu,

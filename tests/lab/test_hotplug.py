@@ -61,7 +61,11 @@ class Served:
         """The next thing it says that is this event with these facts; what it says before is kept in `log`."""
         limit = time.monotonic() + PATIENCE_S
         while True:
-            said = self.call.next(max(0.1, limit - time.monotonic()))
+            try:
+                said = self.call.next(max(0.1, limit - time.monotonic()))
+            except GuestError as error:
+                error.add_note(f"waited for {event} {facts}; the daemon's last words: {self.log[-12:]}")
+                raise
             self.log.append(said)
             if said["event"] == event and facts.items() <= said.items():
                 return said

@@ -63,7 +63,9 @@ class Drive:
     signature: int = 0x101
     log: bool = False
     fail: dict = field(default_factory=dict)
-    """By LBA, or a command's code: error register's bits, or "hang", "link", "bus"."""
+    """By LBA: the error register's bits, or "hang", "link", "bus", or a function of the Command that says which."""
+    broken: dict = field(default_factory=dict)
+    """The same by a command's code."""
     media: dict = field(default_factory=dict)
     durable: dict = field(default_factory=dict)
     spins_up_after: int = 0
@@ -270,8 +272,9 @@ class Port:
         if self.was_queued_error and c.code != READ_LOG:
             raise Misuse("a command after a queued error, before the log was read (SATA 13.6.4)")
         drive.executed.append((c.code, c.lba, c.sectors))
-        fate = drive.fail.get(c.code, next((drive.fail[lba] for lba in range(c.lba, c.lba + min(c.sectors, 4096))
-                                            if lba in drive.fail and c.code not in (IDENTIFY, READ_LOG, FLUSH)), None))
+        fate = drive.broken.get(c.code)
+        if fate is None and c.code not in (IDENTIFY, READ_LOG, FLUSH):
+            fate = next((drive.fail[lba] for lba in range(c.lba, c.lba + c.sectors) if lba in drive.fail), None)
         if callable(fate):
             fate = fate(c)
         if fate == "hang":

@@ -120,6 +120,27 @@ async def test_frames_come_in_and_answers_go_out_in_one_breath():
 
 
 @pumped
+async def test_bursts_and_turns_are_measured():
+    house = House(echo=True, busy_poll_us=0)
+    await house.settle()
+    assert house.pump.nics == {1: house.nic}
+    before = {name: sum(counts) for name, (_, counts) in house.pump.histograms().items()}
+    for number in range(3):
+        house.far.send(frame(number))
+    await house.arrive(3)
+    await house.settle()
+    histograms, statistics = house.pump.histograms(), house.pump.statistics()
+    for way in "rx", "tx":
+        frames, counts = histograms[f"{way}_burst"]
+        assert frames == statistics[f"{way}_frames"] == 3 and sum(counts) == statistics[f"{way}_bursts"]
+    spent_ns, counts = histograms["turn"]
+    assert sum(counts) > before["turn"] and 0 < spent_ns < 60_000_000_000
+    for _ in range(10):             # turns that find nothing are not counted
+        house.pump._on_readable()
+    assert house.pump.histograms() == histograms
+
+
+@pumped
 async def test_more_than_a_turn_can_hold_arrives_whole_and_in_order():
     house = House()
     count = 10 * BURST * pump_module.BUDGET // 4

@@ -278,26 +278,38 @@ def test_of_a_full_queue_only_the_failed_request_ends_with_an_error(rig, log, op
 
 
 def test_a_failed_flush_is_told_and_the_disk_goes_on_without_a_reset(rig):
-    made = rig(Drive(fail={FLUSH: ABRT}))
+    made = rig(Drive(broken={FLUSH: ABRT}))
     assert made.do(Operation.FLUSH) == errno.EIO
-    made.drive.fail.clear()
+    made.drive.broken.clear()
     assert made.do(Operation.FLUSH) == 0
     assert (made.model.resets, made.disk.statistics()["recoveries"]) == (0, 1)
 
 
+def test_an_old_error_is_not_taken_for_the_next_commands(rig):
+    made = rig(Drive(broken={FLUSH: ABRT}))
+    assert made.do(Operation.FLUSH) == errno.EIO
+    made.drive.broken.clear()
+    made.model.lazy = True
+    tag = made.ask(Operation.FLUSH)
+    made.look(40)
+    assert tag not in made.ended and made.disk.statistics()["recoveries"] == 1
+    made.model.run()
+    assert made.finish(tag) == [0]
+
+
 def test_fua_that_must_be_made_of_a_flush_fails_with_it(rig):
-    made = rig(Drive(fail={FLUSH: ABRT}), queued=False)
+    made = rig(Drive(broken={FLUSH: ABRT}), queued=False)
     memory = made.memory()
     assert made.do(WRITE, 5, 1, [(memory, 0, SECTOR)], fua=True) == errno.EIO
 
 
 def test_a_link_that_garbles_data_once_is_not_noticed_and_for_good_is(rig):
     bad = iter(["link", "link"])
-    made = rig(Drive(fail={READ_FPDMA: lambda c: next(bad, None)}))
+    made = rig(Drive(fail={3: lambda c: next(bad, None)}))
     memory = made.memory()
     assert made.do(READ, 3, 1, [(memory, 0, SECTOR)]) == 0
     assert made.disk.statistics()["errors_link"] == 2 == made.model.resets
-    made.drive.fail[READ_FPDMA] = "link"
+    made.drive.fail[3] = "link"
     assert made.do(READ, 3, 1, [(memory, 0, SECTOR)]) == errno.EILSEQ
     made.drive.fail.clear()
     assert made.do(READ, 3, 1, [(memory, 0, SECTOR)]) == 0
@@ -314,7 +326,7 @@ def test_memory_that_the_controller_does_not_reach_fails_its_request_alone(rig):
 
 
 def test_a_command_that_hangs_ends_in_time_and_the_others_are_done_again(rig):
-    made = rig(Drive(fail={3: "hang", IDENTIFY: None}), timeout_ns=5_000_000_000)
+    made = rig(Drive(fail={3: "hang"}), timeout_ns=5_000_000_000)
     memory = made.memory()
     hung = made.ask(READ, 3, 1, [(memory, 0, SECTOR)])
     made.look()
@@ -348,11 +360,11 @@ def test_a_hung_requests_memory_is_not_let_go_before_the_reset(rig):
 
 
 def test_a_disk_that_hangs_for_good_fails_and_every_request_ends(rig):
-    made = rig(Drive(fail={READ_FPDMA: "hang"}), timeout_ns=1_000_000_000)
+    made = rig(Drive(broken={READ_FPDMA: "hang"}), timeout_ns=1_000_000_000)
     memory = made.memory()
     tags = [made.ask(READ, n, 1, [(memory, 0, SECTOR)]) for n in range(3)]
     made.look()
-    made.drive.fail[IDENTIFY] = "hang"
+    made.drive.broken[IDENTIFY] = "hang"
     for _ in range(200_000):
         made.now += 10_000_000
         if made.look() == GONE:
@@ -365,14 +377,14 @@ def test_a_disk_that_hangs_for_good_fails_and_every_request_ends(rig):
 
 
 def test_an_engine_that_does_not_stop_is_reset(rig):
-    made = rig(Drive(fail={FLUSH: ABRT}))
+    made = rig(Drive(broken={FLUSH: ABRT}))
     made.model.ports[0].stuck_engine = 10_000
     assert made.do(Operation.FLUSH) == errno.EIO
     assert made.model.resets == 1 and made.disk.state is State.READY
 
 
 def test_another_drive_after_a_reset_is_not_taken_for_the_one_before(rig):
-    made = rig(Drive(fail={READ_FPDMA: "link"}))
+    made = rig(Drive(broken={READ_FPDMA: "link"}))
     made.drive.identity = identification(serial="S-2")
     tag = made.ask(READ, 0, 1, [(made.memory(), 0, SECTOR)])
     assert made.look(5000) == GONE
@@ -472,7 +484,7 @@ class Queue(RuleBasedStateMachine):
 
     def teardown(self):
         self.rig.model.lazy = False
-        for _ in range(20_000):
+        for _ in range(5_000):
             if not self.asked and not len(self.rig.requests):
                 break
             self.rig.model.run()

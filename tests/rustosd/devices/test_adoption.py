@@ -69,6 +69,12 @@ def test_what_the_stack_cannot_have_is_left_out_and_said(kernel, left_out):
     assert want.mtu == min(kernel.mtu, 1500)
 
 
+def test_a_lease_is_taken_over_but_not_renewed():
+    want = adoption.wanted(link(KernelAddress(address="10.0.0.2/24", valid_s=600)), rule(), (), 1500)
+    assert want.addresses == ("10.0.0.2/24",)
+    assert want.left_out == ("the renewal of 10.0.0.2/24, whose lease ends in 600 s",)
+
+
 def test_an_mtu_beyond_the_nic_is_an_error():
     with pytest.raises(ValueError, match="mtu = 9000: this NIC carries at most 1500"):
         adoption.wanted(None, rule(mtu=9000), (), 1500)

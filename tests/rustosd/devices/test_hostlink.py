@@ -33,6 +33,7 @@ route add 10.15.0.0/16 tos 8 via 10.1.0.1
 route add 10.60.0.0/16 nexthop via 10.50.0.9 dev o0 nexthop via 10.1.0.77 dev v0 weight 5
 -6 route add fd09::/64 via fd01::1 src fd01::2
 -6 route add fd0a::/64 nexthop via fd01::5 dev v0 weight 2 nexthop via fd01::4 dev v0
+-6 route add fd0c::/64 nexthop via fd50::9 dev o0 nexthop via fd01::6 dev v0 weight 3
 -6 route add fd0b::/64 via fe80::7 dev v0 expires 300 pref high
 -6 route add fd02::/64 dev v0 proto kernel metric 512
 -6 route add default via fe80::8 dev v0 metric 10
@@ -50,6 +51,7 @@ def host(lines=FULL):
         ip(f"link set {name}1 up")
     ip("link set o0 up")
     ip("addr add 10.50.0.1/24 dev o0")
+    ip("addr add fd50::1/64 dev o0 nodad")
     for line in lines.strip().splitlines():
         ip(line)
     for path, value in (("ipv4/conf/v0/rp_filter", "2"), ("ipv6/conf/v0/accept_ra", "0")):
@@ -59,7 +61,8 @@ def host(lines=FULL):
 def shown():
     """What ip(8) tells of v0, without what time changes and without numbers of interfaces; link-local ones settle late."""
     lines = itertools.chain.from_iterable(ip(words).splitlines() for words in (
-        "addr show v0", "route show table all dev v0", "-6 route show table all dev v0", "-4 route show table main"))
+        "addr show v0", "route show table all dev v0", "-6 route show table all dev v0", "-4 route show table main",
+        "-6 route show table main"))
     return [re.sub(r"^\d+: |(expires|valid_lft|preferred_lft) \d+sec| tentative|@\S+", "", line).strip() for line in lines]
 
 

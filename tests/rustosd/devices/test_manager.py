@@ -39,8 +39,11 @@ class Card(FakeDevice):
         super().__init__(Model(0x10D3), bdf, ("msix",))
         self.diary = diary
         self.asked = None
+        self.deaf = False
 
     def on_release_request(self, callback):
+        if self.deaf:
+            raise DeviceError(self.name, "VFIO does not tell")
         self.asked = callback
 
     def close(self):
@@ -99,6 +102,7 @@ class FakeKernel(Kernel):
     def open(self, plan):
         self.does(f"open {plan.taken.bdf}")
         self.cards[plan.taken.bdf] = Card(plan.taken.bdf, self.diary)
+        self.cards[plan.taken.bdf].deaf = "tell" in self.fails
         return self.cards[plan.taken.bdf]
 
     def give_back(self, taken):
@@ -332,7 +336,7 @@ def test_plugged_into_another_slot_the_interface_moves_along(world):
 def test_a_plugged_device_that_fails_is_logged_and_its_interface_goes_on_waiting(world):
     async def scenario(w):
         await w.manager.start()
-        for fails in (f"open {A}", f"bind {A}", f"look {A}"):
+        for fails in (f"open {A}", f"bind {A}", f"look {A}", "tell"):
             w.manager.vanished(A)
             w.kernel.fails = {fails}
             assert await w.manager.appeared(A) is None
@@ -367,6 +371,25 @@ def test_registers_that_read_all_ones_end_it(world):
         w.kernel.cards[A].model.gone = True
         await w.until(lambda: held.state == "gone")
         assert w.kernel.cards[A].closed and w.pending() == [A]
+    world(scenario)
+
+
+def test_a_device_that_does_not_say_who_it_is_any_more_is_let_go_though_nothing_else_tells(world):
+    async def scenario(w):
+        held, = await w.manager.take([A])
+        await w.manager.start()
+        w.kernel.cards[A].config.read = lambda _offset, octets: (1 << 8 * octets) - 1
+        await w.until(lambda: held.state == "gone")
+        assert held.reason.startswith("it answers no more") and w.kernel.cards[A].closed and w.pending() == [A]
+    world(scenario)
+
+
+def test_whoever_watches_hears_of_each_device_that_is_taken(world):
+    async def scenario(w):
+        taken = []
+        w.manager.on_taken = lambda held: taken.append((held.bdf, held.driver is not None, held.interface))
+        await w.manager.take([A])
+        assert taken == [(A, True, "eth0")]
     world(scenario)
 
 
@@ -461,7 +484,13 @@ class FakeAhci:
 class FakeDisk:
     def __init__(self, disk, loop):
         self.info = SimpleNamespace(name=disk)
-        self.closed = False
+        self.closed = self.flushed = False
+
+    async def flush(self):
+        assert not self.closed
+        self.flushed = True
+        if self.info.name.endswith("/0"):
+            raise OSError("the medium is worn out")
 
     def close(self):
         self.closed = True
@@ -475,7 +504,7 @@ def test_the_disks_of_a_controller_are_there_while_it_is(world, monkeypatch):
         disks = dict(held.disks)
         assert list(disks) == [f"{SATA}/0", f"{SATA}/1"] and held.interface is None
         await w.manager.give(SATA)
-        assert all(disk.closed for disk in disks.values())
+        assert all(disk.flushed and disk.closed for disk in disks.values()), "flushed, and closed though one failed to"
         assert w.diary[-3:] == ["close controller", f"close {SATA}", f"back {SATA}"]
         w.nothing_left()
     world(scenario, make_driver=lambda kind, device, rule, link: FakeAhci(device))

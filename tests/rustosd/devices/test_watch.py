@@ -266,6 +266,17 @@ async def test_a_device_whose_driver_cannot_reset_it_is_let_go(house):
     assert call[:2] == ("lost", A)
 
 
+async def test_a_device_that_cannot_tell_of_its_errors_is_held_all_the_same(house):
+    class Mute:
+        def on_error(self, _callback):
+            raise DeviceTimeout(A, "an eventfd", 0, 0.1)
+
+    with capture_logs() as logs:
+        house.watch.guard(SimpleNamespace(bdf=A, state="running", device=Mute(), driver=None))
+        house.watch.guard(SimpleNamespace(bdf=B, state="running", device=object(), driver=None))
+    assert [(entry["event"], entry["device"]) for entry in logs] == [("pcie_errors_unreported", A)]
+
+
 async def test_it_begins_with_the_first_device(monkeypatch):
     house = House(monkeypatch)
     assert house.watch._uevents is None
