@@ -131,7 +131,9 @@ def _start(demo: Demo, interface: str) -> None:
     demo.inside("cat /proc/partitions", "sda", "sdb", seconds=_ANSWER_S)
     demo.title("2. The daemon starts beside it; so far it has taken nothing")
     demo.inside(f"rustosd run --quiet >{_LOG} 2>&1 & echo $! >{_PID}")
-    demo.inside("rustosctl status", "interfaces 1", seconds=_START_S)
+    demo.guest.run(f"while kill -0 $(cat {_PID}) && ! {_BINARIES}/rustosctl status; do sleep 1; done", check=False,
+                   timeout=_START_S)
+    demo.inside("rustosctl status", "interfaces 1")
     demo.inside("rustosctl device list", NIC.bdf, interface, AHCI, "sda", "e1000e", terminal=True)
     demo.inside(f"rustosctl device show {NIC.bdf}", "82574L", "MSI-X", "can be taken yes", f"{interface} {NIC.mac}",
                 terminal=True)
@@ -193,7 +195,7 @@ def _stop(demo: Demo) -> None:
 def _clean(guest: Guest) -> None:
     """Whatever went wrong: no daemon, the devices with the kernel, the interface as it was."""
     guest.run(f"test -e {_PID} && kill -9 $(cat {_PID}); {_BINARIES}/rustosd recover; rm -rf {_BINARIES}; "
-              "sysctl -q vm.nr_hugepages=0", check=False, timeout=90)
+              "sysctl -q vm.nr_hugepages=0", check=False, timeout=_START_S)
     guest.run(f"dev=$(ls /sys/bus/pci/devices/{NIC.bdf}/net) && ip addr flush dev $dev && ip link set $dev down", check=False)
     guest.netns.run("ip", "addr", "flush", "dev", NIC.name, check=False)
 
