@@ -6,9 +6,11 @@ start, a crash of a part) takes the same road back, last first.
 
 import asyncio
 import contextlib
+import grp
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ from rustosd import hostnet, metrics
 from rustosd.config import Config, InterfaceConfig
 from rustosd.control.operations import Operations, version
 from rustosd.control.server import ControlServer
+from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
@@ -60,6 +63,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
+        self.handoff: Handoff | None = None
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples))
@@ -86,7 +90,13 @@ class Daemon:
             self.stack.add_route(str(route.to), gateway=None if route.via is None else str(route.via), interface=index,
                                  metric=route.metric)
         undo.callback(self.network.abort)
-        control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients)
+        if self.config.sockets.enabled:
+            limits = self.config.sockets
+            self.handoff = Handoff(self.network, Limits(limits.max_sockets, limits.max_sockets_per_process,
+                                                        limits.buffer_octets))
+            undo.callback(self.handoff.close)
+        control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
+                                _group_id(self.config))
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)
@@ -164,6 +174,11 @@ class Daemon:
 
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         return await self.pinger.ping(address, identifier, sequence, octets, timeout_s)
+
+    def open_session(self, pid: int) -> socket.socket:
+        if self.handoff is None:
+            raise OSError(95, "sockets for other processes are switched off: enabled = false under [sockets]")
+        return self.handoff.open_session(pid)
 
     # what the HTTP service shows
 
@@ -245,6 +260,17 @@ def _journal(path: Path) -> Iterator[Journal]:
         if directory_is_ours or path.parent == DEFAULT_PATH.parent:
             with contextlib.suppress(OSError):      # somebody else uses it too
                 path.parent.rmdir()
+
+
+def _group_id(config: Config) -> int | None:
+    """Of the group whose members may use sockets. Raises ValueError when there is none of that name."""
+    if not (config.sockets.enabled and config.sockets.group):
+        return None
+    try:
+        return grp.getgrnam(config.sockets.group).gr_gid
+    except KeyError:
+        raise ValueError(f"there is no group {config.sockets.group}, which group = ... under [sockets] names; "
+                         f"make it: groupadd {config.sockets.group}") from None
 
 
 def _stack(config: Config) -> Stack:

@@ -1,13 +1,14 @@
 """What an operator can ask of a running daemon and change in it; each method of the protocol is one function here."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import Any, Protocol
 
 from rustosd.control import protocol as p
-from rustosd.control.server import OperationFailed
+from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.pinger import Answer
 
 # Verdicts that are no drops: the frame did what it came for.
@@ -34,6 +35,10 @@ class Core(Protocol):
 
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         """Send an echo request and wait; None when nothing came in time. Raises OSError when it cannot be sent."""
+
+
+    def open_session(self, pid: int) -> socket.socket:
+        """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
 class Operations:
@@ -157,6 +162,9 @@ class Operations:
         return p.Echo(address=str(request.address), sequence=request.sequence, octets=request.octets, error=error,
                       rtt_us=round(answer.round_trip_s * 1e6, 1) if answer else None,
                       hop_limit=answer.hop_limit if answer else None)
+
+    def socket_session(self, _: p.Nothing, peer: Peer) -> Handed:
+        return Handed(p.Done(), self.core.open_session(peer.pid))
 
     def _done(self) -> p.Done:
         self.core.kick()

@@ -203,6 +203,8 @@ class Method(msgspec.Struct, frozen=True):
     gives: Any
     changes: bool
     help: str
+    for_programs: bool = False
+    """May also be called by those who may use sockets and nothing else; the handler is told who asks."""
 
     @property
     def handler(self) -> str:
@@ -226,6 +228,8 @@ METHODS = {method.name: method for method in (
     Method("drops.list", Nothing, list[Drop], False, "Why frames were dropped, every reason."),
     Method("counters.list", Nothing, list[Count], False, "The counters of the stack."),
     Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer."),
+    Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
+           for_programs=True),
 )}
 
 
