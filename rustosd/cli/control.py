@@ -1,6 +1,7 @@
 """`rustosctl`: look at a running daemon and change it. Noun, then verb; a noun alone lists."""
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from rustosd.cli import shell, tables
+from rustosd.cli.nc import nc as nc_command
 from rustosd.control import protocol as p
 from rustosd.control.client import DEFAULT_SOCKET, CallFailed, Client, Unreachable
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
@@ -279,6 +281,13 @@ def ping(
         say(_summary(address, len(results), answered))
         sys.stdout.flush()
     return shell.OK if answered else shell.FAILED
+
+
+@app.command(help=nc_command.__doc__)
+@functools.wraps(nc_command)
+def nc(**options: Any) -> int:
+    os.environ["RUSTOSD_SOCKET"] = _Settings.socket
+    return nc_command(**options)
 
 
 def _echo_line(echo: p.Echo) -> str:

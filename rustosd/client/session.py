@@ -131,6 +131,11 @@ class Daemon:
         else:
             session.close()
 
+    def close(self) -> None:
+        """End the sessions that nobody uses; sockets live on."""
+        while (session := self.idle()) is not None:
+            session.close()
+
 
 def checked(answer: Answer) -> Answer:
     """The answer. Raises the OSError it tells of."""

@@ -4,6 +4,7 @@ Its descriptor is one end of a socketpair, so reading, writing, polling, timeout
 kernel's; what the daemon has to do is asked of it.
 """
 
+import atexit
 import contextlib
 import errno
 import os
@@ -21,6 +22,7 @@ _CHAFF = bytes(65536)
 _TO_PEER = HEADER.pack(bytes(16), 0, 0)
 _DATAGRAM_MOST = 65507
 _daemon = Daemon()
+atexit.register(_daemon.close)
 
 
 class Socket(Options, _base):

@@ -303,13 +303,13 @@ class StreamSplice:
 def _empty(fd: cython.int) -> cython.void:
     part: iovec
     message: msghdr
-    k: cython.int
+    _k: cython.int
     memset(cython.address(message), 0, cython.sizeof(msghdr))
     message.msg_iov = cython.address(part)
     message.msg_iovlen = 1
     part.iov_base = scratch
     part.iov_len = DATAGRAM_MOST
-    for k in range(64):
+    for _k in range(64):
         if recvmsg(fd, cython.address(message), MSG_DONTWAIT) <= 0:
             return
 
@@ -354,19 +354,18 @@ class DatagramSplice:
         if told & WRITABLE:
             self.flags &= ~cython.cast(uint32_t, C_FULL)
         if told & (HUNG_UP | FAILED):
-            if not self.flags & C_SHUT:
-                self.flags |= C_SHUT
+            self.flags |= C_SHUT
         self._deliver()
 
     @cython.cfunc
     def push(self, e: cython.pointer[UdpEndpoint]) -> cython.bint:
         """From the endpoint's queue to the client; whether more would go."""
         p: cython.pointer[Packet]
-        k: cython.int
-        if self.error and not self.flags & (C_FULL | C_SHUT):
-            if self.give(cython.address(e.remote), e.remote_port, self.error, cython.NULL, 0):
-                self.error = 0
-        for k in range(DATAGRAMS_MOST):
+        _k: cython.int
+        if self.error and not self.flags & (C_FULL | C_SHUT) and self.give(
+                cython.address(e.remote), e.remote_port, self.error, cython.NULL, 0):
+            self.error = 0
+        for _k in range(DATAGRAMS_MOST):
             p = udp_first(e)
             if p == cython.NULL or self.flags & (C_FULL | C_SHUT):
                 return False
@@ -407,7 +406,7 @@ class DatagramSplice:
         part: iovec
         message: msghdr
         got: cython.Py_ssize_t
-        k: cython.int
+        _k: cython.int
         verdict: cython.int
         sent: cython.bint = False
         memset(cython.address(message), 0, cython.sizeof(msghdr))
@@ -415,7 +414,7 @@ class DatagramSplice:
         message.msg_iovlen = 1
         part.iov_base = scratch
         part.iov_len = DATAGRAM_MOST
-        for k in range(DATAGRAMS_MOST):
+        for _k in range(DATAGRAMS_MOST):
             with cython.nogil:
                 got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
             if got <= 0:
