@@ -15,12 +15,12 @@ from typing import Any
 
 from rustosd.client.options import Address, Options
 from rustosd.client.session import Daemon, descriptors
-from rustosd.client.wire import ACCEPTED, HEADER, pack_address, unpack_address
+from rustosd.client.wire import ACCEPTED, HEADER, TAKEN, pack_address, unpack_address
 
 _base = _stdlib.socket
 _CHAFF = bytes(65536)
 _TO_PEER = HEADER.pack(bytes(16), 0, 0)
-_DATAGRAM_MOST = 65507
+_DATAGRAM_MOST = {_stdlib.AF_INET: 65507, _stdlib.AF_INET6: 65527}      # RFC 768, RFC 8200
 _daemon = Daemon()
 atexit.register(_daemon.close)
 
@@ -189,6 +189,7 @@ class StreamSocket(Socket):
         fds = descriptors(ancillary)
         if len(octets) < ACCEPTED.size or not fds:
             raise OSError(errno.EINVAL, "the socket does not listen, or rustosd has stopped")
+        _base.send(self, TAKEN)
         identity, remote, remote_port, local, local_port = ACCEPTED.unpack(octets)
         made = self._of(self._daemon, identity.hex(), self._family, fds[0])
         made._note_names({"local": (unpack_address(local), local_port), "remote": (unpack_address(remote), remote_port)})
@@ -331,7 +332,7 @@ class DatagramSocket(Socket):
 
     def _send(self, header: bytes, buffers: list[Any], flags: int) -> int:
         size = sum(memoryview(buffer).nbytes for buffer in buffers)
-        if size > _DATAGRAM_MOST:
+        if size > _DATAGRAM_MOST[self._family]:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         try:
             return _base.sendmsg(self, [header, *buffers], [], flags) - len(header)
@@ -357,7 +358,7 @@ class DatagramSocket(Socket):
         return count, sender
 
     def recvmsg(self, size: int, ancillary_size: int = 0, flags: int = 0) -> tuple[bytes, list, int, Address]:
-        buffer = bytearray(min(size, _DATAGRAM_MOST))
+        buffer = bytearray(min(size, _DATAGRAM_MOST[_stdlib.AF_INET6]))
         count, told, sender = self._receive(memoryview(buffer), flags)
         return bytes(buffer[:count]), [], told, sender
 

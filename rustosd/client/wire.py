@@ -2,7 +2,7 @@
 
 A datagram travels behind HEADER: the other host's address and port (zeros from the program: the connected peer), and from
 the daemon an errno instead of data when something came back. A listening socket gets one ACCEPTED with one descriptor for
-each connection: its id, the peer, and the address it was made to. An address is 16 octets, IPv4 as ::ffff:a.b.c.d
+each connection: its id, the peer, and the address it was made to; the program answers each with TAKEN. An address is 16 octets, IPv4 as ::ffff:a.b.c.d
 (RFC 4291 2.5.5.2).
 """
 
@@ -11,6 +11,7 @@ import struct
 
 HEADER = struct.Struct("!16sHH")            # address, port, errno
 ACCEPTED = struct.Struct("!8s16sH16sH")     # id; remote address and port; local address and port
+TAKEN = b"\1"
 REQUEST_MOST = 4096                         # octets of one request on a session, and of its answer
 _V4 = bytes(10) + b"\xff\xff"
 

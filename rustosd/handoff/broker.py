@@ -19,13 +19,12 @@ from netstack.sockets import AsyncStack
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
 from rustosd.handoff.splice import EVENTS
-from rustosd.handoff.stream import StreamSocket
+from rustosd.handoff.stream import ANCHOR, StreamSocket
 
 EVENTS_MOST = 256
 FATES_MOST = 4096
 SO_SNDBUFFORCE = 32     # socket(7); as SO_SNDBUF, beyond wmem_max
 SPARE_DESCRIPTORS = 512
-ANCHOR = b"\0"          # what rustosd.handoff.splice calls the held octet
 
 log = structlog.get_logger()
 Socket = StreamSocket | DatagramSocket

@@ -58,7 +58,7 @@ cdef enum:
     MOST = 262144               # octets one connection moves in each direction before others get their turn
     DATAGRAMS_MOST = 64
     HEADER = 20                 # before each datagram on the pair: see rustosd.client.wire
-    DATAGRAM_MOST = 65536       # octets that cross the pair at once, header included, and one to tell that it was more
+    DATAGRAM_MOST = 65548       # octets that cross the pair at once, header included, and one to tell that it was more
 
 cdef class StreamSplice:
     cdef Tcp tcp

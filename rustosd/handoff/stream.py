@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno as errors
-import fcntl
 import select
 import socket
-import struct
-import termios
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 ORPHAN_S = 60.0         # as Linux's tcp_fin_timeout: how long what a dead client has written may wait for its peer
 WINDOW = 16             # accepted connections on their way to the client; more wait here
 BACKLOG_MOST = 4096     # as Linux's net.core.somaxconn
+ANCHOR = b"\0"          # the octet that rustosd.handoff.splice holds, before the client has written one
 GONE = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -42,6 +41,7 @@ class StreamSocket:
         self.chaff = 0
         self.splice: StreamSplice | None = None
         self.listener: Listener | None = None
+        self.origin: Listener | None = None     # of an accepted one, until the client has taken it
         self._orphan: int | None = None     # octets that waited when the client was found gone
 
     # what epoll tells before there is a splice
@@ -157,6 +157,10 @@ class StreamSocket:
     def settle(self, ending: int, error: int) -> None:
         """It is over: let go of the connection, and show the client how it went."""
         network = self.broker.network
+        if self.origin is not None:
+            self.origin.count_taken()
+            if self.origin is not None:     # its listener was closed before it was taken
+                ending = Ending.ABORT
         if ending == Ending.ABORT or self.options.get("reset_on_close"):
             network.reset(self.handle)
         else:
@@ -207,8 +211,9 @@ class Listener:
     """A listening socket: what `AsyncStack.servers` has for the listener of the core.
 
     Each connection is joined to a new pair at once, and the client's end travels to the client as a descriptor on the
-    listening socket, which therefore is readable when there is something to accept. What was not taken yet counts
-    against the backlog: when that is full, the core leaves SYNs unanswered, as Linux does.
+    listening socket, which therefore is readable when there is something to accept; the client answers each with an
+    octet. What was not taken yet counts against the backlog: when that is full, the core leaves SYNs unanswered, as
+    Linux does.
     """
 
     def __init__(self, owner: StreamSocket, backlog: int):
@@ -216,16 +221,25 @@ class Listener:
         self.network = owner.broker.network
         host, port = owner.source
         self.listener = self.network.tcp.listen(host, port, backlog)
-        self.waiting: deque[tuple[socket.socket, bytes, StreamSocket]] = deque()
-        self._record_cost = 0       # of kernel memory, while it is on its way
+        self.waiting: deque[tuple[StreamSocket, socket.socket, bytes]] = deque()
+        self.travelling: deque[StreamSocket] = deque()
+        owner.end.recv(len(ANCHOR))     # nobody resets a listener
         self.network.servers[self.listener] = self
         owner.broker.watch(owner.end.fileno(), self)
 
     def woken(self, events: int) -> None:
+        self.count_taken()
         if events & GONE:
             self.owner.close()
         else:
             self._deliver()
+
+    def count_taken(self) -> None:
+        """The client says so before it does anything with one, its close included."""
+        with contextlib.suppress(OSError):      # nothing was taken
+            for _ in self.owner.end.recv(2 * WINDOW):
+                if self.travelling:
+                    self.travelling.popleft().origin = None
 
     def _accept(self, handle: int, bits: int, error: int) -> None:
         """A connection is established."""
@@ -237,46 +251,40 @@ class Listener:
             return
         accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family)
         accepted.options = dict(owner.options)
+        accepted.origin = self
         broker.add(accepted)
         tcp = self.network.tcp
         (local, local_port), (remote, remote_port) = tcp.local(handle), tcp.remote(handle)
         record = wire.ACCEPTED.pack(bytes.fromhex(identity), wire.pack_address(remote), remote_port,
                                     wire.pack_address(local), local_port)
         accepted.adopt(handle)
-        self.waiting.append((theirs, record, accepted))
+        self.waiting.append((accepted, theirs, record))
         self._deliver()
         accepted.splice._event(bits, error)
 
-    def _on_their_way(self) -> int:
-        octets = struct.unpack("i", fcntl.ioctl(self.owner.end, termios.TIOCOUTQ, bytes(4)))[0]
-        if self._record_cost == 0:
-            self._record_cost = octets      # after the first
-        return octets // self._record_cost if octets else 0
-
     def _deliver(self) -> None:
         """Send what there is, a few at a time: those count against the limit of descriptors in flight."""
-        travelling = self._on_their_way()
-        while self.waiting and travelling < WINDOW:
-            theirs, record, _ = self.waiting[0]
+        while self.waiting and len(self.travelling) < WINDOW:
+            accepted, theirs, record = self.waiting[0]
             try:
                 socket.send_fds(self.owner.end, [record], [theirs.fileno()])
             except OSError:         # full, or gone: epoll tells
                 break
-            self.waiting.popleft()
             theirs.close()
-            travelling = self._on_their_way()
-        self.network.tcp.set_held(self.listener, len(self.waiting) + travelling)
+            self.waiting.popleft()
+            self.travelling.append(accepted)
+        self.network.tcp.set_held(self.listener, len(self.waiting) + len(self.travelling))
 
     def shut(self) -> None:
         """Listen no more; who was not accepted sees a reset."""
         if self.network.servers.pop(self.listener, None) is None:
             return
         self.network.tcp.close_listener(self.listener)
-        for theirs, _, accepted in self.waiting:
+        for accepted in (*self.travelling, *(row[0] for row in self.waiting)):
             if accepted.splice is not None:
                 accepted.splice.abort()
+        for _, theirs, _ in self.waiting:
             theirs.close()
-        self.waiting.clear()
         self.network.kick()
 
     def close(self) -> None:
