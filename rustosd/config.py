@@ -99,7 +99,7 @@ class SocketsConfig(_Section):
     group: str
     max_sockets: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
     max_sockets_per_process: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
-    buffer_octets: Annotated[int, msgspec.Meta(ge=8192, le=1 << 24)]
+    buffer_octets: Annotated[int, msgspec.Meta(ge=262144, le=1 << 24)]
 
 
 class MetricsConfig(_Section):

@@ -73,6 +73,7 @@ async def _ask(daemon: Daemon, op: str, **fields: Any) -> Any:
 async def _open(kind: type[Socket], family: int, daemon: Daemon) -> Any:
     answer = await _ask(daemon, "open", type=kind._word, family=6 if family == _socket.AF_INET6 else 4)
     sock = kind._of(daemon, answer["id"], family, answer.fd)
+    sock._buffer = answer["buffer"]
     sock.setblocking(False)
     return sock
 
@@ -180,11 +181,12 @@ async def _connected(host: str, port: int, family: int, local: Address | None, d
         if local is not None:
             await _bound(sock, local[0], local[1])
         await _ask(daemon, "set", id=sock._id, option="nodelay", value=1)       # as asyncio has it everywhere
-        sock._note_names(await _ask(daemon, "connect", id=sock._id, host=host, port=port, chaff=sock._stuff()))
+        sock._note_names(await _ask(daemon, "connect", id=sock._id, host=host, port=port, chaff=sock._stuff(0)))
         await _turned(sock.fileno(), writable=True)
         if _socket.socket.getsockopt(sock, _socket.SOL_SOCKET, _socket.SO_ERROR):
             code = (await _ask(daemon, "error", id=sock._id))["fate"] or errno.ECONNRESET
             raise OSError(code, f"Connect call failed {(host, port)}: {os.strerror(code).lower()}")
+        sock._made_it()
         return sock
     except BaseException:
         sock.close()

@@ -18,7 +18,10 @@ from rustosd.client.session import Daemon, descriptors
 from rustosd.client.wire import ACCEPTED, HEADER, TAKEN, pack_address, unpack_address
 
 _base = _stdlib.socket
-_CHAFF = bytes(65536)
+_CHAFF = bytes(32768)
+# The daemon leaves the last octet we wrote in its queue (rustosd.handoff.splice says why), and with it the kernel's buffer
+# around it, up to 40 KiB. Our end is writable while no more than a quarter of SO_SNDBUF is used: less would never be again.
+SNDBUF_LEAST = 106496
 _TO_PEER = HEADER.pack(bytes(16), 0, 0)
 _DATAGRAM_MOST = {_stdlib.AF_INET: 65507, _stdlib.AF_INET6: 65527}      # RFC 768, RFC 8200
 _daemon = Daemon()
@@ -49,6 +52,7 @@ class Socket(Options, _base):
         daemon = daemon or _daemon
         answer = daemon.ask("open", type=self._word, family=6 if family == _stdlib.AF_INET6 else 4)
         self._made(daemon, answer["id"], family, answer.fd)
+        self._buffer = answer["buffer"]
         if type != -1 and type & _stdlib.SOCK_NONBLOCK:
             self.setblocking(False)
 
@@ -74,10 +78,12 @@ class Socket(Options, _base):
         state = "closed" if self._closed else f"fd={self.fileno()}"
         return f"<{type(self).__name__} {state} {self._family.name} laddr={self._local} raddr={self._remote}>"
 
+    _buffer: int        # SO_SNDBUF as it is to be when there is a connection
+
     def dup(self) -> "Socket":
         """Another object and descriptor for the same socket."""
         made = self._of(self._daemon, self._id, self._family, os.dup(self.fileno()))
-        for name in ("_local", "_remote", "_options"):
+        for name in ("_local", "_remote", "_options", "_buffer"):
             setattr(made, name, getattr(self, name))
         made.settimeout(self.gettimeout())
         return made
@@ -85,11 +91,18 @@ class Socket(Options, _base):
     def getsockopt(self, level: int, option: int, length: int = 0) -> Any:
         if (level, option) in _NATIVE:
             return _base.getsockopt(self, level, option)
+        if (level, option) == _SNDBUF:
+            return self._options.get(_SNDBUF) or 2 * self._buffer
         return Options.getsockopt(self, level, option, length)
 
     def setsockopt(self, level: int, option: int, value: Any, length: int | None = None) -> None:
         if (level, option) in _NATIVE:
             _base.setsockopt(self, level, option, value)
+        elif (level, option) == _SNDBUF:
+            self._buffer = max(value, SNDBUF_LEAST)
+            self._options[level, option] = 2 * value        # as Linux tells it
+            if not (self._kind == _stdlib.SOCK_STREAM and self._connecting):
+                _base.setsockopt(self, level, option, self._buffer)
         else:
             Options.setsockopt(self, level, option, value, length)
 
@@ -131,8 +144,8 @@ class Socket(Options, _base):
         return infos[0][4][0], port
 
 
-_NATIVE = {(_stdlib.SOL_SOCKET, _stdlib.SO_SNDBUF), (_stdlib.SOL_SOCKET, _stdlib.SO_RCVTIMEO),
-           (_stdlib.SOL_SOCKET, _stdlib.SO_SNDTIMEO)}
+_SNDBUF = (_stdlib.SOL_SOCKET, _stdlib.SO_SNDBUF)
+_NATIVE = {(_stdlib.SOL_SOCKET, _stdlib.SO_RCVTIMEO), (_stdlib.SOL_SOCKET, _stdlib.SO_SNDTIMEO)}
 
 
 class StreamSocket(Socket):
@@ -142,6 +155,7 @@ class StreamSocket(Socket):
     _kind = _stdlib.SOCK_STREAM
     _pair = _stdlib.SOCK_STREAM
     _connecting = False
+    _buffer = SNDBUF_LEAST
 
     # opening
 
@@ -159,25 +173,35 @@ class StreamSocket(Socket):
             raise TimeoutError("timed out")
         if code := self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_ERROR):
             raise OSError(code, os.strerror(code))
-        self._connecting = False
 
     def _begin(self, host: str, port: int) -> None:
-        chaff = 0 if self._connecting or self._remote else self._stuff()
+        small = 0 if self.gettimeout() != 0 else SNDBUF_LEAST    # somebody may write before we are asked again
+        chaff = 0 if self._connecting or self._remote else self._stuff(small)
         self._note_names(self._ask("connect", host=host, port=port, chaff=chaff))
         self._connecting = True
 
-    def _stuff(self) -> int:
-        """Fill our end, so that it is writable when the handshake is done and not before; how many octets it took."""
+    def _stuff(self, buffer: int) -> int:
+        """Fill our end, so that it is writable when the handshake is done and not before; how many octets it took.
+
+        With a small buffer, so that it does not take long; `_made_it` makes it larger.
+        """
         timeout = self.gettimeout()
+        chaff = _CHAFF if buffer else _CHAFF[:1]        # one octet's buffer must fit into a quarter, see SNDBUF_LEAST
+        _base.setsockopt(self, _stdlib.SOL_SOCKET, _stdlib.SO_SNDBUF, buffer)
         octets = 0
         self.settimeout(0)
         try:
             while True:
-                octets += _base.send(self, _CHAFF)
+                octets += _base.send(self, chaff)
         except BlockingIOError:
             return octets
         finally:
             self.settimeout(timeout)
+
+    def _made_it(self) -> None:
+        """The connection is established."""
+        self._connecting = False
+        _base.setsockopt(self, _stdlib.SOL_SOCKET, _stdlib.SO_SNDBUF, self._buffer)
 
     def listen(self, backlog: int = 128) -> None:
         """Accept connections. Raises OSError: EADDRINUSE, EMFILE."""
@@ -203,13 +227,17 @@ class StreamSocket(Socket):
         if self._connecting:
             if not _wait(self, select.POLLOUT, 0):
                 raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-            self._connecting = False
+            self._made_it()
         return super().getpeername()
 
     def getsockopt(self, level: int, option: int, length: int = 0) -> Any:
         if (level, option) != (_stdlib.SOL_SOCKET, _stdlib.SO_ERROR):
             return super().getsockopt(level, option, length)
-        return self._cause() if _base.getsockopt(self, level, option) else 0
+        if _base.getsockopt(self, level, option):
+            return self._cause()
+        if self._connecting and _wait(self, select.POLLOUT, 0):
+            self._made_it()
+        return 0
 
     def _cause(self) -> int:
         """Why the connection was reset: the kernel knows of ECONNRESET only."""
@@ -228,6 +256,8 @@ class StreamSocket(Socket):
     def _ready(self, code: int) -> None:
         if self._remote is None:
             raise OSError(code, os.strerror(code))
+        if self._connecting and _wait(self, select.POLLOUT, 0):
+            self._made_it()
 
     def recv(self, *args: Any) -> bytes:
         self._ready(errno.ENOTCONN)

@@ -2,8 +2,8 @@
 
 A datagram travels behind HEADER: the other host's address and port (zeros from the program: the connected peer), and from
 the daemon an errno instead of data when something came back. A listening socket gets one ACCEPTED with one descriptor for
-each connection: its id, the peer, and the address it was made to; the program answers each with TAKEN. An address is 16 octets, IPv4 as ::ffff:a.b.c.d
-(RFC 4291 2.5.5.2).
+each connection: its id, the peer, and the address it was made to; the program answers each with TAKEN. An address is 16
+octets, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2).
 """
 
 import socket

@@ -36,7 +36,7 @@ class Limits:
 
     sockets: int = 4096
     sockets_per_process: int = 1024
-    buffer_octets: int = 262144     # what may wait in the kernel, per socket, on its way to the program
+    buffer_octets: int = 1 << 20    # what may wait in the kernel, per socket and direction, on its way to or from a program
 
 
 class Handoff:
@@ -81,8 +81,9 @@ class Handoff:
         self._check_room(pid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         ours.setblocking(False)
-        with contextlib.suppress(PermissionError):
-            ours.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, self.limits.buffer_octets // 2)
+        for end in (ours, theirs):
+            with contextlib.suppress(PermissionError):
+                end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, self.limits.buffer_octets // 2)
         if kind == socket.SOCK_STREAM:
             theirs.send(ANCHOR)
         return secrets.token_hex(8), ours, theirs
@@ -173,7 +174,7 @@ class Handoff:
         identity, ours, theirs = self.pair(session.pid, socket.SOCK_STREAM if stream else socket.SOCK_SEQPACKET)
         kind = StreamSocket if stream else DatagramSocket
         self.add(kind(self, identity, ours, session.pid, request.family))
-        return {"id": identity}, theirs
+        return {"id": identity, "buffer": self.limits.buffer_octets // 2}, theirs
 
     def _carry_out(self, request: p.Request) -> p.Answer:
         if isinstance(request, p.Error):

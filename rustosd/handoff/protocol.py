@@ -22,7 +22,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Open(_Request):
-    """A new socket: {"id": ...}, with its descriptor."""
+    """A new socket: {"id": ..., "buffer": the SO_SNDBUF it has}, with its descriptor."""
 
     type: Literal["stream", "datagram"]
     family: Literal[4, 6]

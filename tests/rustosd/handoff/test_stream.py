@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import random
 import select
 import socket
@@ -239,6 +240,30 @@ def test_large_streams_both_ways_at_once_arrive_whole(net):
     for thread in threads:
         thread.join(60)
     assert digests == {"server": hashlib.sha256(BLOCK * 30).hexdigest(), "client": hashlib.sha256(BLOCK * 20).hexdigest()}
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_small_buffers_do_not_hold_anything_up(net, connected):
+    listener = net.listener()
+    client = net.keep(net.client.socket(net.family))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5000)
+    client.setblocking(connected)
+    client.connect_ex(listener.getsockname()[:2])
+    server = net.keep(listener.accept()[0])
+    ready(client, select.POLLOUT)
+    client.settimeout(20)
+    if not connected:
+        os.set_blocking(client.fileno(), True)
+    thread = threading.Thread(target=lambda: os.write(client.fileno(), BLOCK) if not connected else client.sendall(BLOCK))
+    thread.start()
+    received = 0
+    while received < len(BLOCK):
+        received += len(server.recv(1 << 16))
+    thread.join()
+    server.sendall(BLOCK[:500_000])
+    received = 0
+    while received < 500_000:
+        received += len(client.recv(1 << 16))
 
 
 def test_single_octets_go_back_and_forth(net):
