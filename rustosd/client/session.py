@@ -53,9 +53,12 @@ class Door:
     def __init__(self, path: str):
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(PATIENCE_S)
+        # Blocking, with the kernel's own limit: a queue of programs in front of ours is no error.
+        self._socket.settimeout(None)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(PATIENCE_S), 0))
         try:
             self._socket.connect(path)
+            self._socket.settimeout(PATIENCE_S)
             self._socket.sendall(_ASK)
         except OSError as error:
             self._socket.close()
