@@ -17,6 +17,7 @@ from tests.peers.conftest import V4, V6
 from tests.rustosd.client import echo_program
 from tests.rustosd.handoff.conftest import inside
 
+
 @pytest.fixture(autouse=True)
 def our_daemon(peer, monkeypatch):
     monkeypatch.setattr(_daemon, "path", str(peer.control))
@@ -113,7 +114,8 @@ async def test_a_reset_is_the_exception_of_connection_lost(joined, net):
 
 
 async def test_writing_is_paused_while_the_other_does_not_read(joined):
-    client, server = await joined(server_factory=lambda: Recorder(pause=True))
+    client, server = await joined()
+    server.transport.pause_reading()
     total = 0
     while "pause" not in client.log:
         client.transport.write(bytes(1 << 20))
