@@ -62,7 +62,7 @@ class Lab:
         return self._start(namespace, 0, argv)
 
     def program(self, namespace: str, *argv: str) -> Child:
-        """Start a program that uses a server, on a processor that is neither the server's nor the clients', if there is one."""
+        """Start a program that uses a server, on a processor of its own if there is one, else wherever the kernel puts it."""
         return self._start(namespace, 2, argv)
 
     def directory(self) -> Path:

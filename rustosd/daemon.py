@@ -185,6 +185,8 @@ class Daemon:
     def _service_samples(self) -> Iterable[Any]:
         for service in self.running_services:
             yield from service.statistics()
+        if self.handoff is not None:
+            yield from self.handoff.statistics()
 
     def _exposition(self) -> tuple[bytes, str]:
         if not self.config.metrics.enabled:

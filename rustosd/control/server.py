@@ -195,8 +195,8 @@ class ControlServer:
         with handed.end, _socket_of(writer) as peer:
             try:
                 socket.send_fds(peer, [_encode(handed.result) + b"\n"], [handed.end.fileno()])
-            except BlockingIOError:
-                raise ConnectionError("the client does not read") from None
+            except OSError as error:
+                raise ConnectionError(f"the client does not take it: {error.strerror}") from None
 
     def _peer_of(self, writer: asyncio.StreamWriter) -> Peer | None:
         """Who it is; None: nobody we know."""

@@ -9,6 +9,7 @@ import secrets
 import select
 import socket
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
 from rustosd.handoff.splice import EVENTS
 from rustosd.handoff.stream import ANCHOR, StreamSocket
+from rustosd.services.base import Sample
 
 EVENTS_MOST = 256
 FATES_MOST = 4096
@@ -119,6 +121,13 @@ class Handoff:
         self._fates[identity] = error
         if len(self._fates) > FATES_MOST:
             self._fates.popitem(last=False)
+
+    def statistics(self) -> Iterator[Sample]:
+        """Samples for Prometheus."""
+        yield Sample("rustos_handoff_sockets", "gauge", "Sockets that other processes have.", len(self.sockets), {})
+        yield Sample("rustos_handoff_sessions", "gauge", "Sessions on which they ask for them.", len(self.sessions), {})
+        yield Sample("rustos_handoff_opened_total", "counter", "Sockets opened by or accepted for them.", self.opened, {})
+        yield Sample("rustos_handoff_refused_total", "counter", "Sockets that a limit did not let be.", self.refused, {})
 
     def _check_room(self, pid: int) -> None:
         held, every = self._by_process[pid], len(self.sockets) + len(self.sessions)

@@ -87,7 +87,7 @@ TAP = '[[interface]]\nname = "a"\n'
     ('[control]\nsocket = "run/x"',
      "f:2: control.socket: 'run/x' is no absolute path, such as /run/rustosd/control.sock"),
     ('"a\\nb" = 1',
-     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, metrics, host, log, route"),
+     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, host, log, route"),
     ("[metrics]\nenabled = 1", "f:2: metrics.enabled: expected bool, got int"),
     ('[[route]]\nto = "10.0.0.1/8"\nvia = "10.77.0.1"',
      "f:2: route[0].to: '10.0.0.1/8' has bits set behind the prefix; did you mean 10.0.0.0/8?"),
