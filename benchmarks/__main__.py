@@ -25,7 +25,12 @@ def main() -> int:
     if (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
         report.notes.append(f"the machine was busy with other things (load {load:.1f}); latencies suffer most from that")
     try:
-        if set(names) - {"hot-paths"}:
+        if options.lab:
+            _need_lab()
+            from benchmarks import in_guest  # with the tests' libraries, which nothing else here needs
+            with signals_unwind():
+                in_guest.measure(plan.seconds, plan.rounds, report, _say)
+        elif set(names) - {"hot-paths"}:
             _need_lab()
             with signals_unwind(), Lab(None if options.free else _cpus()) as lab:
                 measures.compare(lab, names, plan, report, _say)
@@ -35,7 +40,7 @@ def main() -> int:
                     measures.memory(lab, plan, report, _say)
                 if "idle-cost" in names:
                     measures.idle_cost(lab, plan, report, _say)
-        if "hot-paths" in names:
+        if "hot-paths" in names and not options.lab:
             hot_paths.measure(report, plan.rounds, _say)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -56,13 +61,18 @@ def _options() -> argparse.Namespace:
         epilog=f"Measures: {', '.join(measures.NAMES)}. What they mean: docs/performance.md")
     parser.add_argument("--only", metavar="MEASURE", action="append", choices=measures.NAMES,
                         help="this measure alone; may be given several times")
+    parser.add_argument("--lab", action="store_true",
+                        help="instead: our drivers against Linux's, in a QEMU guest with real device models")
     parser.add_argument("--seconds", type=_seconds, help="how long each look takes (default 2)")
     parser.add_argument("--rounds", type=int, choices=range(1, 100), metavar="N", help="how many looks (default 5)")
     parser.add_argument("--quick", action="store_true", help="half a second, three rounds: a first impression")
     parser.add_argument("--free", action="store_true", help="let the kernel place server and client, not one CPU each")
     parser.add_argument("--no-pytcp", action="store_true", help="leave out pmd-pytcp, and do not install it")
     parser.add_argument("--json", action="store_true", help="print JSON, with the figures of every round")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.lab and options.only:
+        parser.error("--lab measures other things: without --only")
+    return options
 
 
 def _seconds(text: str) -> float:

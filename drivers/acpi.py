@@ -21,6 +21,8 @@ LONGEST_TABLE: Final = 16 << 20     # a DSDT has about 200 KiB; more than this i
 MOST_TABLES: Final = 512
 HEADER: Final = struct.Struct("<4sIBB6s8sI4sI")     # 5.2.6
 _ISA_IRQS = 16
+_FACS_OCTETS = 64
+_BIOS_AREA, _BIOS_OCTETS = 0xE_0000, 0x2_0000       # 5.2.5.1
 
 ReadMemory = Callable[[int, int], bytes]
 """`read(address, octets)` of physical memory; may return fewer octets, and raises OSError where there are none."""
@@ -313,7 +315,7 @@ class Root:
     tables: tuple[int, ...]
 
 
-Table = Madt | Fadt | Mcfg | Dmar | Root
+Table = Madt | Fadt | Mcfg | Dmar | Root | Rsdp
 
 
 # Parsing
@@ -555,6 +557,10 @@ class Found:
 
 def examine(name: str, data: bytes) -> Found:
     """A table as far as it holds; never raises TableError."""
+    if data.startswith(b"FACS") and len(data) >= _FACS_OCTETS:      # 5.2.10: has no checksum, and firmware changes it
+        length, version = struct.unpack_from("<I24xB", data, 4)
+        return Found(name, Header("FACS", length, version, "", "", 0, ""), None,
+                     "" if _FACS_OCTETS <= length <= len(data) else f"length: it claims {length} octets and has {len(data)}")
     try:
         header, _ = check(data)
     except TableError as error:
@@ -631,6 +637,26 @@ def scan_for_rsdp(memory: bytes) -> int | None:
     return None
 
 
+def roots(read: ReadMemory, root: Path = Path("/")) -> Iterator[Found]:
+    """RSDP, XSDT and RSDT out of physical memory, which the kernel shows nowhere else; nothing where there is no RSDP.
+
+    Raises TableError when the RSDP does not hold, OSError for memory we may not read.
+    """
+    at = rsdp_address(root)
+    if at is None:
+        found = scan_for_rsdp(read(_BIOS_AREA, _BIOS_OCTETS))
+        if found is None:
+            return
+        at = _BIOS_AREA + found
+    pointer = parse_rsdp(_octets(read, at, 36))
+    yield Found("RSDP", Header("RSD PTR", 36 if pointer.revision >= 2 else 20, pointer.revision, pointer.oem_id, "", 0, ""),
+                pointer)
+    for name, address in (("XSDT", pointer.xsdt), ("RSDT", pointer.rsdt)):
+        if address:
+            found = _found_at(read, address)
+            yield found if found.header else Found(name, None, None, found.problem)
+
+
 def walk(read: ReadMemory, rsdp: int) -> Iterator[Found]:
     """All tables from the RSDP at a physical address on: the root table first, then what it and the FADT point to.
 
@@ -663,7 +689,8 @@ def _octets(read: ReadMemory, address: int, octets: int) -> bytes:
     try:
         return read(address, octets)
     except (OSError, OverflowError) as error:      # an address beyond 63 bits is no file offset
-        raise TableError(f"at {address:#x}", "truncated", f"this physical memory is not readable: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise TableError(f"at {address:#x}", "truncated", f"the kernel does not show this memory: {why}") from None
 
 
 class PhysicalMemory:

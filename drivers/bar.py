@@ -60,30 +60,32 @@ class MappedBar:
         self.address = 0
 
 
-class FileBar:
-    """A region reached by pread and pwrite, for ports and for regions too small to map."""
+class CallBar:
+    """A region where every access is a call: `_load` and `_store` of whoever knows how."""
 
     address = 0
 
-    def __init__(self, fd: int, size: int, offset: int = 0) -> None:
-        """`fd` stays the caller's."""
-        self._fd, self.size, self._base = fd, size, offset
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.closed = False
+
+    def _load(self, offset: int, octets: int) -> bytes:
+        raise NotImplementedError
+
+    def _store(self, offset: int, octets: bytes) -> None:
+        raise NotImplementedError
 
     def read(self, offset: int, octets: int) -> int:
-        """One access of 1, 2 or 4 octets. Raises ValueError, IndexError, OSError."""
+        """One access of 1, 2 or 4 octets. Raises ValueError, IndexError, and what the way there raises."""
         self._check(offset, octets)
-        found = os.pread(self._fd, octets, self._base + offset)
-        if len(found) != octets:
-            raise OSError(f"{len(found)} of {octets} octets at {offset:#x}")
-        return int.from_bytes(found, "little")
+        return int.from_bytes(self._load(offset, octets), "little")
 
     def write(self, offset: int, octets: int, value: int) -> None:
-        """One access of 1, 2 or 4 octets. Raises ValueError, IndexError, OSError."""
+        """One access of 1, 2 or 4 octets. Raises ValueError, IndexError, and what the way there raises."""
         self._check(offset, octets)
         if not 0 <= value < 1 << 8 * octets:
             raise ValueError(f"{value:#x} does not fit into {octets} octets")
-        if os.pwrite(self._fd, value.to_bytes(octets, "little"), self._base + offset) != octets:
-            raise OSError(f"{octets} octets at {offset:#x} were not all written")
+        self._store(offset, value.to_bytes(octets, "little"))
 
     def read32(self, offset: int) -> int:
         """The register at a multiple of four."""
@@ -111,22 +113,45 @@ class FileBar:
 
     def close(self) -> None:
         """Every access from now on raises ValueError. May be called twice."""
-        self._fd = -1
+        self.closed = True
 
     def _check(self, offset: int, octets: int) -> None:
-        if self._fd < 0:
+        if self.closed:
             raise ValueError("this region was closed")
         _index(offset, octets >> 1)
         if offset + octets > self.size:
             raise IndexError(f"{offset:#x} is beyond the end of the region, {self.size:#x}")
 
 
-class SparseBar(FileBar):
-    """A region of which the kernel maps only some areas; between them every access is a call."""
+class FileBar(CallBar):
+    """A region reached by pread and pwrite, for ports and for regions too small to map."""
 
-    def __init__(self, fd: int, size: int, offset: int, areas: list[tuple[int, int]]) -> None:
-        """`areas` are (offset, size) inside the region, page-aligned."""
-        super().__init__(fd, size, offset)
+    def __init__(self, fd: int, size: int, offset: int = 0) -> None:
+        """`fd` stays the caller's."""
+        super().__init__(size)
+        self._fd, self._base = fd, offset
+
+    def _load(self, offset: int, octets: int) -> bytes:
+        found = os.pread(self._fd, octets, self._base + offset)
+        if len(found) != octets:
+            raise OSError(f"{len(found)} of {octets} octets at {offset:#x}")
+        return found
+
+    def _store(self, offset: int, octets: bytes) -> None:
+        if os.pwrite(self._fd, octets, self._base + offset) != len(octets):
+            raise OSError(f"{len(octets)} octets at {offset:#x} were not all written")
+
+
+class SparseBar(CallBar):
+    """A region of which only some areas are mapped; between them every access is a call."""
+
+    def __init__(self, calls: CallBar, fd: int, offset: int, areas: list[tuple[int, int]]) -> None:
+        """`areas` are (offset, size) inside the region, page-aligned, which begins at `offset` in the file `fd`.
+
+        Raises OSError when an area cannot be mapped.
+        """
+        super().__init__(calls.size)
+        self._calls = calls
         self._areas: list[tuple[int, MappedBar]] = []
         try:
             for start, length in areas:
@@ -141,7 +166,7 @@ class SparseBar(FileBar):
         for start, area in self._areas:
             if start <= offset < start + area.size:
                 return getattr(area, f"read{8 * octets}")(offset - start)
-        return super().read(offset, octets)
+        return self._calls.read(offset, octets)
 
     def write(self, offset: int, octets: int, value: int) -> None:
         """One access of 1, 2 or 4 octets, mapped where that is possible."""
@@ -150,12 +175,13 @@ class SparseBar(FileBar):
             if start <= offset < start + area.size:
                 getattr(area, f"write{8 * octets}")(offset - start, value)
                 return
-        super().write(offset, octets, value)
+        self._calls.write(offset, octets, value)
 
     def close(self) -> None:
         """Unmap what is mapped. May be called twice."""
         for _, area in self._areas:
             area.close()
+        self._calls.close()
         super().close()
 
 

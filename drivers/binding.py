@@ -67,18 +67,29 @@ def in_the_way(bdf: str) -> list[Member]:
             if member.bdf != bdf and member.driver is not None and member.driver not in USERSPACE_DRIVERS]
 
 
+def device_file(bdf: str) -> str | None:
+    """Its own file of VFIO's, /dev/vfio/devices/vfioN, where the kernel makes such and vfio-pci drives it."""
+    for entry in device_path(bdf).glob("vfio-dev/*"):
+        path = f"/dev/vfio/devices/{entry.name}"
+        if os.path.exists(path):
+            return path
+    return None
+
+
 def group_holders(bdf: str) -> list[Holder]:
-    """Processes that have its VFIO group open."""
+    """Processes that have its VFIO group open, or a device of the group by its own file."""
     group = group_of(bdf)
-    return holders(f"/dev/vfio/{group}") if group is not None else []
+    paths = [f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}"] if group is not None else []
+    files = [device_file(member.bdf) for member in group_members(bdf)]
+    return holders(*paths, *(file for file in files if file is not None))
 
 
-def holders(path: str) -> list[Holder]:
-    """Processes that have a file open, as far as we may see."""
+def holders(*paths: str) -> list[Holder]:
+    """Processes that have one of these files open, as far as we may see."""
     found = []
-    for directory in Path("/proc").glob("[0-9]*"):
+    for directory in Path("/proc").glob("[0-9]*") if paths else ():
         try:
-            if any(os.readlink(fd) == path for fd in (directory / "fd").iterdir()):
+            if any(os.readlink(fd) in paths for fd in (directory / "fd").iterdir()):
                 found.append(Holder(int(directory.name), (directory / "comm").read_text().strip()))
         except OSError:
             continue        # it ended meanwhile, or is not ours to see
@@ -96,35 +107,42 @@ def bind(bdf: str, driver: str, *, timeout_s: float = WRITE_S) -> str | None:
         return before
     _refuse_if_we_hold_it(bdf)
     _need_driver(bdf, driver)
+    override = override_of(bdf)
     _write(bdf, device_path(bdf) / "driver_override", driver, timeout_s)
     try:
         _unbind(bdf, timeout_s)
         _probe(bdf, driver, timeout_s)
     except BaseException:
-        give_back(bdf, before, timeout_s=timeout_s)
+        give_back(bdf, before, override, timeout_s=timeout_s)
         raise
     return before
 
 
-def give_back(bdf: str, driver: str | None, *, timeout_s: float = WRITE_S) -> bool:
+def override_of(bdf: str) -> str | None:
+    """The driver that the device is reserved for (driver_override). Raises DeviceRefused when there is no such device."""
+    text = (device_path(bdf) / "driver_override").read_text().strip()
+    return None if text in ("", "(null)") else text
+
+
+def give_back(bdf: str, driver: str | None, override: str | None = None, *, timeout_s: float = WRITE_S) -> bool:
     """Have `driver` drive the device again, None for no driver; False when the device is no longer there.
 
-    Does for what was never taken, too. Raises DeviceRefused, DeviceTimeout.
+    `override` is what driver_override said before. Does for what was never taken, too. Raises DeviceRefused, DeviceTimeout.
     """
     if not (PCI / "devices" / bdf).is_dir():
         return False
     now = driver_of(bdf)
-    override = device_path(bdf) / "driver_override"
+    path = device_path(bdf) / "driver_override"
     if now != driver:
         _refuse_if_we_hold_it(bdf)
         if driver is not None:
             _need_driver(bdf, driver)
-            _write(bdf, override, driver, timeout_s)
+            _write(bdf, path, driver, timeout_s)
         _unbind(bdf, timeout_s)
         if driver is not None:
             _probe(bdf, driver, timeout_s)
-    if override.read_text().strip() != "(null)":
-        _write(bdf, override, "\n", timeout_s)      # an empty write changes nothing
+    if override_of(bdf) != override:
+        _write(bdf, path, override or "\n", timeout_s)      # an empty write changes nothing
     return True
 
 

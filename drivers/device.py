@@ -68,6 +68,8 @@ class Device(Protocol):
     name: str
     """Its BDF ("0000:03:00.0"), or the socket's path."""
     backend: str
+    path: str
+    """By which file it is reached: "/dev/vfio/7" (its group), "/dev/vfio/devices/vfio0", "/dev/uio0", a socket."""
     config: ConfigSpace
 
     def bar(self, index: int) -> Bar:

@@ -2,18 +2,18 @@
 
     DeviceError             hardware's fault, or the way to it; every message says what to do next
         DeviceTimeout       it did not answer in time
-        DeviceGone          it answers all ones: unplugged, or its power is off
+        DeviceGone          it answers all ones, or not at all: unplugged, or its power is off
         DeviceRefused       the kernel does not let us have it
         TableError          a table of the firmware is not what its specification says
 """
 
 
 class DeviceError(Exception):
-    """A device or the way to it failed. `device` is its BDF or path."""
+    """A device or the way to it failed. `device` is its BDF or path, `errno` the number that came with it, or 0."""
 
-    def __init__(self, device: str, message: str):
+    def __init__(self, device: str, message: str, errno: int = 0):
         super().__init__(f"{device}: {message}")
-        self.device = device
+        self.device, self.errno = device, errno
 
 
 class DeviceTimeout(DeviceError):
@@ -25,10 +25,10 @@ class DeviceTimeout(DeviceError):
 
 
 class DeviceGone(DeviceError):
-    """Reads answer all ones."""
+    """Reads answer all ones, or the process that was the device has ended."""
 
-    def __init__(self, device: str):
-        super().__init__(device, "the device is gone: reads answer all ones. Was it unplugged?")
+    def __init__(self, device: str, why: str = "reads answer all ones. Was it unplugged?"):
+        super().__init__(device, f"the device is gone: {why}")
 
 
 class DeviceRefused(DeviceError):

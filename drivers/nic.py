@@ -1,6 +1,7 @@
 """What every network interface card is to the rest of rustosd."""
 
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol, runtime_checkable
 
 from mm.frame import RxBurst, TxBurst
 
@@ -56,3 +57,11 @@ class Nic(Protocol):
 
     def close(self) -> None:
         """Give the device back. May be called twice."""
+
+
+@runtime_checkable
+class LinkTeller(Protocol):
+    """A NIC that notices itself when its link changes. Whoever serves it need not wait until it asks again."""
+
+    on_link_change: Callable[[], None] | None
+    """Called from within `receive`, so it takes note and returns."""

@@ -454,17 +454,18 @@ class RegisterFile:
 
     def load(self, offset: int, width: int) -> int:
         """Read `width` bits at an offset of the map."""
-        bar, at = self._bar, self.base + offset
-        if width == 32:
-            value = bar.read32(at)
-        elif width == 64:
-            value = bar.read32(at)
-            value |= bar.read32(at + 4) << 32
-        else:
-            value = bar.read16(at) if width == 16 else bar.read8(at)
+        value = self._read(offset, width)
         if self.trace is not None:
             self.trace.add(self.clock(), False, offset, width, value)
         return value
+
+    def _read(self, offset: int, width: int) -> int:
+        bar, at = self._bar, self.base + offset
+        if width == 32:
+            return bar.read32(at)
+        if width == 64:
+            return bar.read32(at) | bar.read32(at + 4) << 32
+        return bar.read16(at) if width == 16 else bar.read8(at)
 
     def store(self, offset: int, width: int, value: int) -> None:
         """Write `width` bits at an offset of the map."""
@@ -481,15 +482,18 @@ class RegisterFile:
         else:
             bar.write8(at, value)
 
-    def dump(self) -> Iterator[RegisterRow]:
-        """A row for each register by address; equal neighbours of an array share one. What reading changes is not read."""
-        for reg in self.map.registers.values():
+    def dump(self, names: Iterable[str] | None = None) -> Iterator[RegisterRow]:
+        """A row for each register, or each named one, by address; equal neighbours of an array share one.
+
+        What reading changes is not read. A dump leaves nothing in the trace.
+        """
+        for reg in self.map.registers.values() if names is None else [self.map.registers[name] for name in names]:
             if not reg.access.quiet:
                 why = "write only" if not reg.access.readable else "not read: reading changes it"
                 size = "" if reg.count is None else f"[0..{reg.count - 1}]"
                 yield RegisterRow(reg.at, reg.__name__ + size, str(reg.access), None, why)
                 continue
-            values = [int.__new__(reg, self.load(reg.offset(i), reg.width)) for i in range(reg.count or 1)]
+            values = [int.__new__(reg, self._read(reg.offset(i), reg.width)) for i in range(reg.count or 1)]
             for first, last in _runs(values):
                 name = reg.label(first) if first == last else f"{reg.__name__}[{first}..{last}]"
                 yield RegisterRow(reg.offset(first), name, str(reg.access), int(values[first]), str(values[first]))

@@ -3,10 +3,8 @@
 Nothing confines the device here: a wrong descriptor writes anywhere in memory. Use VFIO where there is an IOMMU.
 """
 
-import ctypes
 import errno
 import os
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import Final
 from drivers.bar import FileBar, MappedBar
 from drivers.binding import device_path, driver_of, group_of, wait_until
 from drivers.errors import DeviceError, DeviceRefused
-from mm.dma import HUGE_PAGE, LOW_END, PAGE, DmaBlock, DmaExhausted, DmaPool, HostMemory, Owned, account
+from mm.dma import PAGE, DmaBlock, DmaExhausted, DmaPool, Owned, account
+from mm.physical import PhysicalWindow
 
 DRIVER: Final = "uio_pci_generic"
 COMMAND: Final = 0x04
@@ -24,43 +23,6 @@ COMMAND_BUS_MASTER: Final = 1 << 2
 COMMAND_INTX_DISABLE: Final = 1 << 10
 _IORESOURCE_IO: Final = 0x100
 _APPEAR_S: Final = 2.0
-_PRESENT: Final = 1 << 63
-_PFN: Final = (1 << 55) - 1
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-
-
-class PhysicalWindow:
-    """Memory at its physical address, which is contiguous within one huge page only; see mm.dma.Window."""
-
-    largest = HUGE_PAGE
-    need_huge = True
-
-    def map(self, memory: HostMemory, below_4g: bool) -> int:
-        """Lock it and look up where it lies. Raises DmaExhausted."""
-        address = self._locked(memory)
-        if below_4g and address >= LOW_END:
-            raise DmaExhausted("the free huge pages lie above 4 GiB, which this device does not reach: reserve them at boot "
-                               "(hugepages= on the kernel's command line), or use VFIO")
-        return address
-
-    def unmap(self, iova: int, size: int) -> None:
-        """Nothing to do: closing the memory unlocks it."""
-
-    @staticmethod
-    def _locked(memory: HostMemory) -> int:
-        ctypes.memset(memory.address, 0, memory.size)       # there is no page before the first write
-        if _libc.mlock(memory.address, memory.size):
-            error = ctypes.get_errno()
-            raise DmaExhausted(f"cannot lock {memory.size >> 10} KiB: {os.strerror(error)}. Raise LimitMEMLOCK= in the unit "
-                               "or `ulimit -l`")
-        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-            entry, = struct.unpack("Q", os.pread(pagemap.fileno(), 8, memory.address // PAGE * 8))
-        if not entry & _PRESENT or not entry & _PFN:
-            raise DmaExhausted("/proc/self/pagemap keeps physical addresses to itself: run as root, with CAP_SYS_ADMIN")
-        return (entry & _PFN) * PAGE
-
 
 class UioInterrupt:
     """The INTx line; see drivers.device.Interrupt. The kernel masks it in the COMMAND register each time it comes."""
@@ -103,7 +65,7 @@ class SysfsConfig(FileBar):
 
     def close(self) -> None:
         """May be called twice."""
-        if self._fd >= 0:
+        if not self.closed:
             os.close(self._fd)
         super().close()
 
@@ -132,7 +94,7 @@ class UioDevice:
         self._interrupt: UioInterrupt | None = None
         self.config = SysfsConfig(self._path)
         try:
-            self._fd = self._open()
+            self._fd, self.path = self._open()
         except BaseException:
             self.config.close()
             raise
@@ -198,8 +160,8 @@ class UioDevice:
         self._interrupt = None
         self.config.close()
 
-    def _open(self) -> int:
-        """The device's /dev/uioN, which comes a moment after the driver."""
+    def _open(self) -> tuple[int, str]:
+        """The device's /dev/uioN, which comes a moment after the driver, open, and its path."""
         names: list[str] = []
 
         def appeared() -> bool:
@@ -208,7 +170,7 @@ class UioDevice:
 
         wait_until(self.name, appeared, "its file /dev/uio*", _APPEAR_S)
         try:
-            return os.open(f"/dev/{names[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            return os.open(f"/dev/{names[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), f"/dev/{names[0]}"
         except OSError as error:
             raise DeviceRefused(self.name, f"cannot open /dev/{names[0]}: {error.strerror}; run as root") from None
 

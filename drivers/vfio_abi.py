@@ -6,7 +6,7 @@ Every function raises OSError. What comes back from the kernel in variable lengt
 import fcntl
 import os
 import struct
-from ctypes import Structure, c_uint32, c_uint64, sizeof
+from ctypes import Structure, c_int32, c_uint32, c_uint64, sizeof
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
@@ -14,9 +14,11 @@ _BASE = ord(";") << 8 | 100     # _IO(';', 100 + n): no direction, no size
 (_GET_API_VERSION, _CHECK_EXTENSION, _SET_IOMMU, _GROUP_GET_STATUS, _GROUP_SET_CONTAINER, _GROUP_UNSET_CONTAINER,
  _GROUP_GET_DEVICE_FD, _DEVICE_GET_INFO, _DEVICE_GET_REGION_INFO, _DEVICE_GET_IRQ_INFO, _DEVICE_SET_IRQS, _DEVICE_RESET,
  _IOMMU_GET_INFO, _IOMMU_MAP_DMA, _IOMMU_UNMAP_DMA) = range(_BASE, _BASE + 15)
+(_DEVICE_BIND_IOMMUFD, _DEVICE_ATTACH_IOMMUFD_PT) = range(_BASE + 18, _BASE + 20)
 
 API_VERSION = 0
 TYPE1V2_IOMMU = 3
+NOIOMMU_IOMMU = 8
 CONFIG_REGION = 7
 """Index of the configuration space among a PCI device's regions; 0 to 5 are its BARs."""
 GROUP_VIABLE = 1
@@ -101,6 +103,14 @@ class _DmaUnmap(Structure):
     _fields_ = (("argsz", c_uint32), ("flags", c_uint32), ("iova", c_uint64), ("size", c_uint64))
 
 
+class _BindIommufd(Structure):
+    _fields_ = (("argsz", c_uint32), ("flags", c_uint32), ("iommufd", c_int32), ("out_devid", c_uint32))
+
+
+class _AttachIommufd(Structure):
+    _fields_ = (("argsz", c_uint32), ("flags", c_uint32), ("pt_id", c_uint32))
+
+
 class DeviceInfo(NamedTuple):
     """How many regions and interrupt kinds a device has at most."""
 
@@ -179,9 +189,25 @@ def device_reset(device: int) -> None:
     fcntl.ioctl(device, _DEVICE_RESET)
 
 
+def bind_iommufd(device: int, iommufd: int) -> int:
+    """Let an iommufd rule a device opened by its own file, which can be used only from then on; its number there."""
+    request = _BindIommufd(sizeof(_BindIommufd), 0, iommufd)
+    fcntl.ioctl(device, _DEVICE_BIND_IOMMUFD, request)
+    return request.out_devid
+
+
+def attach_iommufd(device: int, address_space: int) -> None:
+    """Let a bound device see an address space of its iommufd."""
+    fcntl.ioctl(device, _DEVICE_ATTACH_IOMMUFD_PT, _AttachIommufd(sizeof(_AttachIommufd), 0, address_space))
+
+
 def region_info(device: int, index: int) -> RegionInfo:
     """One region; its size is 0 when there is none."""
-    answer = _with_capabilities(device, _DEVICE_GET_REGION_INFO, _RegionInfo(sizeof(_RegionInfo), index=index))
+    return decode_region(_with_capabilities(device, _DEVICE_GET_REGION_INFO, _RegionInfo(sizeof(_RegionInfo), index=index)))
+
+
+def decode_region(answer: bytes) -> RegionInfo:
+    """A region's description, at least 32 octets, with its list of capabilities; a vfio-user server's has the same form."""
     info = _RegionInfo.from_buffer_copy(answer)
     flags = RegionFlag(info.flags & 15)
     areas = None

@@ -5,7 +5,10 @@ space (VFIO) or physical memory itself (UIO). A chunk goes back to the host with
 """
 
 import ctypes
+import fcntl
 import mmap
+import os
+import threading
 from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
@@ -18,9 +21,6 @@ CACHE_LINE = 64
 """No two blocks share one, so that a device's write never meets a neighbour's."""
 MAX_BLOCK = 1 << 40
 
-_MAP_HUGETLB = 0x40000
-_MAP_HUGE_2MB = 21 << 26
-
 
 class DmaExhausted(Exception):
     """No memory or no addresses; the message says which and what to do."""
@@ -30,23 +30,25 @@ class HostMemory:
     """Zeroed shared memory of this process, in huge pages if possible. Its owner closes it.
 
     Shared, so that a fork cannot move it: with private memory the parent's next write would go to a copy that no device
-    knows.
+    knows. Behind it is a file, `fd`, for a device that is another process; it is sealed, so that nobody who has it can cut
+    the memory short under our feet.
     """
 
     def __init__(self, size: int, *, need_huge: bool = False) -> None:
         """`size` is a multiple of HUGE_PAGE. Raises DmaExhausted; with `need_huge` also when there are no huge pages."""
-        shared = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
         try:
-            self._map, self.page_size = mmap.mmap(-1, size, shared | _MAP_HUGETLB | _MAP_HUGE_2MB), HUGE_PAGE
+            self.fd, self._map = _sealed(size, os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+            self.page_size = HUGE_PAGE
         except OSError:
             if need_huge:
                 pages = size // HUGE_PAGE
                 raise DmaExhausted(f"{pages} more free huge pages of 2 MiB are needed: raise vm.nr_hugepages by at least "
                                    f"{pages} (sysctl, or hugepages= on the kernel's command line)") from None
             try:
-                self._map, self.page_size = mmap.mmap(-1, size, shared), PAGE
+                self.fd, self._map = _sealed(size, 0)
             except OSError as error:
                 raise DmaExhausted(f"no {size >> 20} MiB of memory: {error.strerror}") from None
+            self.page_size = PAGE
         self.size = size
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
@@ -55,7 +57,11 @@ class HostMemory:
         return memoryview(self._map)
 
     def close(self) -> None:
-        """Give the memory back; while somebody still holds a view it goes with the last view."""
+        """Give the memory back; while somebody still holds a view it goes with the last view. May be called twice."""
+        if self.fd < 0:
+            return
+        os.close(self.fd)
+        self.fd = -1
         try:
             self._map.close()
         except BufferError:
@@ -195,6 +201,7 @@ class DmaPool:
 
     def __init__(self, window: Window) -> None:
         self._window = window
+        self._lock = threading.RLock()      # a driver may start in a thread while another's device is closed on the loop
         self._chunks: list[_Chunk] = []
         self._blocks: dict[int, DmaBlock] = {}       # by iova
 
@@ -207,13 +214,14 @@ class DmaPool:
             raise ValueError(f"{octets} octets aligned to {align}")
         size, align = _aligned(octets, CACHE_LINE), max(align, CACHE_LINE)
         end = LOW_END if below_4g else 1 << 64
-        for chunk in self._chunks:
-            if (offset := chunk.cut(size, align, end)) is not None:
-                break
-        else:
-            chunk = self._grow(size, below_4g)
-            offset = chunk.cut(size, align, end)
-        block = self._blocks[chunk.iova + offset] = DmaBlock(self, chunk, offset, octets, owner)
+        with self._lock:
+            for chunk in self._chunks:
+                if (offset := chunk.cut(size, align, end)) is not None:
+                    break
+            else:
+                chunk = self._grow(size, below_4g)
+                offset = chunk.cut(size, align, end)
+            block = self._blocks[chunk.iova + offset] = DmaBlock(self, chunk, offset, octets, owner)
         ctypes.memset(block.address, 0, size)
         return block
 
@@ -247,12 +255,13 @@ class DmaPool:
         return chunk
 
     def _free(self, block: DmaBlock) -> None:
-        del self._blocks[block.iova]
-        chunk = block._chunk
-        if chunk.join(block._offset, _aligned(block.size, CACHE_LINE)):
-            self._chunks.remove(chunk)
-            self._window.unmap(chunk.iova, chunk.memory.size)
-            chunk.memory.close()
+        with self._lock:
+            del self._blocks[block.iova]
+            chunk = block._chunk
+            if chunk.join(block._offset, _aligned(block.size, CACHE_LINE)):
+                self._chunks.remove(chunk)
+                self._window.unmap(chunk.iova, chunk.memory.size)
+                chunk.memory.close()
 
 
 def account(blocks: Iterable[DmaBlock]) -> list[Owned]:
@@ -265,3 +274,15 @@ def account(blocks: Iterable[DmaBlock]) -> list[Owned]:
 
 def _aligned(value: int, align: int) -> int:
     return (value + align - 1) & -align
+
+
+def _sealed(size: int, flags: int) -> tuple[int, mmap.mmap]:
+    """A memory file of a size that nobody can change any more, and its mapping. Raises OSError."""
+    fd = os.memfd_create("rustosd-dma", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flags)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return fd, mmap.mmap(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise

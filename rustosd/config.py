@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
-from rustosd.values import Address, Cidr, FilePath, InterfaceName, Mac, Prefix, SocketPath
+from rustosd.values import Address, Cidr, FilePath, HostPort, InterfaceName, Mac, PciAddress, Prefix, SocketPath
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
@@ -67,6 +67,45 @@ class InterfaceConfig(_Section):
     kernel_address: tuple[Cidr, ...] = ()
 
 
+RingSize = Annotated[int, msgspec.Meta(ge=64, le=4096, multiple_of=8)]
+
+
+class E1000Config(_Section):
+    """How the driver of Intel's gigabit cards runs one; what is left out is the driver's choice."""
+
+    interrupts: tuple[Literal["msix", "msi", "intx"], ...] = ()
+    moderation_us: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
+    rx_ring: RingSize | None = None
+    tx_ring: RingSize | None = None
+    mac: Mac | None = None
+
+
+class DeviceConfig(_Section):
+    """One PCI device to take from the kernel, now or when it is plugged in, named in exactly one of three ways."""
+
+    bdf: PciAddress | None = None
+    mac: Mac | None = None
+    serial: str | None = None
+    optional: bool = False
+    backend: Literal["vfio", "uio", "vfio-noiommu"] = "vfio"
+    force: bool = False
+    name: InterfaceName | None = None
+    adopt: bool = True
+    mtu: Annotated[int, msgspec.Meta(ge=IPV4_MIN_MTU, le=MAX_MTU)] | None = None
+    address: tuple[Cidr, ...] = ()
+    gateway: tuple[Address, ...] = ()
+    e1000: E1000Config = E1000Config()
+
+    @property
+    def which(self) -> str:
+        """The device in words: "bdf 0000:03:00.0"."""
+        key = next(key for key in DEVICE_KEYS if getattr(self, key) is not None)
+        return f"{key} {getattr(self, key)}"
+
+
+DEVICE_KEYS = ("bdf", "mac", "serial")
+
+
 class RouteConfig(_Section):
     """One static route of the stack: by a gateway, or straight on to an interface."""
 
@@ -103,7 +142,17 @@ class SocketsConfig(_Section):
 
 
 class MetricsConfig(_Section):
+    """Metrics, and where this machine reaches them and the status page besides the stack's own HTTP service."""
+
     enabled: bool
+    listen: HostPort | None = None
+    socket: SocketPath | None = None
+
+
+class StatusConfig(_Section):
+    """What the status page tells whoever opens it."""
+
+    connections: bool
 
 
 class HostConfig(_Section):
@@ -127,8 +176,10 @@ class Config(_Section):
     control: ControlConfig
     sockets: SocketsConfig
     metrics: MetricsConfig
+    status: StatusConfig
     host: HostConfig
     log: LogConfig
+    device: tuple[DeviceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
 
 
@@ -161,7 +212,7 @@ def load(path: str | Path | None) -> Config:
 def parse(text: str, name: str) -> Config:
     """The configuration in a text, completed from the built-in one. Raises ConfigError, which calls it `name`.
 
-    Tables are completed key by key; arrays ([[interface]], [[route]]) are taken whole or not at all.
+    Tables are completed key by key; arrays ([[interface]], [[device]], [[route]]) are taken whole or not at all.
     """
     try:
         given = tomllib.loads(text)
@@ -186,15 +237,17 @@ def to_toml(config: Config) -> str:
     """A configuration as TOML, all defaults spelled out: `parse(to_toml(c)) == c`."""
     import tomli_w
     values = msgspec.to_builtins(config, enc_hook=str)
-    for interface in values["interface"]:
-        if interface["mac"] is None:
-            del interface["mac"]
-    for route in values["route"]:
-        for key in [key for key, value in route.items() if value is None]:
-            del route[key]
-    if not values["route"]:
-        del values["route"]
-    return tomli_w.dumps(values)
+    for key in ("device", "route"):
+        if not values[key]:
+            del values[key]
+    return tomli_w.dumps(_without_none(values))
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: what is not set is left out."""
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 class _Wrong(Exception):
@@ -236,20 +289,23 @@ def _refuse_unknown_keys(given: dict, section: type, path: tuple) -> None:
 
 def _check(config: Config) -> None:
     """What no single field can tell: names twice, addresses twice, gateways nobody can reach."""
-    if not config.interface:
-        raise _Wrong(("interface",), "at least one [[interface]] is needed")
+    if not config.interface and not config.device:
+        raise _Wrong(("interface",), "at least one [[interface]] or [[device]] is needed")
     names: set[str] = set()
     addresses: set[str] = set()
-    for i, interface in enumerate(config.interface):
-        path = ("interface", i)
-        if interface.name in names:
-            raise _Wrong((*path, "name"), f"{interface.name} is the name of another interface already")
-        names.add(interface.name)
-        _check_interface(interface, path)
-        for j, cidr in enumerate(interface.address):
-            if str(cidr.parsed.ip) in addresses:
-                raise _Wrong((*path, "address", j), f"{cidr.parsed.ip} is there twice")
-            addresses.add(str(cidr.parsed.ip))
+    for table, sections in (("interface", config.interface), ("device", config.device)):
+        for i, section in enumerate(sections):
+            path = (table, i)
+            if section.name in names:
+                raise _Wrong((*path, "name"), f"{section.name} is the name of another interface already")
+            if section.name is not None:
+                names.add(section.name)
+            (_check_interface if table == "interface" else _check_device)(section, path)
+            for j, cidr in enumerate(section.address):
+                if str(cidr.parsed.ip) in addresses:
+                    raise _Wrong((*path, "address", j), f"{cidr.parsed.ip} is there twice")
+                addresses.add(str(cidr.parsed.ip))
+    _check_same_device(config)
     _check_routes(config, names)
     services = [(name, getattr(config.service, name)) for name in ("echo", "iperf3", "http")]
     ports: dict[int, str] = {}
@@ -259,42 +315,71 @@ def _check(config: Config) -> None:
 
 
 def _check_interface(interface: InterfaceConfig, path: tuple) -> None:
-    connected = [cidr.parsed.network for cidr in interface.address]
-    if any(network.version == 6 for network in connected) and interface.mtu < IPV6_MIN_MTU:
-        message = f"{interface.mtu} is too small for IPv6, which needs {IPV6_MIN_MTU} (RFC 8200 5)"
-        raise _Wrong((*path, "mtu"), message)
+    _check_mtu(interface, path)
     own = {str(cidr.parsed.ip) for cidr in interface.address}
     for j, cidr in enumerate(interface.kernel_address):
         if str(cidr.parsed.ip) in own:
             message = f"{cidr.parsed.ip} is the stack's own address on this interface"
             raise _Wrong((*path, "kernel_address", j), message)
+    _check_gateways(interface, path, adopts=False)
+
+
+def _check_device(device: DeviceConfig, path: tuple) -> None:
+    keys = [key for key in DEVICE_KEYS if getattr(device, key) is not None]
+    if len(keys) != 1:
+        raise _Wrong((*path, *keys[1:2]), f"needs exactly one of {', '.join(DEVICE_KEYS)}")
+    if device.serial is not None and not device.serial.strip():
+        raise _Wrong((*path, "serial"), "is empty; see `rustosctl device list`")
+    _check_mtu(device, path)
+    _check_gateways(device, path, device.adopt)
+
+
+def _check_mtu(section: InterfaceConfig | DeviceConfig, path: tuple) -> None:
+    has_ipv6 = any(cidr.parsed.version == 6 for cidr in section.address)
+    if has_ipv6 and section.mtu is not None and section.mtu < IPV6_MIN_MTU:
+        raise _Wrong((*path, "mtu"), f"{section.mtu} is too small for IPv6, which needs {IPV6_MIN_MTU} (RFC 8200 5)")
+
+
+def _check_gateways(section: InterfaceConfig | DeviceConfig, path: tuple, adopts: bool) -> None:
+    """`adopts`: the kernel's prefixes come too, and nobody knows them yet."""
+    connected = [cidr.parsed.network for cidr in section.address]
+    own = {str(cidr.parsed.ip) for cidr in section.address}
     families: set[int] = set()
-    for j, gateway in enumerate(interface.gateway):
-        _check_gateway(gateway, connected, own, (*path, "gateway", j))
+    for j, gateway in enumerate(section.gateway):
+        _check_gateway(gateway, connected, own, (*path, "gateway", j), adopts)
         version = ipaddress.ip_address(gateway).version
         if version in families:
             raise _Wrong((*path, "gateway", j), f"a second IPv{version} gateway; use [[route]] with a metric")
         families.add(version)
 
 
-def _check_gateway(gateway: str, connected: Iterable, own: Iterable[str], path: tuple) -> None:
+def _check_same_device(config: Config) -> None:
+    first: dict[str, int] = {}
+    for i, device in enumerate(config.device):
+        if (other := first.setdefault(device.which, i)) != i:
+            raise _Wrong(("device", i, device.which.split()[0]), f"device[{other}] is the same one")
+
+
+def _check_gateway(gateway: str, connected: Iterable, own: Iterable[str], path: tuple, adopts: bool) -> None:
     address = ipaddress.ip_address(gateway)
     if gateway in own:
         raise _Wrong(path, f"{gateway} is the stack's own address")
     reachable = (address.version == 6 and address.is_link_local) or any(
         address.version == network.version and address in network for network in connected)
-    if not reachable:
+    if not reachable and not adopts:
         prefixes = ", ".join(str(network) for network in connected) or "none"
         raise _Wrong(path, f"{gateway} is in no connected prefix ({prefixes})")
 
 
 def _check_routes(config: Config, names: set[str]) -> None:
-    connected = [cidr.parsed.network for interface in config.interface for cidr in interface.address]
-    own = {str(cidr.parsed.ip) for interface in config.interface for cidr in interface.address}
+    sections = (*config.interface, *config.device)
+    connected = [cidr.parsed.network for section in sections for cidr in section.address]
+    own = {str(cidr.parsed.ip) for section in sections for cidr in section.address}
+    adopts = any(device.adopt for device in config.device)
     for i, route in enumerate(config.route):
         path = ("route", i)
         if route.interface is not None and route.interface not in names:
-            message = f"no interface is called {route.interface}; there is {', '.join(sorted(names))}"
+            message = f"no interface is called {route.interface}; there is {', '.join(sorted(names)) or 'none with a name'}"
             raise _Wrong((*path, "interface"), message)
         if route.via is None:
             if route.interface is None:
@@ -302,7 +387,7 @@ def _check_routes(config: Config, names: set[str]) -> None:
             continue
         if ipaddress.ip_network(route.to).version != ipaddress.ip_address(route.via).version:
             raise _Wrong((*path, "via"), f"{route.via} is not of the same family as {route.to}")
-        _check_gateway(route.via, connected, own, (*path, "via"))
+        _check_gateway(route.via, connected, own, (*path, "via"), adopts)
 
 
 def _plain(message: str) -> str:

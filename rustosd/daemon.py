@@ -7,6 +7,7 @@ start, a crash of a part) takes the same road back, last first.
 import asyncio
 import contextlib
 import grp
+import ipaddress
 import os
 import shutil
 import signal
@@ -20,14 +21,19 @@ from typing import Any, Final
 import structlog
 import uvloop
 
+from drivers.errors import DeviceError
 from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import hostnet, metrics
-from rustosd.config import Config, InterfaceConfig
-from rustosd.control.operations import Operations, version
+from rustosd import health, metrics
+from rustosd.config import Config, InterfaceConfig, RouteConfig
+from rustosd.control.operations import LOOPBACK_INDEX, Operations, version
 from rustosd.control.server import ControlServer
+from rustosd.devices.kernel import undo as give_back
+from rustosd.devices.manager import DeviceManager
+from rustosd.devices.manager import interfaces as device_interfaces
+from rustosd.devices.watch import Watch
 from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
@@ -35,14 +41,23 @@ from rustosd.pinger import Answer, Pinger
 from rustosd.pump import Pump
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
-from rustosd.services.http import HttpService
-from rustosd.services.index_page import About, Entry
+from rustosd.services.http import HttpService, UnixHttpService
 from rustosd.services.iperf3 import Iperf3Service
+from rustosd.status import document
+from rustosd.status.document import Reporter
+from rustosd.status.site import site
+from rustosd.supervisor import Supervisor
 
+HOST_CLIENTS = 64
+"""Connections at once to the metrics' own port and socket."""
 GRACE_S = 3.0
 """How long connections may take to end by themselves once the daemon is told to stop."""
+LINK_PATIENCE_S = 30.0
+"""How long a service manager waits for the first link. A copper link takes some 3 s; without any the daemon serves all the
+same, and takes a cable later."""
+LINK_LOOK_S = 0.1
 
-StartFailed: Final = (HostNetworkError, JournalError, OSError, ValueError)
+StartFailed: Final = (DeviceError, HostNetworkError, JournalError, OSError, ValueError)
 """What keeps a daemon from starting; each carries one line for the operator."""
 
 log = structlog.get_logger()
@@ -51,13 +66,19 @@ log = structlog.get_logger()
 class Daemon:
     """A stack with its devices, services and control socket, as one configuration says: the `Core` of operations."""
 
-    def __init__(self, config: Config):
+    devices: DeviceManager
+    """Made when the daemon starts, for it needs the journal."""
+    watch: Watch
+
+    def __init__(self, config: Config, supervisor: Supervisor | None = None):
         self.config = config
+        self.supervisor = supervisor or Supervisor({})
         self.verdict_help = dict(zip(verdict_table.LABELS, verdict_table.HELP, strict=True))
         self.counter_help = dict(zip(counter_table.LABELS, counter_table.HELP, strict=True))
         self.stack = _stack(config)
         self.taps: dict[str, HostTap] = {}
         self.running_services: list[Service] = []
+        self.host_services: list[Service] = []      # on the kernel's sockets
         self.stop_asked = asyncio.Event()
         self.stop_at_once = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -65,30 +86,60 @@ class Daemon:
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
         self.handoff: Handoff | None = None
         self.pinger = Pinger(self.stack, self.pump.kick)
+        self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
+                                 list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
-            self.stack, self.counter_help, version(), self._service_samples))
+            self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
+            notes=lambda: health.by_severity(self.reporter.notes())))
 
     async def run(self, announce: bool = True) -> None:
         """Start, serve until asked to stop, give everything back. Raises one of StartFailed when it cannot start."""
         async with contextlib.AsyncExitStack() as undo:
             self._take_signals(undo)
             await self._start(undo)
-            log.info("started", version=version(), interfaces=list(self.taps), services=list(self.services()))
+            log.info("started", version=version(), interfaces=self._interface_names(), services=list(self.services()))
             if announce:
                 print(self.announcement(), flush=True)
+            await self._report_ready()
             await self.stop_asked.wait()
+            self.supervisor.tell("STOPPING=1")
             log.info("stopping", grace_s=GRACE_S)
         log.info("stopped")
+
+    async def _report_ready(self) -> None:
+        """Tell the service manager that we serve, once frames can pass somewhere: a link takes seconds, or has no cable."""
+        if not self.supervisor.listens:
+            return
+        limit = self._loop.time() + LINK_PATIENCE_S
+        while not self._links_up() and not self.stop_asked.is_set():
+            if self._loop.time() > limit:
+                log.warning("no_link", waited_s=LINK_PATIENCE_S, interfaces=self._interface_names())
+                break
+            await asyncio.sleep(LINK_LOOK_S)
+        up = ", ".join(self._links_up()) or "no interface yet"
+        self.supervisor.tell("READY=1", f"STATUS=serving {' and '.join(self._own_addresses()) or 'no address'} behind {up}")
+        if self.supervisor.watchdog_s:
+            self.pump.watch(self.supervisor.watchdog_s / 4, self.supervisor.alive)
+
+    def _links_up(self) -> list[str]:
+        return [row["name"] for row in self.stack.interfaces() if row["up"] and row["index"] != LOOPBACK_INDEX]
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         journal = undo.enter_context(_journal(Path(self.config.host.journal)))
         undo.callback(self.pump.close)
         for interface in self.config.interface:
             self._start_tap(interface, journal, undo)
+        self.devices = DeviceManager(self.stack, self.pump, journal, self.config.device, self.config.route)
+        undo.push_async_callback(self.devices.close)
+        self.watch = Watch(self.devices)
+        self.devices.on_taken = self.watch.guard
+        undo.push_async_callback(self.watch.close)
+        if self.config.device:
+            self.watch.start()      # before the devices: none shall come unseen in between
+        await self.devices.start()
         for route in self.config.route:
-            index = None if route.interface is None else self._index(route.interface)
-            self.stack.add_route(str(route.to), gateway=None if route.via is None else str(route.via), interface=index,
-                                 metric=route.metric)
+            self._add_route(route)
+        undo.callback(self.pump.flush)      # while the NICs are still there to carry the last resets away
         undo.callback(self.network.abort)
         if self.config.sockets.enabled:
             limits = self.config.sockets
@@ -96,13 +147,18 @@ class Daemon:
                                                         limits.buffer_octets))
             undo.callback(self.handoff.close)
         control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
-                                _group_id(self.config))
+                                self.supervisor.socket("control"), _group_id(self.config))
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)
         for service in self._services():
             await service.start(self.network)
             self.running_services.append(service)
+        for service in self._host_services():
+            await self._start_on_kernel(service)
+            self.host_services.append(service)
+        self.reporter.recorder.start(self._loop)
+        undo.callback(self.reporter.recorder.stop)
         self.pump.kick()
 
     def _start_tap(self, interface: InterfaceConfig, journal: Journal, undo: contextlib.AsyncExitStack) -> None:
@@ -120,6 +176,21 @@ class Daemon:
         for gateway in interface.gateway:
             self.stack.add_route("::/0" if gateway.version == 6 else "0.0.0.0/0", gateway=str(gateway), interface=index)
 
+    def _add_route(self, route: RouteConfig) -> None:
+        """A static route; those over a device's interface come and go with the device."""
+        devices = self.config.device
+        if route.interface is not None and any(device.name == route.interface for device in devices):
+            return
+        index = None if route.interface is None else self._index(route.interface)
+        try:
+            self.stack.add_route(str(route.to), gateway=None if route.via is None else str(route.via), interface=index,
+                                 metric=route.metric)
+        except ValueError as error:
+            if not any(device.optional for device in devices):
+                raise
+            log.warning("route_left_out", to=str(route.to), error=f"{error}; name the device's interface in the [[route]], and "
+                                                                  "it is added when the device is there")
+
     def _services(self) -> list[Service]:
         wanted = self.config.service
         services: list[Service] = []
@@ -128,12 +199,38 @@ class Daemon:
         if wanted.iperf3.enabled:
             services.append(Iperf3Service(port=wanted.iperf3.port))
         if wanted.http.enabled:
-            services.append(HttpService(port=wanted.http.port, metrics=self._exposition, about=self._about))
+            services.append(HttpService(port=wanted.http.port, pages=site(self.reporter, self._exposition)))
         return services
+
+    def _host_services(self) -> list[Service]:
+        """The status page and metrics again, on the kernel's own sockets."""
+        wanted = self.config.metrics
+        pages = site(self.reporter, self._exposition, own_stack=False)
+        services: list[Service] = []
+        if wanted.listen is not None:
+            services.append(HttpService(pages=pages, port=wanted.listen.port, hosts=(wanted.listen.host,), pattern=False,
+                                        max_connections=HOST_CLIENTS))
+            services[-1].name = "metrics"
+        if wanted.socket is not None:
+            services.append(UnixHttpService(Path(wanted.socket), "choose another with socket = ... under [metrics]",
+                                            pages=pages, max_connections=HOST_CLIENTS))
+            services[-1].name = "metrics_unix"
+        return services
+
+    async def _start_on_kernel(self, service: Service) -> None:
+        try:
+            await service.start(self._loop)
+        except OSError as error:
+            if isinstance(service, UnixHttpService):        # says what to do already
+                raise
+            where, why = self.config.metrics.listen, os.strerror(error.errno or 0)
+            raise OSError(error.errno, f"cannot serve metrics on {where}: {why}; "
+                                       "choose another with listen = ... under [metrics]") from None
 
     async def _stop_services(self) -> None:
         """All at the same time, and at once when a second signal comes."""
-        stops = asyncio.gather(*(service.stop(GRACE_S) for service in self.running_services), return_exceptions=True)
+        services = (*self.running_services, *self.host_services)
+        stops = asyncio.gather(*(service.stop(GRACE_S) for service in services), return_exceptions=True)
         impatience = asyncio.ensure_future(self.stop_at_once.wait())
         await asyncio.wait((stops, impatience), return_when=asyncio.FIRST_COMPLETED)
         impatience.cancel()
@@ -143,6 +240,7 @@ class Daemon:
                 if isinstance(outcome, Exception):
                     log.error("service_stop_failed", error=repr(outcome))
         self.running_services.clear()
+        self.host_services.clear()
 
     def _take_signals(self, undo: contextlib.AsyncExitStack) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -165,9 +263,14 @@ class Daemon:
         self.pump.kick()
 
     def nic_facts(self, name: str) -> Mapping[str, Any]:
-        if (tap := self.taps.get(name)) is None:
-            return {}
-        return {"kind": "tap", "rx_dropped": tap.nic.statistics()["rx_dropped"]}
+        if (tap := self.taps.get(name)) is not None:
+            return {"kind": "tap", "rx_dropped": tap.nic.statistics()["rx_dropped"]}
+        if (held := device_interfaces(self.devices.held.values()).get(name)) is not None:
+            return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
+        return {}
+
+    def gone_devices(self) -> list[tuple[str, str]]:
+        return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]
 
     def services(self) -> Iterable[str]:
         return [f"{service.name}/{service.port}" for service in self.running_services]
@@ -183,29 +286,33 @@ class Daemon:
     # what the HTTP service shows
 
     def _service_samples(self) -> Iterable[Any]:
-        for service in self.running_services:
+        for service in (*self.running_services, *self.host_services):
             yield from service.statistics()
         if self.handoff is not None:
             yield from self.handoff.statistics()
+        yield from self.watch.samples()
 
     def _exposition(self) -> tuple[bytes, str]:
         if not self.config.metrics.enabled:
             return b"# metrics are switched off: enabled = false under [metrics]\n", metrics.CONTENT_TYPE
         return metrics.exposition(self.metrics), metrics.CONTENT_TYPE
 
-    def _about(self) -> About:
+    def _service_rows(self) -> list[document.Service]:
         host = next(iter(self._own_addresses()), "this host")
-        site = f"http://{_url(host)}:{self.config.service.http.port}".removesuffix(":80")
-        tries = {"echo": f"nc {host} {{}}", "iperf3": f"iperf3 -c {host} -p {{}}", "http": f"curl {site}/"}
-        entries = [Entry(service.name, f"port {service.port}", tries[service.name].format(service.port))
-                   for service in self.running_services]
-        entries.append(Entry("bytes", "/bytes/N", f"curl -o /dev/null {site}/bytes/100000000", "/bytes/1000"))
-        if self.config.metrics.enabled:
-            entries.append(Entry("metrics", "/metrics", f"curl {site}/metrics", "/metrics"))
-        return About("rustosd", self._own_addresses(), entries)
+        url = f"http://{_url(host)}:{self.config.service.http.port}".removesuffix(":80")
+        tries = {"echo": f"nc {host} {{}}", "iperf3": f"iperf3 -c {host} -p {{}}",
+                 "http": f"curl -o /dev/null {url}/bytes/100000000"}
+        return [document.Service(service.name, f"port {service.port}", service.connections(),
+                                 tries[service.name].format(service.port))
+                for service in self.running_services]
 
     def _own_addresses(self) -> list[str]:
-        return [str(cidr.parsed.ip) for interface in self.config.interface for cidr in interface.address]
+        """Where we can be reached: configured, taken over, or added since."""
+        hosts = [ipaddress.ip_interface(row["address"]).ip for row in self.stack.addresses()]
+        return [str(host) for host in hosts if not host.is_loopback and not host.is_link_local]
+
+    def _interface_names(self) -> list[str]:
+        return [*self.taps, *device_interfaces(self.devices.held.values())]
 
     def _index(self, name: str) -> int:
         return next(row["index"] for row in self.stack.interfaces() if row["name"] == name)
@@ -214,7 +321,9 @@ class Daemon:
         """What to try next, for the person who has just started us."""
         hosts = self._own_addresses()
         names = " and ".join(hosts) or "without addresses"
-        lines = [f"rustosd {version()} is up: {names} behind {', '.join(self.taps)}"]
+        behind = [*self.taps, *(f"{name} ({held.bdf}, until now {held.before}'s)" if held.before else f"{name} ({held.bdf})"
+                                for name, held in device_interfaces(self.devices.held.values()).items())]
+        lines = [f"rustosd {version()} is up: {names} behind {', '.join(behind) or 'no interface yet'}"]
         if hosts:
             lines += ["Try, in another terminal:", *_suggestions(hosts, self.config)]
         return "\n".join([*lines, "Ctrl-C stops it."])
@@ -226,7 +335,7 @@ def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:
     commands = [(f"ping {each}", "") for each in reversed(one_of_each.values())]
     if service.http.enabled:
         port = "" if service.http.port == 80 else f":{service.http.port}"
-        commands.append((f"curl http://{_url(host)}{port}/metrics", "also /, and /bytes/N for N octets"))
+        commands.append((f"curl http://{_url(host)}{port}/metrics", "in a browser: / without /metrics"))
     if service.iperf3.enabled:
         port = "" if service.iperf3.port == 5201 else f" -p {service.iperf3.port}"
         commands.append((f"iperf3 -c {host}{port}", "-R for the other way, -P 4 for four at once"))
@@ -255,7 +364,7 @@ def _journal(path: Path) -> Iterator[Journal]:
         with Journal(path) as journal:
             for entry in journal.pending.values():
                 log.warning("left_by_a_former_run", entry=repr(entry))
-            for entry, error in journal.give_back_all(hostnet.undo):
+            for entry, error in journal.give_back_all(give_back):
                 log.error("could_not_give_back", entry=repr(entry), error=str(error))
             yield journal
     finally:
@@ -292,7 +401,8 @@ def _stack(config: Config) -> Stack:
 def serve(config: Config, announce: bool = True) -> None:
     """Run a daemon on a loop of its own until a signal ends it. Raises one of StartFailed when it cannot start."""
     async def main() -> None:
-        await Daemon(config).run(announce)
+        with contextlib.closing(Supervisor()) as supervisor:
+            await Daemon(config, supervisor).run(announce)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

@@ -7,21 +7,19 @@ nothing to restore but the interface itself. Functions block for some millisecon
 import errno
 import hashlib
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
-from typing import TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from drivers.tap import Tap
+from rustosd import netlink
 from rustosd.journal import Entry, Journal, TapMade
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
-_T = TypeVar("_T")
 
 ALIAS = "rustosd"
 """Marks an interface as ours, so that `remove` never deletes one that somebody else made under the same name."""
@@ -84,7 +82,7 @@ def check_free(addresses: Iterable[Interface]) -> None:
 
     Default routes do not count, nor what is as good as one (a prefix up to /1, or /3 for IPv6), nor link-local subnets.
     """
-    used = _netlink(_subnets_in_use)
+    used = netlink.ask(_subnets_in_use)
     for address in addresses:
         for network, what in used:
             if network.version == address.version and network.overlaps(address.network):
@@ -111,7 +109,7 @@ def configure(name: str, *, mac: bytes, mtu: int, addresses: Sequence[Interface]
         route.link("set", index=index, state="up")
 
     try:
-        _netlink(apply)
+        netlink.ask(apply)
     except NetlinkError as error:
         advice = "run as root or with CAP_NET_ADMIN" if error.code == errno.EPERM else "check mtu and addresses"
         raise HostNetworkError(f"cannot configure the interface {name}: {error.args[1]}; {advice}") from None
@@ -126,24 +124,13 @@ def remove(name: str) -> None:
             if link.get("ifalias") == ALIAS:
                 route.link("del", index=index)
 
-    _netlink(delete)
+    netlink.ask(delete)
 
 
 def undo(entry: Entry) -> None:
     """Give back to the host what the journal says was taken from its network."""
     if isinstance(entry, TapMade):
         remove(entry.name)
-
-
-def _netlink(function: Callable[[IPRoute], _T]) -> _T:
-    """`function` with a netlink socket, in a thread of its own: pyroute2 cannot run where a loop runs already."""
-
-    def call() -> _T:
-        with IPRoute() as route:
-            return function(route)
-
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(call).result()
 
 
 def _index(route: IPRoute, name: str) -> int:

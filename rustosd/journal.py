@@ -6,14 +6,22 @@ What was taken and not given back is pending.
 
 import fcntl
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import structlog
 
+from rustosd.devices.linkstate import LinkState
+
 DEFAULT_PATH = Path("/run/rustosd/journal.jsonl")
-"""/run is emptied by a reboot, and a reboot gives everything back."""
+"""/run is emptied by a reboot, and a reboot gives everything back, so that a power cut needs no more than this file."""
+
+DYING_S = 5.0
+"""How long a killed holder may take to go: the kernel unpins the memory of its devices."""
+_NOTICE_S = 0.1
+_PF_EXITING = 0x4
 
 log = structlog.get_logger()
 
@@ -28,7 +36,20 @@ class TapMade(Taken, tag="tap", frozen=True):
     name: str
 
 
-Entry = TapMade
+class DeviceTaken(Taken, tag="device", frozen=True):
+    """A PCI device taken from its kernel driver, and what its interface was, if it had one."""
+
+    bdf: str
+    driver: str | None
+    """Who drove it before; None: nobody."""
+    backend: str
+    """"vfio" or "uio"."""
+    override: str | None = None
+    """What driver_override said before."""
+    link: LinkState | None = None
+
+
+Entry = TapMade | DeviceTaken
 """The union of all kinds: what a journal line may hold."""
 
 
@@ -149,10 +170,8 @@ def _locked(path: Path) -> int:
         except OSError as error:
             raise JournalError(f"cannot open the journal {path}: {error.strerror}; run as root, or choose another path"
                                ) from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        if not _flocked(fd):
+            holder = _holder(fd)
             os.close(fd)
             raise JournalError(f"another rustosd (process {holder}) holds the journal {path}: stop it first, "
                                "or give this one another path") from None
@@ -162,6 +181,36 @@ def _locked(path: Path) -> int:
     os.truncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def _flocked(fd: int) -> bool:
+    """Lock the file; False: its holder lives. One that was killed is waited for, since its devices must close first."""
+    start = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            waited = time.monotonic() - start
+            # A process whose end has begun says so a moment after the signal.
+            if waited > DYING_S or (waited > _NOTICE_S and not _ends(_holder(fd))):
+                return False
+        time.sleep(0.02)
+
+
+def _holder(fd: int) -> str:
+    return os.pread(fd, 32, 0).decode(errors="replace").strip()
+
+
+def _ends(pid: str) -> bool:
+    """Whether a process is on its way out (PF_EXITING of its flags, proc(5)) or gone."""
+    if not pid.isdecimal():
+        return False        # it has just begun
+    try:
+        flags = int(Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return True
+    return bool(flags & _PF_EXITING)
 
 
 def _pending_of(path: Path) -> dict[int, Entry]:

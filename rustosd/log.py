@@ -19,9 +19,12 @@ def configure(level: str = "info", form: Literal["auto", "console", "json"] = "a
         structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if people else "iso", utc=not people),
     ]
     if people:
-        last = [structlog.dev.ConsoleRenderer(colors=to.isatty(), pad_event_to=24)]
+        # No local variables: they are many, and may be somebody's data.
+        trace = structlog.dev.RichTracebackFormatter(show_locals=False)
+        last = [structlog.dev.ConsoleRenderer(colors=to.isatty(), pad_event_to=24, exception_formatter=trace)]
     else:
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        traces = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+        last = [traces, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=shared + last,
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),

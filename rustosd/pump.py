@@ -8,14 +8,15 @@ and then sleeps in epoll until a NIC, an application or a timer wakes it.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import structlog
 
-from drivers.nic import GONE, Nic
+from drivers.nic import GONE, LinkTeller, Nic
 from mm.frame import BURST, RxBurst, TxBurst
+from mm.histogram import Histogram
 
 BUSY_POLL_US = 50
 BUDGET = 8
@@ -56,6 +57,7 @@ class _Port:
     nic: Nic
     fd: int
     link_up: bool
+    on_gone: Callable[[], None] | None = None
     full: bool = False          # the device had no room: flush again when it wakes us
 
 
@@ -88,6 +90,9 @@ class Pump:
         self._rx = RxBurst()
         self._tx = TxBurst()
         self._counts = _Counts()
+        self._rx_bursts = Histogram()
+        self._tx_bursts = Histogram()
+        self._turns = Histogram()
         self._closed = False
         self._running = False               # what applications write now is flushed before the turn ends
         self._scheduled = False             # a turn waits in the loop's queue
@@ -98,16 +103,22 @@ class Pump:
         self._wake = 0                      # when `_timer` fires
         self._timer: asyncio.TimerHandle | None = None
         self._link_timer: asyncio.TimerHandle | None = None
+        self._watch_timer: asyncio.TimerHandle | None = None
         self._silent_until: dict[str, int] = {}
 
-    def attach(self, nic: Nic, index: int) -> None:
-        """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`."""
+    def attach(self, nic: Nic, index: int, on_gone: Callable[[], None] | None = None) -> None:
+        """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`.
+
+        `on_gone` is called soon after the NIC has left for good, when it is detached already.
+        """
         if any(port.index == index for port in self._ports):
             raise ValueError(f"interface {index} has a NIC already")
-        port = _Port(index, nic, nic.fileno(), nic.link_up)
+        port = _Port(index, nic, nic.fileno(), nic.link_up, on_gone)
         self._stack.set_link(index, port.link_up)
         self._loop.add_reader(port.fd, self._on_readable)
         self._ports += (port,)
+        if isinstance(nic, LinkTeller):
+            nic.on_link_change = self._on_link_change
         if self._link_timer is None:
             self._link_timer = self._loop.call_later(LINK_CHECK_S, self._on_link_timer)
         self.kick()
@@ -117,6 +128,8 @@ class Pump:
         for port in self._ports:
             if port.index == index:
                 self._loop.remove_reader(port.fd)
+                if isinstance(port.nic, LinkTeller):
+                    port.nic.on_link_change = None
                 self._ports = tuple(other for other in self._ports if other is not port)
                 self._stack.set_link(index, False)
 
@@ -124,16 +137,20 @@ class Pump:
         """Send what the stack has ready, detach every NIC and let go of the loop. May be called twice."""
         if self._closed:
             return
-        for _ in range(BUDGET):
-            if not self._flush(time.monotonic_ns()):
-                break
+        self.flush()
         self._closed = True
         for port in self._ports:
             self.detach(port.index)
-        for timer in (self._timer, self._link_timer):
+        for timer in (self._timer, self._link_timer, self._watch_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._link_timer = None
+        self._timer = self._link_timer = self._watch_timer = None
+
+    def flush(self) -> None:
+        """Send now what the stack has ready, within bounds."""
+        for _ in range(BUDGET):
+            if not self._flush(time.monotonic_ns()):
+                break
 
     def kick(self) -> None:
         """An application has written something or changed the stack: see to it soon, once however often this is called.
@@ -145,9 +162,22 @@ class Pump:
             self._counts.kicks += 1
             self._schedule()
 
+    def watch(self, period_s: float, alive: Callable[[], None]) -> None:
+        """From now on take a turn at least every `period_s`, and call `alive` when it ended without an error."""
+        self._watch_timer = self._loop.call_later(period_s, self._on_watch, period_s, alive)
+
     def statistics(self) -> dict[str, int]:
         """Counters since the pump was made."""
         return asdict(self._counts)
+
+    def histograms(self) -> dict[str, tuple[int, list[int]]]:
+        """Rows of `mm.histogram.Histogram`: frames of bursts, rx_burst and tx_burst, and turns that found work, in ns."""
+        return {"rx_burst": self._rx_bursts.row(), "tx_burst": self._tx_bursts.row(), "turn": self._turns.row()}
+
+    @property
+    def nics(self) -> Mapping[int, Nic]:
+        """The NICs served now, by their index in the stack."""
+        return {port.index: port.nic for port in self._ports}
 
     # Called by the loop.
 
@@ -166,8 +196,15 @@ class Pump:
         self._turn()
 
     def _on_link_timer(self) -> None:
-        """Links change seldom and asking may cost a system call, so once a second is right."""
+        """Links change seldom and asking may cost a system call, so once a second is right; some NICs tell us earlier."""
         self._link_timer = self._loop.call_later(LINK_CHECK_S, self._on_link_timer)
+        self._check_links()
+
+    def _on_link_change(self) -> None:
+        """Out of a breath: look when it is over."""
+        self._loop.call_soon(self._check_links)
+
+    def _check_links(self) -> None:
         for port in self._ports:
             up = port.nic.link_up
             if up != port.link_up:
@@ -175,6 +212,16 @@ class Pump:
                 self._stack.set_link(port.index, up)
                 log.info("link_up" if up else "link_down", nic=port.nic.name)
                 self.kick()
+            elif not up:
+                self.kick()     # one that is gone says so by `receive` alone, and nothing else may ask it
+
+    def _on_watch(self, period_s: float, alive: Callable[[], None]) -> None:
+        self.watch(period_s, alive)
+        errors = self._counts.errors
+        self._dirty = True
+        self._turn()
+        if self._counts.errors == errors:
+            alive()
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -190,15 +237,19 @@ class Pump:
         self._running = True
         rx_before = self._counts.rx_frames
         breaths = 0
+        began = now = time.monotonic_ns()
         try:
-            while breaths < BUDGET and self._breathe():
+            while breaths < BUDGET and self._breathe(now):
                 breaths += 1
+                now = time.monotonic_ns()
         finally:
             self._running = False
         if self._closed:
             return
         now = time.monotonic_ns()
         self._arm(now)
+        if breaths:
+            self._turns.observe(now - began)
         if breaths == BUDGET:
             self._counts.yields += 1
             self._schedule()
@@ -228,9 +279,8 @@ class Pump:
             self._poll_until = now + self._busy_poll_ns
             self._schedule()
 
-    def _breathe(self) -> bool:
+    def _breathe(self, now: int) -> bool:
         """One burst in from every NIC, one out to each; whether there was anything to do or is more."""
-        now = time.monotonic_ns()
         dirty, self._dirty = self._dirty, False
         worked = False
         for port in self._ports:
@@ -260,11 +310,14 @@ class Pump:
             if count > 0:
                 self._counts.rx_bursts += 1
                 self._counts.rx_frames += count
+                self._rx_bursts.observe(count)
                 self._stack.receive(port.index, now, self._rx)
                 return True
             if count == GONE:
                 log.error("nic_gone", nic=port.nic.name)
                 self.detach(port.index)
+                if port.on_gone is not None:
+                    self._loop.call_soon(port.on_gone)
                 return True
         except Exception:
             self._complain("receive")
@@ -299,6 +352,7 @@ class Pump:
                     sent = True
                     self._counts.tx_bursts += 1
                     self._counts.tx_frames += count
+                    self._tx_bursts.observe(count)
                     self._dirty |= count >= min(room, BURST)
                     self._counts.tx_refused += port.nic.transmit(self._tx)
             except Exception:

@@ -4,7 +4,10 @@ import ipaddress
 import re
 from pathlib import PurePosixPath
 
+from drivers.pci.sysfs import Bdf
+
 SUN_PATH_OCTETS = 107   # unix(7): sockaddr_un.sun_path holds 108 with its zero
+_SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+)(?:([kmgtp])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
 
 
 class Address(str):
@@ -66,6 +69,31 @@ class Prefix(str):
         return 6 if ":" in self else 4
 
 
+class HostPort(str):
+    """An IP address and a TCP port to listen on, `127.0.0.1:9477` or `[::1]:9477`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        host, _, port = text.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        try:
+            address = ipaddress.ip_address(bare)
+            if (address.version == 6) != (bare != host) or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"{text!r} is no address and port, such as 127.0.0.1:9477 or [::1]:9477") from None
+        return super().__new__(cls, f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}")
+
+    @property
+    def host(self) -> str:
+        return self.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.rpartition(":")[2])
+
+
 class Mac(str):
     """A unicast Ethernet address, `02:00:5e:10:00:01`."""
 
@@ -84,6 +112,15 @@ class Mac(str):
     @property
     def octets(self) -> bytes:
         return bytes.fromhex(self.replace(":", ""))
+
+
+class PciAddress(str):
+    """Segment, bus, device and function of a PCI device, `0000:03:00.0`; the segment may be left out."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        return super().__new__(cls, Bdf.parse(text))
 
 
 class InterfaceName(str):
@@ -117,3 +154,15 @@ class SocketPath(FilePath):
         if len(text.encode()) > SUN_PATH_OCTETS:
             raise ValueError(f"a socket's path has at most {SUN_PATH_OCTETS} octets, this one {len(text.encode())}")
         return super().__new__(cls, text)
+
+
+def parse_size(text: str) -> int:
+    """An amount of octets, `4096`, `0x1000`, `64K`, `1MiB`; a K is 1024. Raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no amount of octets, such as 4096, 64K or 1MiB")
+    number, unit = match.groups()
+    value = int(number, 16 if number[:2].lower() == "0x" else 10) << 10 * (" kmgtp".index(unit.lower()) if unit else 0)
+    if value >= 1 << 62:
+        raise ValueError(f"{text!r} is more octets than any disk has")
+    return value

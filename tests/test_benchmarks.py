@@ -11,7 +11,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 
-from benchmarks import hot_paths, measures, packets
+from benchmarks import hot_paths, lab_nic, measures, packets
 from benchmarks.lab import PREFIX, ROOT
 from benchmarks.report import Cost, Report, Row, paired
 from tests.support.netns import unavailable
@@ -66,9 +66,21 @@ def test_the_report_is_json_and_a_table(capsys):
     assert json.loads(report.json())["rows"][0]["met"] is False
 
 
+def test_in_the_lab_rounds_are_paired_and_interrupts_may_cost_a_third():
+    figures = {("rustosd", "in"): [10.0, 4.0, 30.0], ("Linux", "in"): [5.0, 4.0, 10.0]}
+    row = lab_nic._versus("a stream", figures, "in")
+    assert (row.ratio, row.met, row.ours, row.peer) == (2, True, 10, 5)
+    told = lab_nic._noise("a stream", figures, "in")
+    assert told == "a stream: the ratio of each round 2.00, 1.00, 3.00; of the best rounds 3.00"
+    for polled, met in (13.0, True), (13.1, False):
+        assert lab_nic._interrupts("a stream", figures, {("polling", "in"): [polled]}, "in").met is met
+
+
 def test_what_is_no_measure_is_a_usage_error():
     process = bench("--only", "luck")
     assert "invalid choice: 'luck'" in process.communicate(timeout=30)[1] and process.returncode == 2
+    process = bench("--lab", "--only", "ping")
+    assert "without --only" in process.communicate(timeout=30)[1] and process.returncode == 2
 
 
 @pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "-")

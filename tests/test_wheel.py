@@ -53,7 +53,7 @@ def test_it_has_what_the_tree_has(installed):
     compiled = modules(".pxd") & modules(".py")
     for module in compiled:
         assert list((installed / module.relative_to(ROOT)).parent.glob(f"{module.name}.*.so")), module
-    for suffix in (".py", ".pxd", ".pyi", ".toml"):
+    for suffix in (".py", ".pxd", ".pyi", ".toml", ".css", ".js", ".svg"):
         for module in modules(suffix):
             assert (installed / module.relative_to(ROOT)).with_suffix(suffix).exists(), f"{module}{suffix}"
     for package in ("rustosd", "drivers", "netstack", "mm"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from drivers.device import Device
-from drivers.e1000.chips import Chip
+from drivers.e1000.chips import OVERHEAD, Chip
 from drivers.e1000.nvm import LOADED_NS, read_mac
 from drivers.e1000.phy import Negotiation, Phy
 from drivers.e1000.receive import RxRing
@@ -17,6 +17,9 @@ from drivers.errors import DeviceGone, DeviceTimeout
 from drivers.registers import MS, RegisterFile
 
 EVERYTHING: Final = 0xFFFF_FFFF
+ORDINARY_MTU: Final = 1500
+"""Longer packets make long frames, which the device drops unless RCTL.LPE says otherwise."""
+VLAN_ETHERTYPE: Final = 0x8100
 RESET_S: Final = 0.010
 """After CTRL.RST nothing may be read for a while: the EEPROM is loaded. 8254x 13.4.1; 82574 4.6.1."""
 RESET_NS: Final = 100 * MS
@@ -51,7 +54,14 @@ class Controller:
                                  sleep=sleep)
         self.phy = Phy(self.regs, shared=chip.express)
         self.filters = Filters()
+        self.mtu = ORDINARY_MTU
+        """Octets of the largest IP packet. A new one counts from the next reset on."""
         self.counts = dict.fromkeys(STATISTICS, 0)
+
+    @property
+    def longest(self) -> int:
+        """Octets of the longest frame, with one VLAN tag, without FCS."""
+        return self.mtu + OVERHEAD
 
     # Bring-up: 8254x 14, 82574 4.6.
 
@@ -65,9 +75,10 @@ class Controller:
         self.mask(EVERYTHING)
         # 2. No DMA: the rings stop, and the bus falls silent (82574 4.6).
         self.stop()
-        # 3. Reset.
+        # 3. Reset. It is also when a new split of the packet buffer counts (8254x 13.4.16).
         if regs.CTRL.read() == EVERYTHING:
             raise DeviceGone(self.device.name)
+        regs.PBA.modify(RX_KB=self.chip.receive_buffer_kb(self.longest))
         regs.CTRL.modify(RST=1)
         regs.sleep(RESET_S)
         regs.CTRL.wait(RST=0, timeout_ns=RESET_NS)
@@ -87,6 +98,8 @@ class Controller:
         regs = self.regs
         # Speed and duplex from the PHY, nothing forced; DMA as the bus master bit says.
         regs.CTRL.modify(MASTER_DISABLE=0, SLU=1, ASDE=1, LRST=0, PHY_RST=0, ILOS=0, FRCSPD=0, FRCDPLX=0, RFCE=0, TFCE=0, VME=0)
+        # Tags stay in the frames, both ways (VME is 0): the stack sees what was sent. The filter needs to know them.
+        regs.VET.write(TYPE=VLAN_ETHERTYPE)
         # No flow control: a slow peer must not hold up all others.
         for register in (regs.FCAL, regs.FCAH, regs.FCT, regs.FCTTV):
             register.write(0)
@@ -107,14 +120,14 @@ class Controller:
         regs.RADV.write(0)
         regs.RXCSUM.write(IPOFL=1, TUOFL=1)
         if self.chip.express:
-            regs.RFCTL.modify(EXSTEN=1)
+            regs.RFCTL.modify(EXSTEN=ring.extended)
         regs.RXDCTL.write(GRAN=1, WTHRESH=1)
         regs.RDBAL.write(ring.iova & 0xFFFF_FFFF)
         regs.RDBAH.write(ring.iova >> 32)
         regs.RDLEN.write(ring.size * 16)
         regs.RDH.write(0)
         regs.RDT.write(0)
-        regs.RCTL.write(EN=1, BAM=1, BSIZE=BufferSize.B2048, SECRC=1, LPE=0, **self._modes())
+        regs.RCTL.write(EN=1, BAM=1, BSIZE=BufferSize.B2048, SECRC=1, LPE=self.mtu > ORDINARY_MTU, **self._modes())
         ring.offer()
 
     def start_transmit(self, ring: TxRing) -> None:

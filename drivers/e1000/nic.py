@@ -12,19 +12,22 @@ from typing import Final
 
 from drivers.device import Device, DmaMemory
 from drivers.e1000.chips import Chip, chip_of
-from drivers.e1000.controller import EVERYTHING, Controller, Filters
-from drivers.e1000.receive import BUFFER_OCTETS, RxRing
+from drivers.e1000.controller import EVERYTHING, ORDINARY_MTU, Controller, Filters
+from drivers.e1000.receive import RxRing, buffer_octets
 from drivers.e1000.registers import RDT, TDT, Cause
-from drivers.e1000.transmit import SLOT_OCTETS, TxRing
+from drivers.e1000.transmit import BLOCK_COUNT, SLOT_OCTETS, TxRing
 from drivers.errors import DeviceError, DeviceGone
 from drivers.mmio import Mmio
 from drivers.nic import GONE
+from drivers.registers import RegisterFile
 from mm.frame import RxBurst, TxBurst
 
 RX_RING: Final = 512
 TX_RING: Final = 1024
-TX_SLOTS: Final = 63
-"""Super-segments the transmit memory holds: 4 MiB, a multiple of the large pages it comes from."""
+TX_SLOTS: Final = 31
+"""Super-segments that a block of the transmit memory holds: just below 2 MiB, the large page it comes from."""
+SMALLEST_MTU: Final = 68
+"""RFC 791 3.2."""
 MODERATION_US: Final = 20
 """Masking bounds the interrupts under load already; this only keeps a trickle of frames from costing one each."""
 HANG_NS: Final = 2_000_000_000
@@ -37,12 +40,12 @@ _KINDS: Final = ("msix", "msi", "intx")
 class E1000:
     """One Intel gigabit card. It is up, but for its link, when the constructor returns, and owns its device."""
 
-    mtu = 1500
-
-    def __init__(self, device: Device, *, mac: bytes | None = None, rx_ring: int = RX_RING, tx_ring: int = TX_RING,
-                 interrupts: tuple[str, ...] = _KINDS, moderation_us: int = MODERATION_US,
-                 clock: Callable[[], int] = time.monotonic_ns, sleep: Callable[[float], None] = time.sleep) -> None:
-        """`mac` in place of the NVM's; ring sizes are multiples of 8 from 64 to 4096; `interrupts`: kinds, best first.
+    def __init__(self, device: Device, *, mac: bytes | None = None, mtu: int = ORDINARY_MTU, rx_ring: int = RX_RING,
+                 tx_ring: int = TX_RING, interrupts: tuple[str, ...] = _KINDS, moderation_us: int = MODERATION_US,
+                 legacy: bool = False, clock: Callable[[], int] = time.monotonic_ns,
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        """`mac` in place of the NVM's; ring sizes are multiples of 8 from 64 to 4096; `interrupts`: kinds, best first;
+        `legacy`: no extended receive descriptors, though the chip has them.
 
         Takes about 20 ms. On failure the device stays the caller's to close.
         Raises DeviceError (its subclasses say which kind), ValueError.
@@ -55,16 +58,20 @@ class E1000:
         self.name = device.name
         self.chip: Chip = chip_of(device.name, vendor, identity)
         self.features = self.chip.features
+        self._legacy = legacy
         self._device, self._clock = device, clock
         self._moderation_us = moderation_us
         self._memory: list[DmaMemory] = []
         self._gone = self._closed = False
-        self._armed = False
+        self._armed = self._polling = False
         self._wants_room = False        # an interrupt shall come when frames have been sent
         self._moved: tuple[int, int, int] | None = None
         self._carried: dict[str, int] = {}      # what rings had counted that `resize` replaced
         self._counts = {"wakeups": 0, "resets": 0, "link_changes": 0, "receiver_overruns": 0, "tx_dropped_gone": 0}
+        self.on_link_change: Callable[[], None] | None = None
+        """Called out of `receive` when the device says that its link has changed; it takes note and returns."""
         self.controller = Controller(device, self.chip, clock=clock, sleep=sleep)
+        self.controller.mtu = self._possible(mtu)
         self._mmio = Mmio(device.bar(0))
         device.enable_bus_master(False)
         try:
@@ -90,6 +97,8 @@ class E1000:
             burst.clear()
             return GONE
         count = self._rx.harvest(burst)
+        if self._polling:
+            return count
         if self._armed:
             if count == 0 and not self._rx.waiting and not self._interrupt.drain():
                 return 0
@@ -159,7 +168,31 @@ class E1000:
             self._mmio.close()
             self._device.close()
 
+    @property
+    def mtu(self) -> int:
+        """Octets of the largest IP packet; see `set_mtu`."""
+        return self.controller.mtu
+
     # What the operator may ask for.
+
+    @property
+    def registers(self) -> RegisterFile:
+        """Its registers, to look at and to trace."""
+        return self.controller.regs
+
+    @property
+    def polling(self) -> bool:
+        """Whether it never interrupts: then `receive` is to be called all the time, for `fileno` tells nothing."""
+        return self._polling
+
+    @polling.setter
+    def polling(self, on: bool) -> None:
+        self._polling = on
+        if on:
+            self.controller.mask(EVERYTHING)
+            self._armed = False
+        else:
+            self._arm()
 
     def set_filters(self, *, promiscuous: bool = False, multicast: Iterable[bytes] | None = None,
                     vlans: Iterable[int] | None = None) -> None:
@@ -187,6 +220,12 @@ class E1000:
         except DeviceError:
             self._gone = True
             raise
+
+    def set_mtu(self, mtu: int) -> None:
+        """Another largest IP packet, by a reset. Raises ValueError, naming what is possible, and DeviceError."""
+        self.controller.mtu = self._possible(mtu)
+        self._tx.longest = self.controller.longest
+        self.reset()
 
     def resize(self, rx_ring: int, tx_ring: int) -> None:
         """Rings of other sizes, by a reset. Raises ValueError, DeviceError; when memory is short the old ones stay."""
@@ -216,11 +255,11 @@ class E1000:
     def _make_rings(self, rx: int, tx: int) -> tuple[RxRing, TxRing]:
         parts: list[DmaMemory] = []
         try:
-            for what, octets in (("rx ring", rx * 16), ("rx buffers", rx * BUFFER_OCTETS), ("tx ring", tx * 16),
-                                 ("tx buffers", TX_SLOTS * SLOT_OCTETS)):
+            for what, octets in (("rx ring", rx * 16), ("rx buffers", buffer_octets(rx)), ("tx ring", tx * 16),
+                                 *[("tx buffers", TX_SLOTS * SLOT_OCTETS)] * BLOCK_COUNT):
                 parts.append(self._device.dma_alloc(octets, f"e1000 {what}"))
-            rings = (RxRing(self._mmio, parts[0], parts[1], rx, RDT.at, self.chip.express),
-                     TxRing(self._mmio, parts[2], parts[3], tx, TDT.at))
+            rings = (RxRing(self._mmio, parts[0], parts[1], rx, RDT.at, self.chip.express and not self._legacy),
+                     TxRing(self._mmio, parts[2], parts[3:], tx, TDT.at, self.controller.longest))
         except BaseException:
             for memory in parts:
                 memory.free()
@@ -237,6 +276,12 @@ class E1000:
         self.controller.start_interrupts(self._interrupt.kind, self._moderation_us)
         self._moved = None
         self._arm()
+
+    def _possible(self, mtu: int) -> int:
+        if not SMALLEST_MTU <= mtu <= self.chip.largest_mtu:
+            raise ValueError(f"{self.name} is an {self.chip.name}: an MTU of {mtu} is not possible, {SMALLEST_MTU} to "
+                             f"{self.chip.largest_mtu} are")
+        return mtu
 
     def _sums(self, counts: dict[str, int]) -> dict[str, int]:
         return {name: count + self._carried.get(name, 0) for name, count in counts.items()}
@@ -259,8 +304,13 @@ class E1000:
         """Sleep may follow. What happened before is known and forgotten, so that it does not wake us. Raises DeviceGone."""
         self._interrupt.drain()
         causes = self.controller.acknowledge()
-        self._counts["link_changes"] += causes.LSC
+        if causes.LSC:
+            self._counts["link_changes"] += 1
+            if self.on_link_change is not None:
+                self.on_link_change()
         self._counts["receiver_overruns"] += causes.RXO
+        if self._polling:
+            return
         self._armed = True
         self._interrupt.unmask()
         self.controller.unmask(self._causes())

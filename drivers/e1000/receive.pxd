@@ -8,7 +8,7 @@ cdef enum:
     DESCRIPTOR = 16
     BUFFER = 2048
     SHORTEST = 14               # octets of an Ethernet header
-    LONGEST = 1518              # with one VLAN tag, without FCS: what the device lets through with LPE clear
+    PIECES = 8                  # buffers that one frame may fill: the device's longest has 16128 octets
 
     # The word of status and errors, the same bits in both layouts but for where the errors begin.
     DD = 1 << 0                 # written back
@@ -24,8 +24,8 @@ cdef enum:
 cdef struct RxCounters:
     uint64_t frames, octets, checksums
     uint64_t dropped_error      # the device found it damaged
-    uint64_t dropped_length     # no whole Ethernet header, or longer than its buffer
-    uint64_t dropped_long       # in more than one buffer
+    uint64_t dropped_length     # no whole Ethernet header, or lengths that do not fit its buffers
+    uint64_t dropped_long       # in more buffers than the longest frame has
 
 cdef class RxRing:
     cdef readonly uint32_t size         # descriptors
@@ -37,12 +37,16 @@ cdef class RxRing:
     cdef uint32_t tail_register
     cdef uint32_t next                  # the device writes this one back next
     cdef uint32_t owed                  # harvested, not given back: before `next`
-    cdef bint extended
-    cdef bint skipping                  # inside a frame of several buffers
+    cdef readonly bint extended
+    cdef bint skipping                  # inside a frame that is too long
     cdef RxCounters counters
 
     cdef int _harvest(self, RxBurst burst) noexcept nogil
-    cdef void _take(self, RxBurst burst, uint8_t *descriptor, uint8_t *data, uint32_t word) noexcept nogil
+    cdef uint32_t _pieces(self, uint32_t index) noexcept nogil
+    cdef void _take(self, RxBurst burst, uint32_t index, uint32_t pieces) noexcept nogil
+    cdef bint _gather(self, uint32_t index, uint32_t pieces) noexcept nogil
+    cdef uint32_t _length(self, uint32_t index) noexcept nogil
+    cdef uint32_t _after(self, uint32_t index, uint32_t steps) noexcept nogil
     cdef bint _give_back(self) noexcept nogil
     cdef uint32_t _word(self, uint32_t index) noexcept nogil
     cdef void _clean(self, uint32_t index) noexcept nogil

@@ -1,12 +1,18 @@
 """The receive ring: the device writes frames into buffers of ours, a burst points at them, and they go back a call later.
 
 The device owns the descriptors from its head up to the tail register, never all of them, since head = tail means none.
+A frame longer than a buffer fills several, one after the other. Neighbours in the ring are neighbours in memory, so it
+lies there in one piece; only where the ring begins anew its rest is copied behind the last buffer.
+
+Two layouts. The 8254x know legacy descriptors only. The 82574 knows both; there the extended ones are used, as Linux
+does, so that they are what the chip is proven with: they have room for all it may say of a frame, and status and errors
+come in one word. Legacy ones are for finding out whether a fault lies in the layout.
 """
 
 import cython
 from cython.cimports.drivers.mmio import Mmio
 from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t, uintptr_t
-from cython.cimports.libc.string import memset
+from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.mm.frame import BURST, RX_CHECKSUM, RxBurst, RxFrame
 from cython.cimports.mm.hw import dma_load32, dma_store64, get16, load16, read_fence
 
@@ -15,13 +21,17 @@ if not cython.compiled:
 
 SMALLEST = 64
 LARGEST = 4096
-BUFFER_OCTETS = BUFFER
+
+
+def buffer_octets(size: cython.int) -> int:
+    """How much memory the buffers of a ring of so many descriptors need."""
+    return (size + PIECES - 1) * BUFFER
 
 
 @cython.final
 @cython.cclass
 class RxRing:
-    """Descriptors and a buffer of 2048 octets for each."""
+    """Descriptors and a buffer of 2048 octets for each, and room for what a long frame has beyond the last."""
 
     def __init__(self, mmio: Mmio, descriptors, buffers, size: cython.int, tail_register: cython.int,
                  extended: cython.bint):
@@ -31,7 +41,7 @@ class RxRing:
         """
         if size % 8 or not SMALLEST <= size <= LARGEST:
             raise ValueError(f"a ring of {size} descriptors: a multiple of 8 from {SMALLEST} to {LARGEST} is possible")
-        if descriptors.size < size * DESCRIPTOR or buffers.size < size * BUFFER:
+        if descriptors.size < size * DESCRIPTOR or buffers.size < buffer_octets(size):
             raise ValueError(f"too little memory for {size} descriptors of {DESCRIPTOR} and buffers of {BUFFER} octets")
         self.mmio, self.descriptors, self.buffers, self.size = mmio, descriptors, buffers, size
         self.ring = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, descriptors.address))
@@ -61,8 +71,8 @@ class RxRing:
 
     @property
     def waiting(self) -> bool:
-        """Whether a frame is there."""
-        return self._word(self.next) & DD != 0
+        """Whether a frame is there, all of it."""
+        return self._pieces(self.next) != 0
 
     def harvest(self, burst: RxBurst) -> cython.int:
         """Give the last burst's buffers back with one doorbell, then fill the burst; how many frames.
@@ -87,28 +97,47 @@ class RxRing:
     @cython.exceptval(check=False)
     def _harvest(self, burst: RxBurst) -> cython.int:
         limit: uint32_t = min(cython.cast(uint32_t, BURST), self.size >> 1)
-        word: uint32_t
-        index: uint32_t = self.next
+        pieces: uint32_t
         while self.owed < limit:
-            word = self._word(index)
-            if not word & DD:
+            pieces = self._pieces(self.next)
+            if pieces == 0:
                 break
-            read_fence()        # the rest of the descriptor and the frame were written before it
-            self._take(burst, self.ring + index * DESCRIPTOR, self.memory + index * BUFFER, word)
-            self.owed += 1
-            index = index + 1 if index + 1 < self.size else 0
-        self.next = index
+            read_fence()        # the rest of the descriptors and the frame were written before
+            self._take(burst, self.next, pieces)
+            self.owed += pieces
+            self.next = self._after(self.next, pieces)
         return burst.count
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _take(self, burst: RxBurst, descriptor: cython.pointer[uint8_t], data: cython.pointer[uint8_t],
-              word: uint32_t) -> cython.void:
+    def _pieces(self, index: uint32_t) -> uint32_t:
+        """How many buffers the frame fills that begins at `index`; 0 while it is not all there.
+
+        PIECES, too, for one that does not end within so many.
+        """
+        pieces: uint32_t
+        word: uint32_t
+        for pieces in range(1, PIECES + 1):
+            word = self._word(index)
+            if not word & DD:
+                return 0
+            if word & EOP:
+                return pieces
+            index = self._after(index, 1)
+        return PIECES
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _take(self, burst: RxBurst, index: uint32_t, pieces: uint32_t) -> cython.void:
         """Point the burst at the frame, or count why not."""
         f: cython.pointer[RxFrame]
+        last: uint32_t = self._after(index, pieces - 1)
+        word: uint32_t = self._word(last)
         errors: uint32_t = word >> (ERRORS_EXTENDED if self.extended else ERRORS_LEGACY) & 0xFF
-        length: uint32_t = load16(descriptor + (12 if self.extended else 8))
+        length: uint32_t = self._length(last)
+        data: cython.pointer[uint8_t] = self.memory + cython.cast(uint64_t, index) * BUFFER
         if self.skipping or not word & EOP:
             self.counters.dropped_long += not self.skipping
             self.skipping = not word & EOP
@@ -116,7 +145,11 @@ class RxRing:
         if errors & ERROR_FRAME:
             self.counters.dropped_error += 1
             return
-        if length < SHORTEST or length > BUFFER:
+        if length > BUFFER or (pieces > 1 and not self._gather(index, pieces)):
+            self.counters.dropped_length += 1
+            return
+        length += (pieces - 1) * BUFFER
+        if length < SHORTEST:
             self.counters.dropped_length += 1
             return
         f = cython.address(burst.frames[burst.count])
@@ -130,6 +163,20 @@ class RxRing:
         burst.count += 1
         self.counters.frames += 1
         self.counters.octets += length
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _gather(self, index: uint32_t, pieces: uint32_t) -> cython.bint:
+        """See that a frame of several buffers lies in one piece; False when the device left one of them half empty."""
+        i: uint32_t
+        over: uint32_t = index + pieces - self.size if index + pieces > self.size else 0
+        for i in range(pieces - 1):
+            if self._length(self._after(index, i)) != BUFFER:
+                return False
+        if over:
+            memcpy(self.memory + cython.cast(uint64_t, self.size) * BUFFER, self.memory, over * BUFFER)
+        return True
 
     @cython.cfunc
     @cython.nogil
@@ -154,6 +201,23 @@ class RxRing:
         if self.extended:
             return dma_load32(self.ring + index * DESCRIPTOR + 8)
         return dma_load32(self.ring + index * DESCRIPTOR + 12) & 0xFFFF
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _length(self, index: uint32_t) -> uint32_t:
+        """Octets in one buffer."""
+        return load16(self.ring + index * DESCRIPTOR + (12 if self.extended else 8))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _after(self, index: uint32_t, steps: uint32_t) -> uint32_t:
+        """So many descriptors on; fewer than the ring has."""
+        index += steps
+        return index - self.size if index >= self.size else index
 
     @cython.cfunc
     @cython.nogil

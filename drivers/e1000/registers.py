@@ -107,6 +107,12 @@ class FCT(Reg, at=0x0030, spec="8254x 13.4.10"):
     """Flow control type."""
 
 
+class VET(Reg, at=0x0038, spec="8254x 13.4.11; 82574 10.2.2"):
+    """The EtherType by which tagged frames are known."""
+
+    TYPE = Bits(15, 0)
+
+
 class FCTTV(Reg, at=0x0170, spec="8254x 13.4.12"):
     """Flow control transmit timer."""
 

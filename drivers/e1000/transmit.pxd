@@ -6,10 +6,10 @@ cdef enum:
     DESCRIPTOR = 16
     CHUNK = 8192                # octets of one data descriptor; the 8254x allow 16288 (3.3.3)
     SLOT = 65600                # octets of the arena the largest frame takes, a multiple of 64
+    BLOCKS = 2                  # pieces the arena is made of
     PER_FRAME = 10              # descriptors of the largest frame: a context and nine of data
     REPORT_EVERY = 16           # descriptors between two whose completion the device reports
     SHORTEST = 14
-    LONGEST = 1518              # with one VLAN tag, without FCS
 
     # Second dword of a descriptor (8254x 3.3.6, 3.3.7; 82574 7.2).
     DTYP_DATA = 1 << 20
@@ -30,7 +30,7 @@ cdef enum:
     ACCEPT = 0
     NO_ROOM
     TOO_SHORT                   # no whole Ethernet header
-    TOO_LONG                    # for the link, or for a super-segment
+    TOO_LONG                    # for the MTU, or for a super-segment
     OFFLOAD                     # an offload that does not fit the frame or the device
     REFUSALS
 
@@ -47,10 +47,13 @@ cdef struct TxCounters:
 cdef class TxRing:
     cdef readonly uint32_t size         # descriptors
     cdef Mmio mmio
-    cdef object descriptors, buffers    # DmaMemory
+    cdef public uint32_t longest        # octets of the longest frame on the wire, without FCS
+    cdef object descriptors, buffers    # DmaMemory, and a list of BLOCKS of it
     cdef uint8_t *ring
-    cdef uint8_t *arena                 # the frames' octets, handed out in a circle
-    cdef uint64_t arena_iova
+    # The arena: the frames' octets, handed out in a circle over all blocks. No frame lies in two.
+    cdef uint8_t *block[BLOCKS]
+    cdef uint64_t block_iova[BLOCKS]
+    cdef uint64_t block_size
     cdef uint64_t arena_size
     cdef uint64_t arena_head            # octets handed out, ever ...
     cdef uint64_t arena_tail            # ... and given back

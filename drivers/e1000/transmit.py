@@ -18,6 +18,7 @@ if not cython.compiled:
 
 SMALLEST = 64
 LARGEST = 4096
+BLOCK_COUNT = BLOCKS
 SLOT_OCTETS = SLOT
 _LARGEST_FRAME = cython.declare(cython.int, MAX_FRAME)
 _REFUSALS = ("", "no_room", "too_short", "too_long", "offload")
@@ -34,24 +35,31 @@ class TxRing:
     def __cinit__(self):
         self.marks = cython.NULL
 
-    def __init__(self, mmio: Mmio, descriptors, buffers, size: cython.int, tail_register: cython.int):
-        """`descriptors` and `buffers` are `drivers.device.DmaMemory`, and stay the caller's to free.
+    def __init__(self, mmio: Mmio, descriptors, buffers, size: cython.int, tail_register: cython.int,
+                 longest: cython.int):
+        """`descriptors` is `drivers.device.DmaMemory`, `buffers` a list of `BLOCK_COUNT` equal ones; all stay the caller's to
+        free. `longest`: octets of the longest frame on the wire, without FCS; see `longest`.
 
         Raises ValueError for a size that is no multiple of 8 from 64 to 4096, or memory too small for it.
         """
         if size % 8 or not SMALLEST <= size <= LARGEST:
             raise ValueError(f"a ring of {size} descriptors: a multiple of 8 from {SMALLEST} to {LARGEST} is possible")
-        if descriptors.size < size * DESCRIPTOR or buffers.size < 2 * SLOT:
-            raise ValueError(f"too little memory for {size} descriptors of {DESCRIPTOR} octets and two frames of {SLOT}")
+        if (descriptors.size < size * DESCRIPTOR or len(buffers) != BLOCKS or buffers[0].size < 2 * SLOT
+                or any(block.size != buffers[0].size for block in buffers)):
+            raise ValueError(f"not the memory for {size} descriptors of {DESCRIPTOR} octets and {BLOCKS} times two frames "
+                             f"of {SLOT}")
         self.marks = cython.cast(cython.pointer[Mark], calloc(size, cython.sizeof(Mark)))
         if self.marks == cython.NULL:
             raise MemoryError
         self.mmio, self.descriptors, self.buffers, self.size = mmio, descriptors, buffers, size
         self.ring = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, descriptors.address))
-        self.arena = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, buffers.address))
-        self.arena_iova = buffers.iova
-        self.arena_size = cython.cast(uint64_t, buffers.size) & ~cython.cast(uint64_t, 63)
+        self.block_size = cython.cast(uint64_t, buffers[0].size) & ~cython.cast(uint64_t, 63)
+        self.arena_size = self.block_size * BLOCKS
+        for index in range(BLOCKS):
+            self.block[index] = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, buffers[index].address))
+            self.block_iova[index] = buffers[index].iova
         self.tail_register = tail_register
+        self.longest = longest
         memset(cython.address(self.counters), 0, cython.sizeof(TxCounters))
         self.rewind()
 
@@ -107,8 +115,8 @@ class TxRing:
     def _room(self) -> cython.int:
         by_ring: uint64_t = (self.size - 1 - self.used) // PER_FRAME
         by_arena: uint64_t = (self.arena_size - (self.arena_head - self.arena_tail)) // SLOT
-        if self.used and by_arena:
-            by_arena -= 1       # what is left before the end of the arena may be too short for one
+        if self.used:
+            by_arena -= min(by_arena, cython.cast(uint64_t, BLOCKS))    # what is left before a block's end may be too short
         return cython.cast(cython.int, min(min(by_ring, by_arena), cython.cast(uint64_t, BURST)))
 
     @cython.cfunc
@@ -149,23 +157,25 @@ class TxRing:
     @cython.exceptval(check=False)
     def _queue(self, f: cython.pointer[cython.const[TxFrame]]) -> cython.int:
         at: uint64_t
+        octets: cython.pointer[uint8_t]
         head: uint64_t = self.arena_head
         headers: uint32_t = 0
         if f.length < SHORTEST:
             return TOO_SHORT
-        if f.length > cython.cast(uint32_t, MAX_FRAME if f.segment_size else LONGEST):
+        if f.length > cython.cast(uint32_t, MAX_FRAME if f.segment_size else self.longest):
             return TOO_LONG
         if (self.size - 1 - self.used < 1 + (f.length + CHUNK - 1) // CHUNK
                 or not self._allot(f.length, cython.address(at))):
             return NO_ROOM
-        _copy(self.arena + at, f)
+        octets = self.block[at // self.block_size] + at % self.block_size
+        _copy(octets, f)
         if f.segment_size or f.checksum_start:
-            headers = _headers(self.arena + at, f)
+            headers = _headers(octets, f, self.longest)
             if headers == 0:
                 self.arena_head = head
                 return OFFLOAD
             if f.segment_size:
-                _prepare(self.arena + at, f)
+                _prepare(octets, f)
             self._context(f, headers)
         self._data(f, at)
         if self.unmarked >= REPORT_EVERY:
@@ -181,11 +191,11 @@ class TxRing:
     def _allot(self, octets: uint32_t, at: cython.pointer[uint64_t]) -> cython.bint:
         """Take `octets` in one piece from the arena; their offset."""
         need: uint64_t = (octets + 63) & ~cython.cast(uint64_t, 63)
-        offset: uint64_t = self.arena_head % self.arena_size
-        skip: uint64_t = self.arena_size - offset if offset + need > self.arena_size else 0
+        into_block: uint64_t = self.arena_head % self.block_size
+        skip: uint64_t = self.block_size - into_block if into_block + need > self.block_size else 0
         if self.arena_head + skip + need - self.arena_tail > self.arena_size:
             return False
-        at[0] = 0 if skip else offset
+        at[0] = (self.arena_head + skip) % self.arena_size
         self.arena_head += skip + need
         return True
 
@@ -222,6 +232,7 @@ class TxRing:
         options: uint64_t = 0
         left: uint32_t = f.length
         part: uint32_t
+        iova: uint64_t = self.block_iova[at // self.block_size] + at % self.block_size
         if f.checksum_start:
             options = POPTS_TXSM
         if f.segment_size:
@@ -231,8 +242,8 @@ class TxRing:
         while left:
             part = min(left, cython.cast(uint32_t, CHUNK))
             left -= part
-            self._put(self.arena_iova + at, command | part | (0 if left else EOP) | options << 32)
-            at += part
+            self._put(iova, command | part | (0 if left else EOP) | options << 32)
+            iova += part
 
     @cython.cfunc
     @cython.nogil
@@ -266,7 +277,8 @@ class TxRing:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _headers(frame: cython.pointer[cython.const[uint8_t]], f: cython.pointer[cython.const[TxFrame]]) -> uint32_t:
+def _headers(frame: cython.pointer[cython.const[uint8_t]], f: cython.pointer[cython.const[TxFrame]],
+             longest: uint32_t) -> uint32_t:
     """Octets of all headers of a super-segment, else anything but 0; 0: the device cannot do what is asked of it.
 
     It knows places in the headers by 8-bit offsets, and the length of a TCP segment has 16 bits.
@@ -282,7 +294,7 @@ def _headers(frame: cython.pointer[cython.const[uint8_t]], f: cython.pointer[cyt
             or (f.family == 6 and start < f.l3_offset + cython.cast(uint32_t, 40))):
         return 0
     headers = start + (frame[start + 12] >> 4) * 4
-    if headers < start + 20 or headers > f.length or headers > 255 or headers + f.segment_size > LONGEST:
+    if headers < start + 20 or headers > f.length or headers > 255 or headers + f.segment_size > longest:
         return 0
     return headers
 

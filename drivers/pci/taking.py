@@ -55,17 +55,9 @@ class DeviceRow:
     name: str
     driver: str | None
     iommu_group: int | None
-    uses: str
+    uses: Uses
     takeable: bool
     reasons: tuple[Reason, ...]
-
-    @property
-    def verdict(self) -> str:
-        """"yes", or the first reason and how many more there are."""
-        if not self.reasons:
-            return "yes"
-        more = f" (+{len(self.reasons) - 1})" if len(self.reasons) > 1 else ""
-        return f"no: {self.reasons[0].text}{more}"
 
 
 def why_not_take(device: PciDevice, bus: PciBus, host: HostUses, together: Iterable[Bdf] = ()) -> tuple[Reason, ...]:
@@ -76,16 +68,11 @@ def why_not_take(device: PciDevice, bus: PciBus, host: HostUses, together: Itera
     return (*_own_reasons(device, bus, host), *_group_reasons(device, bus, host, frozenset(together)))
 
 
-def rows(bus: PciBus, host: HostUses, names: Names) -> list[DeviceRow]:
-    """All functions as `rustosctl device list` shows them."""
-    return [row(device, bus, host, names) for device in bus.devices()]
-
-
 def row(device: PciDevice, bus: PciBus, host: HostUses, names: Names) -> DeviceRow:
     """One function as `rustosctl device list` shows it."""
     reasons = why_not_take(device, bus, host)
     kind = names.class_name(device.class_code) or f"class {device.class_code >> 8:04x}"
-    uses = "" if device.is_bridge else host.of(device).summary()
+    uses = Uses((), ()) if device.is_bridge else host.of(device)
     return DeviceRow(device.name, kind, names.full(device.vendor, device.device), device.driver, device.iommu_group,
                      uses, not reasons, reasons)
 

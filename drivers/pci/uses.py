@@ -70,11 +70,13 @@ class Uses:
     interfaces: tuple[Interface, ...]
     disks: tuple[Disk, ...]
 
-    def summary(self) -> str:
-        """In few words, empty when there is nothing: "eth0 52:54:00:12:34:56", "sda 1.0 TB"."""
+    def words(self) -> list[str]:
+        """Each in few words: "eth0 52:54:00:12:34:56", "sda WDC WD10 1.0 TB serial 4711"."""
         words = [f"{i.name} {i.mac}".strip() for i in self.interfaces]
-        words += [f"{d.name} {d.model or ''} {_decimal(d.octets)}".replace("  ", " ") for d in self.disks]
-        return ", ".join(words)
+        for d in self.disks:
+            parts = (d.name, d.model, _decimal(d.octets), d.serial and f"serial {d.serial}")
+            words.append(" ".join(part for part in parts if part))
+        return words
 
 
 class HostUses:

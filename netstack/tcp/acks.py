@@ -1,8 +1,9 @@
 """Acknowledgments: RFC 9293 3.10.7.4 step 5, RTT by RFC 6298, SACK by RFC 2018 and 6675."""
 
 import cython
-from cython.cimports.libc.stdint import int64_t, uint32_t
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
+from cython.cimports.mm.histogram import histogram_add
 from cython.cimports.netstack.neighbor import neighbor_confirm
 from cython.cimports.netstack.tcp.congestion import congestion_acked, congestion_duplicate
 from cython.cimports.netstack.tcp.output import rto_now, tail_arm, timestamp_now
@@ -27,6 +28,7 @@ def _measure(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], rtt: int64_t) 
     deviation: int64_t
     if rtt < 0:
         return
+    histogram_add(cython.address(t.round_trip), cython.cast(uint64_t, rtt))
     if c.srtt == 0:
         c.srtt = rtt if rtt else 1
         c.rttvar = rtt >> 1

@@ -4,6 +4,9 @@ from netstack.net cimport NetState
 from netstack.tcp.tcb cimport Listener, Tcb, TcpTable
 from netstack.wire.address cimport Addr
 
+cdef enum:
+    MAX_BUSIEST = 64            # rows of Tcp.busiest
+
 cdef class Tcp:
     cdef NetState state
     cdef TcpTable table

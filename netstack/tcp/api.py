@@ -9,6 +9,7 @@ from cython.cimports.cpython.buffer import (
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memset
+from cython.cimports.mm.histogram import histogram_row
 from cython.cimports.netstack.counters import TCP_ABORTS, TCP_ACTIVE_OPENS
 from cython.cimports.netstack.net import count, is_local, random_below
 from cython.cimports.netstack.tcp.congestion import pipe
@@ -16,7 +17,7 @@ from cython.cimports.netstack.tcp.input import tcb_open
 from cython.cimports.netstack.tcp.output import path_to_peer, send_reset
 from cython.cimports.netstack.tcp.ring import ring_drop, ring_get, ring_put, ring_release, ring_reserve
 from cython.cimports.netstack.tcp.state import (
-    ACTIVE_OPEN, CLOSED, CLOSING, FIN_WAIT_2, SYN_RECEIVED, SYN_SENT, TIME_WAIT)
+    ACTIVE_OPEN, CLOSED, CLOSING, FIN_WAIT_2, LISTEN, STATES, SYN_RECEIVED, SYN_SENT, TIME_WAIT)
 from cython.cimports.netstack.tcp.tcb import (
     F_ACCEPTING, F_ACK_NOW, F_EOF_TOLD, F_FIN_ARRIVED, F_FIN_QUEUED, F_KEEPALIVE, F_NODELAY, F_READY, F_RECOVERY,
     F_RELEASED, F_REPORTED, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, F_WANT_WRITE, NEWS_EOF,
@@ -498,6 +499,54 @@ class Tcp:
         t: cython.pointer[TcpTable] = cython.address(self.table)
         i: uint32_t
         return [_row(t.blocks[i]) for i in range(t.block_count) if t.blocks[i] is not cython.NULL]
+
+    def busiest(self, most: int = 64) -> list:
+        """One `info` for each of the connections that have moved the most octets, at most 64, the busiest first.
+
+        However many there are, it stays cheap enough to ask once a second.
+        """
+        t: cython.pointer[TcpTable] = cython.address(self.table)
+        chosen: uint32_t[MAX_BUSIEST]
+        moved: uint64_t[MAX_BUSIEST]
+        own: uint64_t
+        limit: cython.int = max(0, min(most, MAX_BUSIEST))
+        n: cython.int = 0
+        k: cython.int
+        i: uint32_t
+        for i in range(t.block_count):
+            if t.blocks[i] is cython.NULL:
+                continue
+            own = t.blocks[i].octets_sent + t.blocks[i].octets_received
+            if n < limit:
+                n += 1
+            elif n == 0 or own <= moved[n - 1]:
+                continue
+            k = n - 1
+            while k > 0 and moved[k - 1] < own:
+                chosen[k] = chosen[k - 1]
+                moved[k] = moved[k - 1]
+                k -= 1
+            chosen[k] = i
+            moved[k] = own
+        return [_row(t.blocks[chosen[k]]) for k in range(n)]
+
+    def states(self) -> dict:
+        """How many connections are in each state: name -> count."""
+        t: cython.pointer[TcpTable] = cython.address(self.table)
+        counts: uint32_t[STATES]
+        i: uint32_t
+        memset(counts, 0, cython.sizeof(counts))
+        for i in range(t.block_count):
+            if t.blocks[i] is not cython.NULL:
+                counts[t.blocks[i].state] += 1
+        return {NAMES[i]: counts[i] for i in range(STATES) if i != LISTEN}
+
+    def histograms(self) -> dict:
+        """Times in ns, each a row as `mm.histogram.Histogram.row`: round_trip, handshake_active, handshake_passive."""
+        t: cython.pointer[TcpTable] = cython.address(self.table)
+        return {"round_trip": histogram_row(cython.address(t.round_trip)),
+                "handshake_active": histogram_row(cython.address(t.handshake[0])),
+                "handshake_passive": histogram_row(cython.address(t.handshake[1]))}
 
     def listeners(self) -> list:
         """One row for each listener."""

@@ -1,6 +1,7 @@
 # The transmission control block and the table of all of them: flat structs, indices instead of pointers, no Python.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from mm.frame cimport TxFrame
+from mm.histogram cimport Log2Histogram
 from netstack.ip cimport Path
 from netstack.net cimport Net
 from netstack.tcp.ring cimport Budget, Ring
@@ -180,6 +181,8 @@ cdef struct TcpTable:
     int32_t ready_head
     int32_t ready_tail
     uint32_t ready_count
+    Log2Histogram round_trip    # every sample that RFC 6298 takes, ns
+    Log2Histogram handshake[2]  # from SYN to ESTABLISHED, ns: opened from here, by a listener
 
 cdef int table_create(TcpTable *t, Net *net, const TcpLimits *limits, uint64_t memory) except -1
 cdef void table_destroy(TcpTable *t) noexcept nogil

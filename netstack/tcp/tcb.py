@@ -4,10 +4,12 @@ import cython
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memset
+from cython.cimports.mm.histogram import histogram_add
 from cython.cimports.netstack.counters import TCP_IMPOSSIBLE_TRANSITIONS, TCP_TIME_WAIT_RECYCLED
 from cython.cimports.netstack.net import Net, count
 from cython.cimports.netstack.tcp.ring import ring_release
-from cython.cimports.netstack.tcp.state import CLOSED, RESET, SYN_RECEIVED, TIME_WAIT, TIMEOUT_2MSL, next_state
+from cython.cimports.netstack.tcp.state import (
+    CLOSED, ESTABLISHED, RESET, SYN_RECEIVED, TIME_WAIT, TIMEOUT_2MSL, next_state)
 from cython.cimports.netstack.timers import timer_clear, timer_set, timers_create, timers_destroy
 from cython.cimports.netstack.wire.address import Addr, is_unspecified, is_v4, same_address
 
@@ -329,7 +331,7 @@ def tcb_arm(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def set_state(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], event: cython.int) -> cython.bint:
-    """Follow an arrow of the state machine; keeps the listener's count of embryos and the one of TIME-WAIT."""
+    """Follow an arrow of the state machine; keeps count of embryos and of TIME-WAIT, and time of handshakes."""
     to: cython.int = next_state(c.state, event)
     parent: cython.pointer[Listener]
     if to < 0:
@@ -345,6 +347,9 @@ def set_state(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], event: cython
         t.time_wait_count -= 1
     if to == TIME_WAIT:
         t.time_wait_count += 1
+    if to == ESTABLISHED:
+        histogram_add(cython.address(t.handshake[1 if c.flags & F_PASSIVE else 0]),
+                      cython.cast(uint64_t, t.net.now - c.opened_at))
     c.state = cython.cast(uint8_t, to)
     return True
 

@@ -1,63 +1,34 @@
 """`rustosctl`: look at a running daemon and change it. Noun, then verb; a noun alone lists."""
 
-import contextlib
 import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import shell, tables
+from rustosd.cli import acpi, calls, device, disk, shell, tables
+from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.control import protocol as p
-from rustosd.control.client import DEFAULT_SOCKET, CallFailed, Client, Unreachable
+from rustosd.control.client import DEFAULT_SOCKET
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
 
-T = TypeVar("T")
 PING_INTERVAL_MIN_S = 0.002
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[WORD VALUE]...")]
 
 app = typer.Typer(help="Steer a running rustosd: what it is doing, and what it should do.", rich_markup_mode=None,
                   pretty_exceptions_enable=False)
 
 
-class _Settings:
-    socket = DEFAULT_SOCKET
-
-
 @app.callback()
 def _options(
     socket: Annotated[str, typer.Option(envvar="RUSTOSD_SOCKET", help="The daemon's control socket.")] = DEFAULT_SOCKET,
 ) -> None:
-    _Settings.socket = socket
-
-
-@contextlib.contextmanager
-def _daemon() -> Iterator[Client]:
-    try:
-        with Client(_Settings.socket) as client:
-            yield client
-    except Unreachable as error:
-        raise shell.Stop(str(error), shell.UNREACHABLE) from None
-    except CallFailed as error:
-        raise shell.Stop(str(error)) from None
-
-
-def _call(method: str, params: p.Parameters | None = None) -> Any:
-    with _daemon() as daemon:
-        return daemon.call(method, params)
-
-
-def _checked(kind: Callable[[str], T], text: str) -> T:
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    Settings.socket = socket
 
 
 def _options_of(words: Sequence[str] | None, known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
@@ -72,7 +43,7 @@ def _options_of(words: Sequence[str] | None, known: dict[str, Callable[[str], An
             raise typer.BadParameter(f"{word} is there twice")
         if not rest:
             raise typer.BadParameter(f"{word} needs a value behind it")
-        given[word] = _checked(known[word], rest.pop(0))
+        given[word] = checked(known[word], rest.pop(0))
     return given
 
 
@@ -87,7 +58,7 @@ def _noun(name: str, text: str, listing: tables.Listing, method: str) -> typer.T
     group = typer.Typer(help=text, rich_markup_mode=None)
 
     def print_list(as_json: bool) -> None:
-        tables.show(listing, _call(method), as_json)
+        tables.show(listing, call(method), as_json)
 
     @group.callback(invoke_without_command=True)
     def alone(context: typer.Context, json: Json = False) -> None:
@@ -105,7 +76,7 @@ def _noun(name: str, text: str, listing: tables.Listing, method: str) -> typer.T
 @app.command()
 def status(json: Json = False) -> None:
     """The daemon in one look. Exit status 3 when none is running."""
-    now: p.Status = _call("daemon.status")
+    now: p.Status = call("daemon.status")
     if json:
         tables.print_json("status", now)
         return
@@ -123,7 +94,7 @@ nic = _noun("nic", "Interfaces of the stack.", tables.NICS, "nic.list")
 @nic.command("show")
 def nic_show(name: str, json: Json = False) -> None:
     """All about one interface."""
-    rows: list[p.Nic] = [row for row in _call("nic.list") if row.name == name]
+    rows: list[p.Nic] = [row for row in call("nic.list") if row.name == name]
     if not rows:
         raise shell.Stop(f"there is no interface {name}; see: rustosctl nic list")
     if json:
@@ -146,13 +117,13 @@ addr = _noun("addr", "Addresses of the interfaces.", tables.ADDRESSES, "addr.lis
 @addr.command("add")
 def addr_add(nic: str, address: Annotated[str, typer.Argument(metavar="ADDRESS/LENGTH")]) -> None:
     """Give an interface an address: rustosctl addr add rustos0 10.77.0.3/24"""
-    _call("addr.add", p.AddressChange(nic=_checked(InterfaceName, nic), address=_checked(Cidr, address)))
+    call("addr.add", p.AddressChange(nic=checked(InterfaceName, nic), address=checked(Cidr, address)))
 
 
 @addr.command("del")
 def addr_del(nic: str, address: Annotated[str, typer.Argument(metavar="ADDRESS/LENGTH")]) -> None:
     """Take an address from an interface."""
-    _call("addr.del", p.AddressChange(nic=_checked(InterfaceName, nic), address=_checked(Cidr, address)))
+    call("addr.del", p.AddressChange(nic=checked(InterfaceName, nic), address=checked(Cidr, address)))
 
 
 route = _noun("route", "The routing table.", tables.ROUTES, "route.list")
@@ -164,7 +135,7 @@ def route_add(destination: Annotated[str, typer.Argument(metavar="PREFIX")], wor
     given = _options_of(words, {"via": Address, "dev": InterfaceName, "metric": _metric})
     if "via" not in given and "dev" not in given:
         raise typer.BadParameter("a route needs via ADDRESS or dev NIC")
-    _call("route.add", p.RouteChange(destination=_destination(destination, given), gateway=given.get("via"),
+    call("route.add", p.RouteChange(destination=_destination(destination, given), gateway=given.get("via"),
                                      nic=given.get("dev"), metric=given.get("metric", 0)))
 
 
@@ -172,7 +143,7 @@ def route_add(destination: Annotated[str, typer.Argument(metavar="PREFIX")], wor
 def route_del(destination: Annotated[str, typer.Argument(metavar="PREFIX")], words: Words = None) -> None:
     """Remove the static routes to a prefix: rustosctl route del PREFIX [via ADDRESS] [dev NIC] [metric N]"""
     given = _options_of(words, {"via": Address, "dev": InterfaceName, "metric": _metric})
-    _call("route.del", p.RouteRemoval(destination=_destination(destination, given), gateway=given.get("via"),
+    call("route.del", p.RouteRemoval(destination=_destination(destination, given), gateway=given.get("via"),
                                       nic=given.get("dev"), metric=given.get("metric")))
 
 
@@ -180,7 +151,7 @@ def _destination(text: str, given: dict[str, Any]) -> Prefix:
     """`default` is of the family of its gateway."""
     if text == "default" and "via" in given and given["via"].version == 6:
         return Prefix("::/0")
-    return _checked(Prefix, text)
+    return checked(Prefix, text)
 
 
 neigh = _noun("neigh", "The ARP and NDP cache.", tables.NEIGHBORS, "neigh.list")
@@ -191,7 +162,7 @@ def neigh_add(address: str, words: Words = None) -> None:
     """Add a permanent neighbor: rustosctl neigh add 10.77.0.9 lladdr 02:00:00:00:00:09 dev rustos0"""
     given = _options_of(words, {"lladdr": Mac, "dev": InterfaceName})
     _need(given, "lladdr", "dev")
-    _call("neigh.add", p.NeighborChange(address=_checked(Address, address), mac=given["lladdr"], nic=given["dev"]))
+    call("neigh.add", p.NeighborChange(address=checked(Address, address), mac=given["lladdr"], nic=given["dev"]))
 
 
 @neigh.command("del")
@@ -199,7 +170,7 @@ def neigh_del(address: str, words: Words = None) -> None:
     """Forget a neighbor: rustosctl neigh del 10.77.0.9 dev rustos0"""
     given = _options_of(words, {"dev": InterfaceName})
     _need(given, "dev")
-    _call("neigh.del", p.NeighborRemoval(address=_checked(Address, address), nic=given["dev"]))
+    call("neigh.del", p.NeighborRemoval(address=checked(Address, address), nic=given["dev"]))
 
 
 def _need(given: dict[str, Any], *words: str) -> None:
@@ -222,7 +193,7 @@ def conn_alone(context: typer.Context, limit: Limit = 10_000, json: Json = False
 @conn.command("list")
 def conn_list(limit: Limit = 10_000, json: Json = False) -> None:
     """Connections, listeners and UDP sockets."""
-    answer: p.Connections = _call("conn.list", p.ConnectionQuery(limit=limit))
+    answer: p.Connections = call("conn.list", p.ConnectionQuery(limit=limit))
     tables.show(tables.CONNECTIONS, answer.connections, json, answer.total)
 
 
@@ -232,7 +203,7 @@ All = Annotated[bool, typer.Option("--all", "-a", help="Also those that never ha
 @app.command()
 def drops(every: All = False, json: Json = False) -> None:
     """Why frames were dropped."""
-    rows: list[p.Drop] = _call("drops.list")
+    rows: list[p.Drop] = call("drops.list")
     shown = [row for row in rows if every or row.frames]
     tables.show(tables.DROPS, sorted(shown, key=lambda row: -row.frames), json)
 
@@ -240,7 +211,7 @@ def drops(every: All = False, json: Json = False) -> None:
 @app.command()
 def counters(every: All = False, json: Json = False) -> None:
     """What the stack counts."""
-    rows: list[p.Count] = _call("counters.list")
+    rows: list[p.Count] = call("counters.list")
     tables.show(tables.COUNTERS, [row for row in rows if every or row.count], json)
 
 
@@ -254,7 +225,7 @@ def ping(
     json: Json = False,
 ) -> int:
     """Send echo requests from the stack. Exit status 1 when nothing answered."""
-    address = _checked(Address, host)
+    address = checked(Address, host)
     if json and count is None:
         count = 4
     identifier = int.from_bytes(os.urandom(2))
@@ -262,7 +233,7 @@ def ping(
     say = (lambda text: None) if json else (lambda text: print(text, flush=True))
     say(f"PING {address}: {size} octets of data")
     try:
-        with _daemon() as daemon:
+        with calls.daemon() as daemon:
             while count is None or len(results) < count:
                 begun = time.monotonic()
                 results.append(daemon.call("ping.echo", p.EchoRequest(
@@ -286,7 +257,7 @@ def ping(
 @app.command(help=nc_command.__doc__)
 @functools.wraps(nc_command)
 def nc(**options: Any) -> int:
-    os.environ["RUSTOSD_SOCKET"] = _Settings.socket
+    os.environ["RUSTOSD_SOCKET"] = Settings.socket
     return nc_command(**options)
 
 
@@ -306,6 +277,11 @@ def _summary(address: str, sent: int, answered_us: Sequence[float]) -> str:
         low, mean, high = min(answered_us), sum(answered_us) / len(answered_us), max(answered_us)
         lines.append(f"round trip min/avg/max = {low / 1000:.3f}/{mean / 1000:.3f}/{high / 1000:.3f} ms")
     return "\n".join(lines)
+
+
+app.add_typer(device.app, name="device")
+app.add_typer(disk.app, name="disk")
+app.command("acpi")(acpi.acpi)
 
 
 def main() -> None:

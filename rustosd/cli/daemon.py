@@ -50,8 +50,8 @@ def config_default() -> None:
 def config_check(file: Path) -> None:
     """Check a file. Exit status 2 and one line for what is wrong."""
     settings = _loaded(file)
-    interfaces = ", ".join(interface.name for interface in settings.interface)
-    print(f"{file}: good; {interfaces}; {len(settings.route)} static routes")
+    what = [*(interface.name for interface in settings.interface), *(device.which for device in settings.device)]
+    print(f"{file}: good; {', '.join(what)}; {len(settings.route)} static routes")
 
 
 @config_app.command("show")
@@ -64,12 +64,12 @@ def config_show(config: ConfigFile = None) -> None:
 def recover(config: ConfigFile = None) -> None:
     """Give back to the host what a killed daemon left; the next `rustosd run` does the same."""
     settings = _loaded(config)
-    from rustosd import hostnet
+    from rustosd.devices.kernel import undo
     from rustosd.journal import Journal, JournalError
     try:
         with Journal(Path(settings.host.journal)) as journal:
             pending = list(journal.pending.values())
-            failed = journal.give_back_all(hostnet.undo)
+            failed = journal.give_back_all(undo)
     except JournalError as error:
         raise shell.Stop(str(error)) from None
     for entry, error in failed:

@@ -9,9 +9,8 @@ import msgspec
 from rustosd.control import protocol as p
 
 MISSING = "-"
-_FOLDING = {"ADDRESSES", "MEANING", ""}    # last columns of several words
-_GOOD = {"up", "preferred", "reachable", "permanent", "established"}
-_BAD = {"down", "duplicate", "failed"}
+_GOOD = {"up", "preferred", "reachable", "permanent", "established", "running"}
+_BAD = {"down", "duplicate", "failed", "gone"}
 
 
 def plain(value: Any) -> str:
@@ -52,10 +51,19 @@ def milliseconds(value_us: float | None) -> str:
 
 
 class Column(NamedTuple):
+    """A column: `text` makes words of a row's field, or of the whole row when `field` is empty.
+
+    `folds`: it holds several words, which a narrow terminal may put below each other.
+    """
+
     title: str
     field: str
     right: bool = False
     text: Callable[[Any], str] = plain
+    folds: bool = False
+
+    def cell(self, row: Any) -> str:
+        return self.text(getattr(row, self.field) if self.field else row)
 
 
 class Listing(NamedTuple):
@@ -69,7 +77,7 @@ class Listing(NamedTuple):
 
 NICS = Listing("nics", "interface", "interfaces", (     # fits 80 columns; `nic show` has the rest
     Column("NIC", "name"), Column("LINK", "link"), Column("MTU", "mtu", True), Column("RX", "rx_octets", True, octets),
-    Column("TX", "tx_octets", True, octets), Column("ADDRESSES", "addresses"),
+    Column("TX", "tx_octets", True, octets), Column("ADDRESSES", "addresses", folds=True),
 ))
 ADDRESSES = Listing("addresses", "address", "addresses", (
     Column("NIC", "nic"), Column("ADDRESS", "address"), Column("STATE", "state"),
@@ -89,10 +97,10 @@ CONNECTIONS = Listing("connections", "socket", "sockets", (
 ))
 DROPS = Listing("drops", "reason", "reasons", (
     Column("FRAMES", "frames", True), Column("DIRECTION", "direction"), Column("REASON", "reason"),
-    Column("MEANING", "help"),
+    Column("MEANING", "help", folds=True),
 ))
 COUNTERS = Listing("counters", "counter", "counters", (
-    Column("COUNT", "count", True), Column("COUNTER", "counter"), Column("MEANING", "help"),
+    Column("COUNT", "count", True), Column("COUNTER", "counter"), Column("MEANING", "help", folds=True),
 ))
 
 
@@ -107,8 +115,7 @@ def show(listing: Listing, rows: Sequence[Any], as_json: bool, total: int | None
     if as_json:
         print_json(listing.key, rows)
         return
-    _print_table([(column.title, column.right) for column in listing.columns],
-                 [[column.text(getattr(row, column.field)) for column in listing.columns] for row in rows])
+    print_table(listing.columns, rows)
     count = len(rows) if total is None else total
     shown = f"{len(rows)} of {count}" if count != len(rows) else f"{count}"
     print(f"{shown} {listing.one if count == 1 else listing.many}")
@@ -116,41 +123,55 @@ def show(listing: Listing, rows: Sequence[Any], as_json: bool, total: int | None
 
 def show_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Print names and values in two columns, without a header."""
-    _print_table([("", True), ("", False)], [[name, value] for name, value in facts], header=False)
+    _print_cells((Column("", "", right=True), Column("", "", folds=True)), [list(fact) for fact in facts], header=False)
 
 
-def _print_table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], header: bool = True) -> None:
-    widths = [max([len(title), *(len(row[i]) for row in rows)]) for i, (title, _) in enumerate(columns)]
+def print_table(columns: Sequence[Column], rows: Iterable[Any]) -> None:
+    """Print rows under a header, without a count."""
+    _print_cells(columns, [[column.cell(row) for column in columns] for row in rows])
+
+
+def _print_cells(columns: Sequence[Column], rows: Sequence[Sequence[str]], header: bool = True) -> None:
+    widths = [max([len(column.title), *(len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
     if sys.stdout.isatty():
         _print_rich(columns, rows, widths, header)
         return
-    lines = [[title for title, _ in columns]] if header else []
+    lines = [[column.title for column in columns]] if header else []
     for line in [*lines, *rows]:
-        cells = (text.rjust(width) if right else text.ljust(width)
-                 for text, width, (_, right) in zip(line, widths, columns, strict=True))
+        cells = (text.rjust(width) if column.right else text.ljust(width)
+                 for text, width, column in zip(line, widths, columns, strict=True))
         print("  ".join(cells).rstrip())
 
 
-def _print_rich(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], widths: Sequence[int],
-                header: bool) -> None:
-    """For a terminal: colour, and a last column of prose folds. Nothing is ever cut: rather the terminal wraps."""
+def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int], header: bool) -> None:
+    """For a terminal: colour, and columns of prose fold. Nothing is ever cut: rather the terminal wraps."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
-    fixed = sum(widths[:-1]) + 2 * (len(widths) - 1)
-    folds = columns[-1][0] in _FOLDING
-    last = max([len(columns[-1][0]), *(len(word) for row in rows for word in row[-1].split())]) if folds else widths[-1]
-    console.width = max(console.width, fixed + last)
+    least = [max([len(column.title), *(len(word) for row in rows for word in row[i].split())]) if column.folds else widths[i]
+             for i, column in enumerate(columns)]
+    gaps = 2 * (len(least) - 1)
+    fitted = _fitted(widths, least, console.width - gaps)
+    console.width = max(console.width, sum(fitted) + gaps)
     table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for i, (title, right) in enumerate(columns):
-        is_last = i == len(columns) - 1
-        table.add_column(title, justify="right" if right else "left", no_wrap=not (is_last and folds),
-                         min_width=last if is_last else widths[i])
+    for column, width in zip(columns, fitted, strict=True):
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=not column.folds, width=width)
     for row in rows:
-        table.add_row(*(Text(cell, _style(title, cell)) for cell, (title, _) in zip(row, columns, strict=True)))
+        table.add_row(*(Text(cell, _style(column.title, cell)) for cell, column in zip(row, columns, strict=True)))
     console.print(table)
+
+
+def _fitted(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """The widths, the widest made narrower until all fit; none narrower than its least."""
+    fitted = list(widths)
+    while sum(fitted) > room:
+        shrinkable = [i for i, width in enumerate(fitted) if width > least[i]]
+        if not shrinkable:
+            break
+        fitted[max(shrinkable, key=lambda i: fitted[i])] -= 1
+    return fitted
 
 
 def _style(title: str, cell: str) -> str:

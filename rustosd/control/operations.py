@@ -5,9 +5,13 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Protocol
 
 from rustosd.control import protocol as p
+from rustosd.control.acpi_operations import AcpiOperations
+from rustosd.control.device_operations import DeviceOperations, Devices
+from rustosd.control.disk_operations import DiskOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.pinger import Answer
 
@@ -23,6 +27,8 @@ class Core(Protocol):
     """`netstack.stack.Stack` or its like: its rows and verbs are plain Python."""
     verdict_help: Mapping[str, str]
     counter_help: Mapping[str, str]
+    devices: Devices | None
+    """The PCI devices of the daemon; None where it can have none."""
 
     def kick(self) -> None:
         """The stack was changed from outside the pump: let out what it has to say."""
@@ -41,11 +47,16 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations:
-    """The methods of `protocol.METHODS` on a daemon. Errors are raised as ValueError, OSError or OperationFailed."""
+class Operations(DeviceOperations, AcpiOperations, DiskOperations):
+    """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
-    def __init__(self, core: Core, clock: Callable[[], float] = time.monotonic):
+    Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
+    """
+
+    def __init__(self, core: Core, clock: Callable[[], float] = time.monotonic, root: Path = Path("/")):
+        super().__init__()
         self.core = core
+        self.root = root
         self.clock = clock
         self.started_at = clock()
 

@@ -1,13 +1,16 @@
 """What crosses the control socket: every method once, with the types of its parameters and its result.
 
 JSON-RPC 2.0, one message a line. The server decodes by these types, the client too, and a row printed as a table
-or as JSON is one of these structs. Optional values are null when there is nothing to tell.
+or as JSON is one of these structs. Optional values are null when there is nothing to tell. What is about devices and
+disks is in `device_protocol` and `disk_protocol`.
 """
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from rustosd.control import device_protocol, disk_protocol
+from rustosd.control.base import Done, Method, Nothing, Parameters, Row
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
 
 SCHEMA = 1
@@ -24,22 +27,6 @@ INTERNAL_ERROR = -32603
 FAILED = -32000             # understood and allowed, but it could not be done; the message says why
 FORBIDDEN = -32001
 BUSY = -32002               # too many clients
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of a table; its field names are the keys of the JSON."""
-
-
-class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a method takes; anything else is refused by name."""
-
-
-class Nothing(Parameters):
-    """No parameters."""
-
-
-class Done(Row):
-    """It is done."""
 
 
 class Status(Row):
@@ -195,23 +182,6 @@ class EchoRequest(Parameters):
     timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 1000
 
 
-class Method(msgspec.Struct, frozen=True):
-    """A method: its name, its types, whether it changes anything, and what it does."""
-
-    name: str
-    takes: type
-    gives: Any
-    changes: bool
-    help: str
-    for_programs: bool = False
-    """May also be called by those who may use sockets and nothing else; the handler is told who asks."""
-
-    @property
-    def handler(self) -> str:
-        """The name of the function that carries it out."""
-        return self.name.replace(".", "_")
-
-
 METHODS = {method.name: method for method in (
     Method("daemon.status", Nothing, Status, False, "The daemon in one look."),
     Method("nic.list", Nothing, list[Nic], False, "The interfaces of the stack."),
@@ -230,6 +200,7 @@ METHODS = {method.name: method for method in (
     Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer."),
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
+    *device_protocol.METHODS, *disk_protocol.METHODS,
 )}
 
 

@@ -9,7 +9,6 @@ import contextlib
 import inspect
 import os
 import socket
-import stat
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
+from drivers.errors import DeviceError
 from rustosd.control.protocol import (
     BUSY,
     FAILED,
@@ -33,6 +33,8 @@ from rustosd.control.protocol import (
     Request,
     decode_value,
 )
+from rustosd.hostnet import HostNetworkError
+from rustosd.unix_socket import remove_stale
 
 REPLY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 600.0
@@ -67,12 +69,15 @@ class Handed(NamedTuple):
 class ControlServer:
     """Serves `operations` (`rustosd.control.operations.Operations` or its like) on a unix socket.
 
-    `start` makes the socket and its directory, `stop` removes what `start` made. Members of the group `group_id` may call
-    the methods that are for programs.
+    `start` makes the socket and its directory, `stop` removes what `start` made. A socket that listens already, made by
+    a service manager, is `listening`, and stays where it is. Members of the group `group_id` may call the methods that are
+    for programs.
     """
 
-    def __init__(self, path: str, operations: Any, max_clients: int = 64, group_id: int | None = None):
+    def __init__(self, path: str, operations: Any, max_clients: int = 64, listening: socket.socket | None = None,
+                 group_id: int | None = None):
         self.path = Path(path)
+        self._listening = listening
         self.operations = operations
         self.max_clients = max_clients
         self.group_id = group_id
@@ -82,10 +87,13 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen. Raises OSError when the path is in use or cannot be made, with what to do."""
+        if self._listening is not None:
+            self._server = await asyncio.start_unix_server(self._serve, sock=self._listening, limit=MAX_REQUEST_OCTETS)
+            return
         self._directory_is_ours = not self.path.parent.exists()
         try:
             self.path.parent.mkdir(mode=0o755, exist_ok=True)
-            self._remove_stale()
+            remove_stale(self.path, "choose another with socket = ... under [control]")
             before = os.umask(0o177)        # between bind and chmod nobody else gets in
             try:
                 self._server = await asyncio.start_unix_server(
@@ -112,34 +120,15 @@ class ControlServer:
             task.cancel()
         await asyncio.gather(*self.clients, return_exceptions=True)
         await server.wait_closed()
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
-        self._remove_directory()
+        if self._listening is None:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+            self._remove_directory()
 
     def _remove_directory(self) -> None:
         if self._directory_is_ours:
             with contextlib.suppress(OSError):
                 self.path.parent.rmdir()
-
-    def _remove_stale(self) -> None:
-        """A daemon that was killed leaves its socket behind; one that lives must not lose it."""
-        try:
-            if not stat.S_ISSOCK(self.path.lstat().st_mode):
-                raise FileExistsError(17, f"{self.path} is there and no socket; move it away, "
-                                      "or choose another with socket = ... under [control]")
-        except FileNotFoundError:
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(str(self.path))
-            except ConnectionRefusedError:
-                self.path.unlink()
-                return
-            except OSError:
-                pass
-        raise OSError(98, f"another daemon serves {self.path}; stop it, "
-                      "or choose another socket with socket = ... under [control]")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -243,7 +232,7 @@ class ControlServer:
             result = handler(params, peer) if method.for_programs else handler(params)
             if inspect.isawaitable(result):
                 result = await result
-        except (OperationFailed, ValueError, LookupError, OSError) as error:
+        except (OperationFailed, DeviceError, HostNetworkError, ValueError, LookupError, OSError) as error:
             return _failure(identity, FAILED, _text_of(error))
         except Exception:
             log.exception("operation_crashed", method=method.name)

@@ -218,7 +218,7 @@ class Service:
             "rustos_service_received_octets_total", "counter", "Payload octets received.", self.received_octets, service
         )
         yield Sample("rustos_service_sent_octets_total", "counter", "Payload octets sent.", self.sent_octets, service)
-        for event, count in self.events.items():
+        for event, count in {**dict.fromkeys(("accepted", "refused", "expired"), 0), **self.events}.items():
             yield Sample(
                 "rustos_service_events_total", "counter", "What befell connections and datagrams.", count,
                 {"service": self.name, "event": event},

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server: an index page, /metrics, /healthz, and /bytes/N to measure throughput and prove integrity.
+"""A small HTTP/1.1 server: the pages it is given, /healthz, and /bytes/N to measure throughput and prove integrity.
 
 RFC 9110 and 9112. Keep-alive, pipelining, HEAD, single ranges. Responses stream from one shared block; a connection
 holds at most one request head and one read beyond its transport's buffer.
@@ -10,14 +10,16 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import structlog
 
-from rustosd.services.base import ANY_HOSTS, Pump, Sample, Service
+from rustosd import unix_socket
+from rustosd.services.base import ANY_HOSTS, BACKLOG, Pump, Sample, Service
 from rustosd.services.http_request import (
     MAX_HEAD_OCTETS,
     Refusal,
@@ -27,7 +29,6 @@ from rustosd.services.http_request import (
     parse_head,
     resolve_span,
 )
-from rustosd.services.index_page import About, render
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ LINGER_OCTETS = 1024 * 1024
 EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 ALLOW = ("Allow", "GET, HEAD")
 TEXT = "text/plain; charset=utf-8"
-PAGE_POLICY = ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+NOSNIFF = ("X-Content-Type-Options", "nosniff")
 
 
 class Span(NamedTuple):
@@ -260,10 +261,9 @@ class HttpConnection(Pump, asyncio.Protocol):
 
 
 class HttpService(Service):
-    """HTTP on port 80.
+    """HTTP on a port. `pages` has, by path, what makes the response of each; `pattern` adds /bytes/N.
 
-    `metrics` returns (body, content type) for /metrics, `about` what the index page lists; both are called per request.
-    An exception in either is a 500 and a log line, never the end of the service.
+    A page is made anew for each request. An exception in it is a 500 and a log line, never the end of the service.
     """
 
     name = "http"
@@ -272,16 +272,16 @@ class HttpService(Service):
     def __init__(
         self,
         *,
-        metrics: Callable[[], tuple[bytes, str]],
-        about: Callable[[], About],
+        pages: Mapping[str, Callable[[], Response]],
         port: int = 80,
         hosts: tuple[str, ...] = ANY_HOSTS,
         max_connections: int = 16384,
         idle_s: float = 60.0,
+        pattern: bool = True,
     ) -> None:
         super().__init__(port=port, hosts=hosts, max_connections=max_connections, idle_s=idle_s)
-        self.metrics = metrics
-        self.about = about
+        self.pages = {"/healthz": lambda: Response(200, b"ok\n"), **pages}
+        self.pattern = pattern
         self.responses: Counter[int] = Counter()
         self._date = (0, "")
 
@@ -304,23 +304,45 @@ class HttpService(Service):
 
     def _get(self, request: Request) -> Response:
         path = request.target
-        if path.startswith("/bytes/"):
+        if self.pattern and path.startswith("/bytes/"):
             return _pattern(path.removeprefix("/bytes/"), request.span)
-        if path == "/":
-            return Response(200, render(self.about()), "text/html; charset=utf-8", (PAGE_POLICY,))
-        if path == "/metrics":
-            body, content_type = self.metrics()
-            return Response(200, body, content_type)
-        if path == "/healthz":
-            return Response(200, b"ok\n")
+        if (page := self.pages.get(path)) is not None:
+            return page()
         return Response(404, b"not here; / lists what is\n")
 
     def statistics(self) -> Iterator[Sample]:
         yield from super().statistics()
         for status, count in self.responses.items():
             yield Sample(
-                "rustos_http_responses_total", "counter", "HTTP responses by status.", count, {"status": str(status)}
+                "rustos_http_responses_total", "counter", "HTTP responses by status.", count,
+                {"service": self.name, "status": str(status)},
             )
+
+
+class UnixHttpService(HttpService):
+    """The same on a unix socket of the kernel, for its owner and group. `remedy`: what to do when it cannot be made."""
+
+    def __init__(self, path: Path, remedy: str, **arguments: Any) -> None:
+        super().__init__(port=0, hosts=(str(path),), pattern=False, **arguments)
+        self.path = path
+        self.remedy = remedy
+
+    async def listen(self, network: Any, host: str) -> None:
+        """Makes the socket; `network` is an asyncio event loop. Raises OSError."""
+        listener = unix_socket.bind(self.path, 0o660, self.remedy)
+        try:
+            self._servers.append(await network.create_unix_server(
+                lambda: self.connection_factory(self), sock=listener, backlog=BACKLOG))
+        except BaseException:
+            listener.close()
+            unix_socket.remove(self.path)
+            raise
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        try:
+            await super().stop(grace_s)
+        finally:
+            unix_socket.remove(self.path)
 
 
 def _pattern(digits: str, span: tuple[int | None, int | None] | None) -> Response:

@@ -331,3 +331,34 @@ def test_this_machines_tables_parse_and_agree_with_the_kernel():
     possible = Path("/sys/devices/system/cpu/present").read_text().strip()
     last = int(possible.rpartition("-")[2].rpartition(",")[2])
     assert sum(cpu.enabled for cpu in found["APIC"].parsed.cpus) >= last + 1
+
+
+def test_facs_has_no_checksum_and_is_judged_by_its_length():
+    facs = struct.pack("<4sIIIIIQB", b"FACS", 64, 0xDEAD, 0, 0, 0, 0, 2).ljust(64, b"\0")
+    found = acpi.examine("FACS", facs)
+    assert (found.header.signature, found.header.length, found.header.revision, found.problem) == ("FACS", 64, 2, "")
+    for length in (0, 63, 65, 0xFFFF_FFFF):
+        assert acpi.examine("FACS", facs[:4] + struct.pack("<I", length) + facs[8:]).problem.startswith("length")
+    assert acpi.examine("FACS", facs[:63]).problem != ""
+
+
+def test_roots_are_found_in_the_bios_area_or_where_efi_says(tmp_path):
+    memory = bytearray(1 << 20)
+    memory[0xE0100:0xE0100 + 36] = rsdp(2, rsdt=0x2000, xsdt=0x1000)
+    memory[0x1000:0x1000 + len(XSDT)] = XSDT
+
+    def read(address, octets):
+        if address == 0x2000:
+            raise OSError(14, "Bad address")
+        return bytes(memory[address:address + octets])
+
+    found = list(acpi.roots(read, tmp_path))
+    assert [(each.name, each.problem) for each in found] == [
+        ("RSDP", ""), ("XSDT", ""), ("RSDT", "truncated: the kernel does not show this memory: Bad address")]
+    (tmp_path / "sys/firmware/efi").mkdir(parents=True)
+    (tmp_path / acpi.EFI_SYSTAB).write_text("ACPI20=0xe0200\n")
+    with pytest.raises(TableError, match="signature"):
+        list(acpi.roots(read, tmp_path))
+    memory[0xE0100:0xE0108] = bytes(8)
+    (tmp_path / acpi.EFI_SYSTAB).unlink()
+    assert list(acpi.roots(read, tmp_path)) == []

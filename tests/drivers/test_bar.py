@@ -21,7 +21,7 @@ def memory():
 
 def make(kind, fd):
     if kind == "sparse":
-        return SparseBar(fd, SIZE, 0, [(PAGE, PAGE), (3 * PAGE, PAGE)])
+        return SparseBar(FileBar(fd, SIZE), fd, 0, [(PAGE, PAGE), (3 * PAGE, PAGE)])
     return {"mapped": MappedBar, "file": FileBar}[kind](fd, SIZE)
 
 
@@ -85,7 +85,7 @@ def test_a_region_may_begin_inside_a_page_and_have_an_odd_size(memory):
 def test_areas_that_cannot_be_mapped_leave_none_mapped(memory):
     before = open_maps()
     with pytest.raises((OSError, ValueError)):
-        SparseBar(memory, SIZE, 0, [(PAGE, PAGE), (PAGE + 1, PAGE)])
+        SparseBar(FileBar(memory, SIZE), memory, 0, [(PAGE, PAGE), (PAGE + 1, PAGE)])
     assert open_maps() == before
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.lab [--no-iommu] -- COMMAND ...` and `python -m tests.lab shell`; see scripts/lab."""
+"""`python -m tests.lab [--no-iommu] -- COMMAND ...`, `... shell` and `... demo`; see scripts/lab."""
 
 import argparse
 import os
@@ -7,8 +7,10 @@ import signal
 import sys
 import termios
 
+from tests.lab import demo
+from tests.lab.demo import DemoFailed
 from tests.lab.guest import Guest, GuestError, GuestTimeout
-from tests.lab.image import LabUnavailable
+from tests.lab.image import LabUnavailable, ubuntu_image
 
 
 def main() -> int:
@@ -18,10 +20,11 @@ def main() -> int:
         "guest writes is gone with it)."))
     parser.add_argument("--no-iommu", action="store_true", help="a machine without IOMMU")
     parser.add_argument("--native-hotplug", action="store_true", help="slots signal as PCIe says, not through ACPI")
+    parser.add_argument("--ubuntu", action="store_true", help="Ubuntu's kernel: iommufd, and VFIO without an IOMMU")
     parser.add_argument("--append", default="", metavar="WORDS", help="more for the kernel's command line")
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="for the command (default %(default)s)")
     parser.add_argument("command", nargs="+", metavar="COMMAND",
-                        help="`shell`, or after `--` a shell line or a program with its arguments")
+                        help="`shell`, `demo`, or after `--` a shell line or a program with its arguments")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shell = options.command == ["shell"]
@@ -29,8 +32,13 @@ def main() -> int:
         parser.error("shell needs a terminal; use -- COMMAND")
     try:
         with Guest(iommu=not options.no_iommu, acpi_hotplug=not options.native_hotplug, append=options.append,
-                   terminal=shell) as guest:
+                   terminal=shell, kernel=ubuntu_image() if options.ubuntu else None) as guest:
+            if options.command == ["demo"]:
+                return _demo(guest)
             return _shell(guest) if shell else _command(guest, options.command, options.timeout)
+    except DemoFailed as error:
+        print(f"\nrustosd: the demo failed: {error}", file=sys.stderr)
+        return 1
     except GuestTimeout:
         print(f"rustosd: out of time after {options.timeout:.0f} s", file=sys.stderr)
         return 124
@@ -48,6 +56,15 @@ def _command(guest: Guest, command: list[str], timeout: float) -> int:
 
     status = guest.run(*command, check=False, timeout=timeout, on_output=show).status
     return status if status >= 0 else 128 - status
+
+
+def _demo(guest: Guest) -> int:
+    def say(text: str) -> None:
+        print(text, end="", flush=True)
+
+    demo.run(guest, say, colour=sys.stdout.isatty())
+    print("\nThat was all of it, and every step did what it should.")
+    return 0
 
 
 def _shell(guest: Guest) -> int:

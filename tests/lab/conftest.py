@@ -9,13 +9,16 @@ from tests.lab.guest import Guest
 from tests.lab.image import LabUnavailable
 
 HERE = Path(__file__).resolve().parent
+TIMEOUT_S = 1200
+"""For one test, with the guest's boot where it is the first: a machine may be several times slower than ours."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test in this directory is a `lab` test, so that `-m "not lab"` leaves QEMU alone."""
+    """Every test in this directory is a `lab` test, so that `-m "not lab"` leaves QEMU alone, and may take its time."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("lab")
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

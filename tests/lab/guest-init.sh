@@ -13,6 +13,24 @@ hostname lab
 ip link set lo up
 modprobe virtio_console
 cd "$LAB_ROOT" || exit
+if grep -q lab.systemd /proc/cmdline; then
+    mkdir -p /run/systemd/system
+    ln -s /dev/null /run/systemd/system/systemd-tmpfiles-setup.service      # would tidy up all of /tmp and /var, over 9p
+    cat >/run/systemd/system/lab.target <<UNIT
+[Unit]
+Requires=basic.target
+After=basic.target
+Wants=lab-agent.service
+UNIT
+    cat >/run/systemd/system/lab-agent.service <<UNIT
+[Service]
+Environment=PATH=$PATH HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WorkingDirectory=$LAB_ROOT
+ExecStart=$LAB_PYTHON -c 'from tests.lab.agent import main; main()'
+KillMode=process
+UNIT
+    exec /lib/systemd/systemd --unit=lab.target
+fi
 setsid "$LAB_PYTHON" -c 'from tests.lab.agent import main; main()' </dev/null
 echo o >/proc/sysrq-trigger
 sleep 60

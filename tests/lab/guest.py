@@ -25,15 +25,32 @@ from tests.lab.agent import PORT_NAME, pack, unpack
 from tests.lab.image import CACHE, Image, LabUnavailable, environment, image, initrd
 from tests.support.netns import Netns, unavailable
 
-BOOT_S = 120.0
-_SLACK_S = 10.0
+BOOT_S = 300.0
+PATIENCE_S = 180.0
+"""How long anything may take unless it is said otherwise: much longer than it does, on a machine that is very busy."""
+_SLACK_S = 30.0
 """How much longer than a job's own limit the host waits before it calls the guest dead."""
-_PROBE_S = 30.0
+_PROBE_S = 60.0
 _PREFIX = "rustosd-lab-"
 _IOMMU = ["-device", "intel-iommu,intremap=on,aw-bits=48"]
 
 DISK_OCTETS = 64 << 20
 DISKS = ("disk0", "disk1")
+FLAKY = "flaky"
+"""A third disk, behind QEMU's blkdebug: its sector BAD_READ cannot be read, BAD_WRITE not written; see `Guest.fail_flushes`."""
+BAD_READ, BAD_WRITE = 5000, 6000
+
+_BLKDEBUG = "\n".join(f"""
+[{rule}]
+event = "{event}"
+{options}
+""" for rule, event, options in (
+    ("inject-error", "read_aio", f'iotype = "read"\nsector = "{BAD_READ}"\nerrno = "5"'),
+    ("inject-error", "write_aio", f'iotype = "write"\nsector = "{BAD_WRITE}"\nerrno = "5"'),
+    ("inject-error", "flush_to_disk", 'state = "2"\niotype = "flush"\nerrno = "5"'),
+    ("set-state", "pwritev_zero", 'state = "1"\nnew_state = "2"'),
+    ("set-state", "pwritev_zero", 'state = "2"\nnew_state = "1"'),
+))
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,7 @@ class Call:
         self._output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self.on_output: Callable[[str, bytes], None] | None = None
 
-    def next(self, timeout: float = 30) -> Any:
+    def next(self, timeout: float = PATIENCE_S) -> Any:
         """The next value the function told with `agent.tell`. Raises GuestError when it ended instead."""
         limit = time.monotonic() + timeout
         while not self._said and self._end is None:
@@ -145,20 +162,22 @@ class Guest:
     """A running guest, booted when the constructor returns. A context manager; close it on every path.
 
     `append` goes to the kernel's command line; `iommu` False leaves the IOMMU out; `acpi_hotplug` False has slots signal
-    by PCIe's own means. `terminal` connects this process's terminal with the guest's /dev/hvc0.
+    by PCIe's own means; `systemd` makes systemd the first process; `kernel` is another than `image.image()`. `terminal`
+    connects this process's terminal with the guest's /dev/hvc0.
     """
 
     def __init__(self, *, cpus: int = 2, memory_mib: int = 1024, iommu: bool = True, acpi_hotplug: bool = True,
-                 append: str = "", terminal: bool = False) -> None:
+                 systemd: bool = False, append: str = "", terminal: bool = False, kernel: Image | None = None) -> None:
         """Raises LabUnavailable, and GuestError when it does not come up."""
         if why := unavailable():
             raise LabUnavailable(why)
-        kernel = image()
+        kernel = kernel or image()
         sweep()
         self._process: subprocess.Popen | None = None
         self._calls: dict[int, Call] = {}
         self._numbers = itertools.count(1)
         self._cables: set[str] = set()
+        self._flushes_fail = False
         self._buffer = b""
         self.directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self.netns: Netns | None = None
@@ -169,7 +188,8 @@ class Guest:
             for name in [*CARDS, *SLOTS]:
                 self.netns.run("ip", "tuntap", "add", "dev", name, "mode", "tap")
                 self.netns.run("ip", "link", "set", name, "up")
-            for name in DISKS:
+            (self.directory / "blkdebug").write_text(_BLKDEBUG)
+            for name in [*DISKS, FLAKY]:
                 with self.disk(name).open("wb") as file:
                     file.truncate(DISK_OCTETS)
             options = _machine(kernel, initrd(kernel, self.directory), cpus, memory_mib)
@@ -177,6 +197,9 @@ class Guest:
                 options += _IOMMU       # before the devices whose DMA it translates
                 append = f"intel_iommu=on iommu=pt {append}"
             options += [*_root(), *_devices(self.directory)]
+            if systemd:
+                # What a first boot does to this machine's files, which are not the guest's, only costs time.
+                append = "lab.systemd systemd.firstboot=no systemd.condition-needs-update=0 systemd.show_status=0 " + append
             if not acpi_hotplug:
                 options += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
             if terminal:
@@ -207,7 +230,7 @@ class Guest:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def run(self, *command: str, check: bool = True, timeout: float = 60,
+    def run(self, *command: str, check: bool = True, timeout: float = PATIENCE_S,
             on_output: Callable[[str, bytes], None] | None = None) -> Finished:
         """Run a shell line (one argument) or a program with its arguments in the guest, to its end.
 
@@ -221,35 +244,47 @@ class Guest:
             raise GuestError(f"{' '.join(command)}: exit status {finished.status}\n{finished.stdout}{finished.stderr}")
         return finished
 
-    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60, **named: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = PATIENCE_S, **named: Any) -> Any:
         """Call a module's function in the guest, in a process of its own; return or raise what it does.
 
         Its module must be cheap to import there: not a test module, since Python is some twenty times slower.
         """
         return self.start(function, *arguments, timeout=timeout, **named).result()
 
-    def start(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60, **named: Any) -> Call:
+    def start(self, function: Callable[..., Any], *arguments: Any, timeout: float = PATIENCE_S, **named: Any) -> Call:
         """The same without waiting; the function can `tell`, the host `next`."""
         path = f"{function.__module__}:{function.__qualname__}"
         return self._begin({"call": path, "arguments": pack((arguments, named)), "timeout": timeout}, path, timeout)
 
     def preload(self, *modules: str) -> None:
         """Import modules once, so that calls need not."""
-        self._begin({"preload": modules}, "preload", 60).finished()
+        self._begin({"preload": modules}, "preload", PATIENCE_S).finished()
 
     def put(self, path: str, octets: bytes) -> None:
         """Write a file in the guest."""
-        self._begin({"put": path, "octets": b64encode(octets).decode()}, f"put {path}", 60).finished()
+        self._begin({"put": path, "octets": b64encode(octets).decode()}, f"put {path}", PATIENCE_S).finished()
 
     def get(self, path: str) -> bytes:
         """A file of the guest's."""
-        call = self._begin({"get": path}, f"get {path}", 60)
+        call = self._begin({"get": path}, f"get {path}", PATIENCE_S)
         call.finished()
         return b64decode(call._end["octets"])
 
     def disk(self, name: str) -> Path:
         """The raw file behind a scratch disk, `DISK_OCTETS` long."""
         return self.directory / f"{name}.raw"
+
+    def fail_flushes(self, fail: bool) -> None:
+        """Let FLAKY's flushes fail from now on, or pass again. They pass at first."""
+        if fail != self._flushes_fail:
+            # Zeros written from outside are the one event that the guest itself never causes: it toggles blkdebug's state.
+            self.monitor("human-monitor-command", **{"command-line": f'qemu-io {FLAKY} "write -z 0 512"'})
+            self._flushes_fail = fail
+
+    def throttle(self, disk: str, octets_per_s: int) -> None:
+        """Let a disk move no more than so many octets a second; 0: as many as it can."""
+        self.monitor("block_set_io_throttle", id=f"{disk}-disk", bps=octets_per_s, bps_rd=0, bps_wr=0, iops=0, iops_rd=0,
+                     iops_wr=0)
 
     def plug(self, slot: str, model: str = "e1000e", **properties: str) -> None:
         """Put a card into an empty slot; its cable ends in the TAP interface of the slot's name."""
@@ -265,7 +300,7 @@ class Guest:
 
     def monitor(self, command: str, **arguments: Any) -> Any:
         """One QMP command and its return value; events are skipped. Raises GuestError when QEMU refuses it."""
-        self._monitor.settimeout(30)
+        self._monitor.settimeout(PATIENCE_S)
         self._monitor_file.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         self._monitor_file.flush()
         try:
@@ -315,12 +350,12 @@ class Guest:
     def _start(self) -> None:
         """Wait for the monitor's greeting and for the agent."""
         self._monitor_file = self._monitor.makefile("rwb")
-        self._monitor.settimeout(30)
+        self._monitor.settimeout(PATIENCE_S)
         try:
             if not self._monitor_file.readline():
                 raise GuestError(self._obituary("QEMU did not start"))
         except TimeoutError:
-            raise GuestError("QEMU did not start within 30 s") from None
+            raise GuestError(f"QEMU did not start within {PATIENCE_S:.0f} s") from None
         self.monitor("qmp_capabilities")
         self.ready_uptime_s = 0.0
         limit = time.monotonic() + BOOT_S
@@ -335,7 +370,7 @@ class Guest:
 
     def _send(self, message: dict) -> None:
         try:
-            self._agent.settimeout(30)
+            self._agent.settimeout(PATIENCE_S)
             self._agent.sendall(json.dumps(message).encode() + b"\n")
         except (OSError, TimeoutError) as error:
             raise GuestError(self._obituary(f"the guest takes no more requests: {error}")) from None
@@ -382,14 +417,18 @@ def _devices(directory: Path) -> list[str]:
     for chassis, port in enumerate(("port0", *SLOTS, "port3"), 1):
         address = f"addr={0x10 + chassis:#x}"
         options += ["-device", f"pcie-root-port,id={port},chassis={chassis},slot={chassis},{address}"]
-    options += ["-device", "pcie-pci-bridge,id=legacy,bus=port3", "-device", "edu,bus=legacy,addr=0x2"]
+    options += ["-device", "pcie-pci-bridge,id=legacy,bus=port3", "-device", "edu,bus=legacy,addr=0x2,dma_mask=0xffffffffff"]
     for card in CARDS.values():
         options += ["-netdev", f"tap,id={card.name},ifname={card.name},script=no,downscript=no",
                     "-device", f"{card.model},id={card.name},netdev={card.name},mac={card.mac},bus={card.bus},romfile="]
     options += ["-device", "ich9-ahci,id=ahci,bus=pcie.0,addr=0x4"]
-    for port, name in enumerate(DISKS):
-        options += ["-drive", f"if=none,id={name},file={directory}/{name}.raw,format=raw,cache=unsafe",
-                    "-device", f"ide-hd,drive={name},bus=ahci.{port},serial=LAB-{name.upper()}"]
+    for port, name in enumerate([*DISKS, FLAKY]):
+        # Flushes end in QEMU where the host may do without them, but shall reach blkdebug.
+        path, cache = f"{directory}/{name}.raw", "unsafe"
+        if name == FLAKY:
+            path, cache = f"blkdebug:{directory}/blkdebug:{path}", "writeback"
+        options += ["-drive", f"if=none,id={name},file={path},format=raw,cache={cache}", "-device",
+                    f"ide-hd,id={name}-disk,drive={name},bus=ahci.{port},serial=LAB-{name.upper()},rerror=report,werror=report"]
     return options
 
 

@@ -1,6 +1,7 @@
-"""Debian's kernel for the guest, unpacked under build/lab so that the host's own boot is not touched, and the initrd.
+"""Kernels for the guest, unpacked under build/lab so that the host's own boot is not touched, and the initrd.
 
-Deleting build/lab fetches the newest kernel again. Nothing is installed here: scripts/lab does that.
+Debian's is what the lab boots. Ubuntu's is for what Debian builds no kernel with: iommufd, and VFIO without an IOMMU.
+Deleting build/lab fetches the newest kernels again. Nothing is installed here: scripts/lab does that.
 """
 
 import fcntl
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "
 """Commands the lab needs, each with the package it comes in."""
 _IN_INITRD = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 _APPLETS = ("sh", "mount", "mkdir", "insmod", "switch_root", "cat", "cp", "echo", "grep", "reboot")
+_KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
+_DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_UBUNTU = "noble"
 _UNWANTED = ("drivers/gpu", "drivers/media", "drivers/infiniband", "drivers/staging", "drivers/iio", "sound")
 """Two thirds of Debian's modules; nobody needs them here."""
 
@@ -49,7 +53,19 @@ def environment() -> dict[str, str]:
 
 
 def image() -> Image:
-    """The guest's kernel, fetched and unpacked when it is not there yet. Raises LabUnavailable."""
+    """The guest's kernel, Debian's, fetched and unpacked when it is not there yet. Raises LabUnavailable."""
+    return _image("kernel-", _fetch_debian)
+
+
+def ubuntu_image() -> Image:
+    """The same of Ubuntu, which has CONFIG_IOMMUFD, CONFIG_VFIO_DEVICE_CDEV and CONFIG_VFIO_NOIOMMU. Raises LabUnavailable."""
+    if not shutil.which("zstd"):
+        raise LabUnavailable("Ubuntu's kernel comes packed with zstd: apt-get install zstd")
+    return _image("ubuntu-", _fetch_ubuntu)
+
+
+def _image(prefix: str, fetch: Callable[[Path], str]) -> Image:
+    """The newest kernel in the cache, or what `fetch` puts into a directory as packages; it says which version that is."""
     path = environment()["PATH"]
     if lacking := [package for tool, package in TOOLS.items() if not shutil.which(tool, path=path)]:
         raise LabUnavailable(f"the lab needs {' '.join(lacking)}: apt-get install --no-install-recommends "
@@ -58,9 +74,9 @@ def image() -> Image:
         raise LabUnavailable("the lab needs root, for network namespaces and to share the host's root with the guest")
     CACHE.mkdir(parents=True, exist_ok=True)
     with _alone():
-        found = sorted(CACHE.glob("kernel-*/vmlinux"), key=lambda path: path.stat().st_mtime)
-        home = found[-1].parent if found else _unpack(_newest_package())
-    version = home.name.removeprefix("kernel-")
+        found = sorted(CACHE.glob(f"{prefix}*/vmlinux"), key=lambda path: path.stat().st_mtime)
+        home = found[-1].parent if found else _unpack(prefix, fetch)
+    version = home.name.removeprefix(prefix)
     return Image(version, home / "vmlinux", home / "lib" / "modules" / version)
 
 
@@ -76,8 +92,7 @@ def initrd(kernel: Image, directory: Path) -> Path:
     (tree / "init").chmod(0o755)
     modules = list(dict.fromkeys(path for name in _IN_INITRD for path in _with_dependencies(kernel, name)))
     for module in modules:
-        octets = lzma.decompress(module.read_bytes()) if module.suffix == ".xz" else module.read_bytes()
-        (tree / "modules" / module.name).write_bytes(octets)
+        (tree / "modules" / module.name).write_bytes(_decompressed(module))
     (tree / "modules" / "order").write_text("".join(f"{module.name}\n" for module in modules))
     bin_directory = Path(sys.executable).parent
     settings = {"LAB_ROOT": ROOT, "LAB_PYTHON": sys.executable, "LAB_KERNEL": kernel.version, "LAB_MODULES": kernel.modules,
@@ -114,37 +129,82 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _newest_package() -> str:
+def _fetch_debian(directory: Path) -> str:
     """The package that `linux-image-amd64` stands for today."""
-    found = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True, check=False)
-    if match := re.search(r"Depends: (linux-image-\S+)", found.stdout):
-        return match[1]
-    raise LabUnavailable("apt knows no linux-image-amd64: the lab boots Debian's kernel. On Debian run `apt-get update`; "
-                         "elsewhere unpack that package's boot/ and lib/ under build/lab/kernel-VERSION yourself")
+    return _download(directory, [], "linux-image-amd64", "on Debian run `apt-get update`; elsewhere unpack that "
+                     "package's boot/ and lib/ under build/lab/kernel-VERSION yourself")
 
 
-def _unpack(package: str) -> Path:
-    """Fetch a kernel package and put what the guest needs of it under CACHE; never half of it."""
-    version = package.removeprefix("linux-image-")
+def _fetch_ubuntu(directory: Path) -> str:
+    """The packages that `linux-image-generic` stands for today, from Ubuntu's archive, checked by the keys Debian has of it."""
+    keyring = _KEYRING
+    if not keyring.exists():
+        debian = _apt(directory / "debian", f"deb [signed-by={_DEBIAN_KEYRING}] http://deb.debian.org/debian trixie main")
+        _run_apt(directory, debian, "download", "ubuntu-keyring")
+        subprocess.run(["dpkg-deb", "-x", next(directory.glob("ubuntu-keyring*.deb")), directory / "keys"], check=True)
+        next(directory.glob("ubuntu-keyring*.deb")).unlink()
+        keyring = directory / "keys" / _KEYRING.relative_to("/")
+    source = f"deb [arch=amd64 signed-by={keyring}] http://archive.ubuntu.com/ubuntu"
+    ubuntu = _apt(directory / "ubuntu", f"{source} {_UBUNTU} main", f"{source} {_UBUNTU}-updates main")
+    version = _download(directory, ubuntu, "linux-image-generic", "is Ubuntu's archive within reach?")
+    _run_apt(directory, ubuntu, "download", f"linux-modules-{version}")
+    return version
+
+
+def _apt(home: Path, *sources: str) -> list[str]:
+    """Options that let apt work with these sources only, and leave the machine's own alone; its lists are fetched."""
+    for name in ("lists/partial", "cache/archives/partial"):
+        (home / name).mkdir(parents=True)
+    (home / "sources.list").write_text("".join(f"{source}\n" for source in sources))
+    options = [f"Dir::State::lists={home}/lists", f"Dir::Cache={home}/cache", f"Dir::Etc::sourcelist={home}/sources.list",
+               "Dir::Etc::sourceparts=-"]
+    words = [word for option in options for word in ("-o", option)]
+    _run_apt(home, words, "update")
+    return words
+
+
+def _run_apt(directory: Path, options: list[str], *command: str) -> None:
+    done = subprocess.run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", *options, *command], cwd=directory,
+                          capture_output=True, text=True, check=False)
+    if done.returncode or (command == ("update",) and done.stderr):        # apt calls unreachable sources a warning
+        raise LabUnavailable(f"cannot fetch {' '.join(command)}: {done.stderr.strip()}. Run `apt-get update` and try again")
+
+
+def _download(directory: Path, options: list[str], name: str, advice: str) -> str:
+    """Fetch what a package that stands for the newest kernel depends on; its version."""
+    found = subprocess.run(["apt-cache", *options, "depends", name], capture_output=True, text=True, check=False)
+    match = re.search(r"Depends: linux-image-([0-9]\S+)", found.stdout)
+    if not match:
+        raise LabUnavailable(f"apt knows no {name}: {advice}")
+    _run_apt(directory, options, "download", f"linux-image-{match[1]}")
+    return match[1]
+
+
+def _unpack(prefix: str, fetch: Callable[[Path], str]) -> Path:
+    """Fetch a kernel's packages and put what the guest needs of them under CACHE; never half of it."""
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         directory = Path(scratch)
-        fetched = subprocess.run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package], cwd=directory,
-                                 capture_output=True, text=True, check=False)
-        if fetched.returncode:
-            raise LabUnavailable(f"cannot fetch {package}: {fetched.stderr.strip()}. Run `apt-get update` and try again")
-        archive = next(directory.glob("*.deb"))
+        version = fetch(directory)
         home = directory / "home"
         home.mkdir()
         exclude = [f"--exclude=./lib/modules/*/kernel/{name}" for name in _UNWANTED]
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as tar:
-            subprocess.run(["tar", "-x", "-C", home, *exclude, "./boot", "./lib/modules"], stdin=tar.stdout, check=True)
+        for archive in directory.glob("*.deb"):
+            with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as tar:
+                subprocess.run(["tar", "-x", "-C", home, *exclude, "--exclude=./usr/share"], stdin=tar.stdout,
+                               check=True)
         subprocess.run(["depmod", "-b", home, version], env=environment(), check=True)
         bzimage = home / "boot" / f"vmlinuz-{version}"
         try:
             (home / "vmlinux").write_bytes(extract_vmlinux(bzimage.read_bytes()))
         except ValueError:
             shutil.copy2(bzimage, home / "vmlinux")
-        return home.rename(CACHE / f"kernel-{version}")
+        return home.rename(CACHE / f"{prefix}{version}")
+
+
+def _decompressed(module: Path) -> bytes:
+    if module.suffix == ".zst":
+        return subprocess.run(["zstd", "-qdc", module], capture_output=True, check=True).stdout
+    return lzma.decompress(module.read_bytes()) if module.suffix == ".xz" else module.read_bytes()
 
 
 def _with_dependencies(kernel: Image, module: str) -> list[Path]:

@@ -29,6 +29,8 @@ SET_LINK_UP, LINK_UP = 1 << 6, 1 << 1
 LINK_CHANGE = 1 << 2
 QUEUES = (1 << 20, 1 << 22)
 """Causes of the 82574: receive queue 0, transmit queue 0."""
+ARRIVES_S, SILENT_S = 60.0, 0.2
+"""How long an interrupt or anything else of the card's may take, and how long is waited for one that must not come."""
 DRIVERS = {"vfio": "vfio-pci", "uio": "uio_pci_generic"}
 
 
@@ -85,7 +87,7 @@ def small_bar(bdf: str, index: int, backend: str) -> tuple[int, bool, list[int],
 
 
 def interrupt(bdf: str, kind: str, backend: str = "vfio") -> dict[str, Any]:
-    """Raise interrupts by the card's own hand; which counts arrived."""
+    """Raise interrupts by the card's own hand; by which vectors each arrived."""
     with opened(bdf, backend) as device:
         vectors = device.interrupts(2, (kind,))
         bar = device.bar(0)
@@ -99,13 +101,7 @@ def interrupt(bdf: str, kind: str, backend: str = "vfio") -> dict[str, Any]:
         elif kind == "msi":
             device.enable_bus_master(True)
         seen: dict[str, Any] = {"kinds": [vector.kind for vector in vectors], "early": [vector.drain() for vector in vectors]}
-        arrived = []
-        for index, cause in enumerate(causes):
-            bar.write32(IMS, cause)
-            bar.write32(ICS, cause)
-            arrived.append([count(vector, 2.0 if vector is vectors[index] else 0.05) for vector in vectors])
-            bar.write32(IMC, cause)
-            bar.write32(ICR, bar.read32(ICR))
+        arrived = [raised(bar, vectors, cause) for cause in causes]
         seen["arrived"] = arrived
         if kind == "intx":
             seen["again"] = intx_again(bar, vectors[0])
@@ -114,20 +110,37 @@ def interrupt(bdf: str, kind: str, backend: str = "vfio") -> dict[str, Any]:
         return seen
 
 
+def raised(bar: Any, vectors: list[Any], cause: int) -> list[int]:
+    """How often each vector interrupts for a cause that happens once; what comes once it is over counts a thousand.
+
+    More than once is right, too: when QEMU's 82574 has held one message back for its throttling interval, it repeats every
+    message at that interval (128 us) for as long as the cause is pending. So it is masked and acknowledged first.
+    """
+    bar.write32(IMS, cause)
+    bar.write32(ICS, cause)
+    select.select([vector.fd for vector in vectors], [], [], ARRIVES_S)
+    bar.write32(IMC, cause)
+    bar.write32(ICR, bar.read32(ICR))
+    time.sleep(SILENT_S)        # for what is on its way, also to the wrong vector
+    counts = [vector.drain() for vector in vectors]
+    time.sleep(SILENT_S)
+    return [count + 1000 * vector.drain() for count, vector in zip(counts, vectors, strict=True)]
+
+
 def intx_again(bar: Any, vector: Any) -> list[int]:
     """A line is held back once it came; unmasking lets it come again; `mask` holds it back by our own hand."""
     bar.write32(IMS, LINK_CHANGE)
     bar.write32(ICS, LINK_CHANGE)
-    held = count(vector, 0.3)
+    held = count(vector, SILENT_S)
     vector.unmask()
-    pending = count(vector, 2.0)
+    pending = count(vector, ARRIVES_S)
     bar.read32(ICR)
     vector.unmask()
     vector.mask()
     bar.write32(ICS, LINK_CHANGE)
-    masked = count(vector, 0.3)
+    masked = count(vector, SILENT_S)
     vector.unmask()
-    after = count(vector, 2.0)
+    after = count(vector, ARRIVES_S)
     bar.write32(IMC, LINK_CHANGE)
     bar.read32(ICR)
     return [held, pending, masked, after]
@@ -160,7 +173,7 @@ def transmit(device: Device, payload: bytes, *, unmapped: bool = False) -> tuple
     bar.write32(IMC, 0xFFFFFFFF)
     bar.write32(CTRL, bar.read32(CTRL) | SET_LINK_UP)
     device.enable_bus_master(True)
-    binding.wait_until(device.name, lambda: bool(bar.read32(STATUS) & LINK_UP), "link up", 5)
+    binding.wait_until(device.name, lambda: bool(bar.read32(STATUS) & LINK_UP), "link up", ARRIVES_S)
     ring, buffer = device.dma_alloc(4096, "tx ring"), device.dma_alloc(2048, "tx buffer")
     mac = struct.pack("<IH", bar.read32(RAL), bar.read32(RAH) & 0xFFFF)
     frame = (b"\xff" * 6 + mac + b"\x88\xb5" + payload).ljust(60, b"\0")
@@ -174,7 +187,7 @@ def transmit(device: Device, payload: bytes, *, unmapped: bool = False) -> tuple
     bar.write32(TCTL, 1 << 1 | 1 << 3)
     bar.write32(TDT, 1)
     with ring.view() as view:
-        limit = time.monotonic() + 2
+        limit = time.monotonic() + ARRIVES_S
         while not view[12] & 1 and time.monotonic() < limit:
             time.sleep(0.01)
         return ring, bool(view[12] & 1)
@@ -199,7 +212,8 @@ def share(first: str, second: str) -> dict[str, Any]:
         before = container.mappings_left
         block = one.dma_alloc(8192, "shared")
         seen = {"same group": binding.group_of(first) == binding.group_of(second), "ranges": container.ranges,
-                "mappings": before - container.mappings_left, "allowed": any(a <= block.iova <= b for a, b in container.ranges)}
+                "mappings": None if before is None else before - container.mappings_left,     # iommufd does not say
+                "allowed": any(a <= block.iova <= b for a, b in container.ranges)}
         seen["twice"] = seen_twice
         one.close()
         seen["left by one"] = [tuple(owned) for owned in one.leaked]
@@ -294,7 +308,7 @@ def give_back_while_open(bdf: str) -> str:
 
 def let_go_when_asked(bdf: str) -> list[str]:
     """Hold a plugged card under an event loop until the kernel wants it back."""
-    binding.wait_until(bdf, (binding.PCI / "devices" / bdf).is_dir, "the card", 10)
+    binding.wait_until(bdf, (binding.PCI / "devices" / bdf).is_dir, "the card", ARRIVES_S)
     binding.bind(bdf, "vfio-pci")
     said = []
 
@@ -307,19 +321,18 @@ def let_go_when_asked(bdf: str) -> list[str]:
         asked = asyncio.Event()
 
         def release() -> None:
-            start = time.monotonic()
             device.close()
-            said.append("in time" if time.monotonic() - start < 0.5 else "late")
+            said.append("let go")
             asked.set()
 
         device.on_release_request(release)
         said.append(f"errors {device.on_error(lambda: None)}")
         tell("open")
-        await asyncio.wait_for(asked.wait(), 20)
+        await asyncio.wait_for(asked.wait(), ARRIVES_S)
         container.close()
 
     asyncio.run(main())
-    binding.wait_until(bdf, lambda: not (binding.PCI / "devices" / bdf).exists(), "the card's end", 10)
+    binding.wait_until(bdf, lambda: not (binding.PCI / "devices" / bdf).exists(), "the card's end", ARRIVES_S)
     said.append("gone")
     return said
 
@@ -354,7 +367,7 @@ def use(device: Device) -> list[Any]:
 def holdings() -> tuple[int, int, int, str]:
     """Open files, mappings, free huge pages, locked memory."""
     gc.collect()
-    maps = sum(any(word in line for word in ("vfio", "resource", "hugepage", "/dev/zero"))
+    maps = sum(any(word in line for word in ("vfio", "resource", "memfd"))
                for line in Path("/proc/self/maps").read_text().splitlines())
     free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("HugePages_Free"))
     status = Path("/proc/self/status").read_text().splitlines()

@@ -1,5 +1,8 @@
 """Laws of the DMA allocator: blocks never overlap, stay where they may be, and leave nothing behind."""
 
+import mmap
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,6 +131,22 @@ def test_huge_pages_are_missed_only_where_they_are_needed():
     memory.close()
     with pytest.raises(DmaExhausted, match=r"vm\.nr_hugepages"):
         HostMemory(1 << 45, need_huge=True)
+
+
+def test_memory_is_a_file_that_nobody_can_cut_short_and_a_close_ends():
+    memory = HostMemory(HUGE_PAGE)
+    with mmap.mmap(memory.fd, HUGE_PAGE) as other:      # as a device in another process does
+        other[5] = 7
+        with memory.view() as view:
+            assert view[5] == 7
+    for size in (0, HUGE_PAGE // 2, 2 * HUGE_PAGE):
+        with pytest.raises(OSError, match="not permitted"):
+            os.ftruncate(memory.fd, size)
+    fd = memory.fd
+    memory.close()
+    memory.close()
+    with pytest.raises(OSError):
+        os.fstat(fd)
 
 
 class PoolMachine(RuleBasedStateMachine):

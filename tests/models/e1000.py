@@ -11,6 +11,7 @@ from drivers.e1000.chips import CHIPS
 from drivers.e1000.registers import MAP_8254X, MAP_82574, STATISTICS, Classic, Express
 from drivers.registers import Access
 from tests.models.device import Misuse
+from tests.support.offload import fold
 
 MAC = bytes.fromhex("525400aabbcc")
 ONES = 0xFFFF_FFFF
@@ -109,11 +110,13 @@ class Model:
 
     def _write_CTRL(self, value: int) -> None:
         if value & r.CTRL.RST.mask:
+            split = self.value(r.PBA)
             if self.value(r.RCTL) & r.RCTL.EN.mask or self.value(r.TCTL) & r.TCTL.EN.mask:
                 raise Misuse("reset with a ring running")
             if self.chip.express and not value & r.CTRL.MASTER_DISABLE.mask:
                 raise Misuse("reset without stopping DMA first (82574 10.2.2)")
             self._power_on()
+            self.memory[r.PBA.at] = split       # 8254x 13.4.16
             self.reset_at = self.clock()
             self._line()
             return
@@ -203,6 +206,11 @@ class Model:
 
     # Receive.
 
+    @property
+    def longest(self) -> int:
+        """Octets of a frame it lets pass, without FCS. It sends longer ones without being told; a driver should not."""
+        return self.chip.longest if self.value(r.RCTL) & r.RCTL.LPE.mask else 1518
+
     def _write_RCTL(self, value: int) -> None:
         if value & r.RCTL.EN.mask and not self.value(r.RCTL) & r.RCTL.EN.mask:
             self._check_ring("RX", r.RDBAL, r.RDLEN)
@@ -230,23 +238,24 @@ class Model:
         """Receive descriptors the device owns."""
         return (self.value(r.RDT) - self.value(r.RDH)) % max(self.value(r.RDLEN) // 16, 1)
 
-    def deliver(self, frame: bytes, status: int = 0, errors: int = 0, parts: int = 1) -> bool:
-        """A frame comes in. `status`, `errors`: more bits, errors as in the legacy octet; `parts`: descriptors it takes."""
+    def deliver(self, frame: bytes, status: int = 0, errors: int = 0, piece: int = 2048) -> bool:
+        """A frame comes in. `status`, `errors`: more bits, errors as in the legacy octet; `piece`: octets to a descriptor."""
+        parts = -(-len(frame) // piece)
+        if len(frame) > self.longest:
+            self.counts["oversize"] += 1
+            return False
         if not self.value(r.RCTL) & r.RCTL.EN.mask or self.free() < parts:
             self.counts["missed_frames"] += 1
             self.cause(1 << 6)
             return False
-        step = -(-len(frame) // parts)
         for part in range(parts):
-            octets = frame[part * step:(part + 1) * step]
+            octets = frame[part * piece:(part + 1) * piece]
             at = self.value(r.RDH)
             descriptor = self._descriptor(r.RDBAL, at)
             self.bus.write(struct.unpack_from("<Q", descriptor)[0], octets)
             bits = 1 | (2 if part == parts - 1 else 0) | status
             place = self._base(r.RDBAL) + 16 * at
-            if self.chip.express:
-                if not self.value(Express.RFCTL) & Express.RFCTL.EXSTEN.mask:
-                    raise Misuse("the model writes extended descriptors only")
+            if self.chip.express and self.value(Express.RFCTL) & Express.RFCTL.EXSTEN.mask:
                 self.bus.write(place, struct.pack("<QIHH", 0xDEAD_BEEF_DEAD_BEEF, bits | errors << 24, len(octets), 0))
             else:
                 self.bus.write(place + 8, struct.pack("<HHBBH", len(octets), 0xBEEF, bits, errors, 0xF00D))
@@ -372,7 +381,7 @@ class Model:
         self.counts["super_segments_sent"] += 1
 
     def _out(self, frame: bytes) -> None:
-        if len(frame) > 1518:
+        if len(frame) > self.longest:
             raise Misuse(f"a frame of {len(frame)} octets on the wire")
         self.wire.append(frame)
         self.counts["good_frames_sent"] += 1
@@ -392,12 +401,6 @@ class Model:
     def _ring_idle(self, what: str, control) -> None:
         if self.value(control) & 2:
             raise Misuse(f"{what} is changed while the ring runs")
-
-
-def fold(total: int) -> int:
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 def put_sum(data: bytearray, start: int, at: int, end: int) -> None:

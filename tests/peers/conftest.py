@@ -22,6 +22,9 @@ CONFIG = """
 socket = "{folder}/control.sock"
 [host]
 journal = "{folder}/journal.jsonl"
+[metrics]
+listen = "127.0.0.1:9477"
+socket = "{folder}/metrics.sock"
 """
 
 

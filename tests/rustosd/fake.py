@@ -37,6 +37,15 @@ class FakeStack:
         return {"connections": len(self.connection_rows), "connections_limit": 65536, "time_wait": 0,
                 "buffer_octets": 4096, "buffer_octets_limit": 1 << 29, "block_octets": 1536}
 
+    def states(self):
+        return {"SYN_SENT": 0, "ESTABLISHED": len(self.connection_rows)}
+
+    def busiest(self, most=64):
+        return self.connection_rows[:most]
+
+    def histograms(self):
+        return dict.fromkeys(("round_trip", "handshake_active", "handshake_passive"), (3 << 20, [0] * 20 + [2, 1] + [0] * 43))
+
     def rows(self):
         return [{"local": "10.77.0.2", "local_port": 7, "remote": None, "remote_port": None,
                  "queued_octets": 0, "rx_octets": 9, "tx_octets": 9}]
@@ -103,14 +112,45 @@ class FakeStack:
         return {"tcp_retransmits": 5, "udp_datagrams_sent": 0}
 
 
+class FakeNic:
+    """A NIC with a driver that counts."""
+
+    name = "0000:00:03.0"
+
+    def __init__(self, **statistics):
+        self.counts = {"rx_frames": 1, "rx_octets": 1, "tx_frames": 1, "tx_octets": 1, "rx_dropped": 0, "tx_dropped": 0}
+        self.counts |= statistics
+
+    def statistics(self):
+        return self.counts
+
+
+class FakePump:
+    """The figures of a `rustosd.pump.Pump` with one NIC, interface 1."""
+
+    def __init__(self):
+        self.nics = {1: FakeNic(rx_dropped=3, rx_dropped_too_short=2, rx_dropped_EIO=1, hw_symbol_errors=4)}
+        self.counts = {"wakeups": 5, "errors": 0, "tx_refused": 0}
+
+    def statistics(self):
+        return self.counts
+
+    def histograms(self):
+        bursts = (70, [1, 1, 0, 1, 0, 0, 1] + [0] * 58)
+        return {"rx_burst": bursts, "tx_burst": bursts, "turn": (5000, [0] * 12 + [1] + [0] * 52)}
+
+
 class FakeCore:
     """A `Core`: 10.77.0.1 answers pings, 10.77.0.9 does not, 10.77.0.8 is unreachable, others have no route."""
 
     verdict_help = VERDICT_HELP
     counter_help = COUNTER_HELP
+    devices = None
 
     def __init__(self):
         self.stack = FakeStack()
+        self.pump = FakePump()
+        self.running_services = []
         self.kicks = 0
         self.pings = []
 
@@ -119,6 +159,9 @@ class FakeCore:
 
     def nic_facts(self, name):
         return {"kind": "tap", "rx_dropped": 2} if name == "rustos0" else {}
+
+    def gone_devices(self):
+        return []
 
     def services(self):
         return ["echo/7", "http/80"]

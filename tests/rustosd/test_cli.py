@@ -1,59 +1,17 @@
 """Both commands as people and scripts meet them: text, JSON, one-line errors, exit statuses, a terminal."""
 
-import asyncio
-import fcntl
-import io
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
-import threading
 
 import pytest
-import structlog
 import typer
 
-from rustosd import config, log
+from rustosd import config
 from rustosd.cli import control, daemon, shell, tables
-from rustosd.control.operations import Operations
-from rustosd.control.server import ControlServer
-from tests.rustosd.fake import FakeCore
-
-
-@pytest.fixture
-def core():
-    return FakeCore()
-
-
-@pytest.fixture
-def socket_path(core, tmp_path):
-    """A control server on a loop in a thread of its own; the path of its socket."""
-    log.configure("error", to=io.StringIO())
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    server = ControlServer(str(tmp_path / "control.sock"), Operations(core, clock=lambda: 0.0))
-    asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
-    yield str(server.path)
-    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
-    structlog.reset_defaults()
-
-
-@pytest.fixture
-def rustosctl(socket_path, capsys):
-    """Runs a command line; (exit status, stdout, stderr)."""
-    def run(*words):
-        status = shell.run(control.app, "rustosctl", ["--socket", socket_path, *words])
-        return (status, *capsys.readouterr())
-    return run
-
+from tests.rustosd.terminal import on_a_terminal, rustosctl_command
 
 TABLES = {
     ("nic",): """\
@@ -245,29 +203,6 @@ def test_ping_json_counts(rustosctl):
     document = json.loads(rustosctl("ping", "10.77.0.1", "-c", "3", "-i", "0.002", "--json")[1])["ping"]
     assert (document["sent"], document["received"]) == (3, 3)
     assert [echo["sequence"] for echo in document["echoes"]] == [1, 2, 3]
-
-
-def rustosctl_command(*words):
-    return [sys.executable, "-c", "from rustosd.cli.control import main; main()", *words]
-
-
-def on_a_terminal(socket_path, columns, *words):
-    """What a command shows on a terminal so wide."""
-    main, peer = pty.openpty()
-    fcntl.ioctl(peer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
-    with subprocess.Popen(rustosctl_command("--socket", socket_path, *words), stdout=peer, stdin=peer,
-                          env=environment | {"TERM": "xterm-256color"}) as child:
-        os.close(peer)
-        shown = b""
-        while True:
-            try:
-                shown += os.read(main, 4096)
-            except OSError:     # EIO: the other side is closed
-                break
-        assert child.wait(60) == 0
-    os.close(main)
-    return shown.decode().replace("\r", "")
 
 
 def test_colour_only_on_a_terminal(socket_path):

@@ -1,14 +1,15 @@
 """The configuration: the built-in one is as documented; whatever is wrong with a file is one line that says where."""
 
+import itertools
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rustosd import config
 from rustosd.config import Config, ConfigError, line_of, parse, to_toml
-from rustosd.values import Cidr, Mac, Prefix
+from rustosd.values import Cidr, HostPort, Mac, PciAddress, Prefix
 
 
 def test_the_default_is_the_documented_host():
@@ -43,6 +44,7 @@ def test_a_configuration_cannot_be_changed():
 
 
 TAP = '[[interface]]\nname = "a"\n'
+NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -78,7 +80,26 @@ TAP = '[[interface]]\nname = "a"\n'
      "1 to 15 letters, digits, _, . and -, such as rustos0"),
     ('[[interface]]\nkind = "tun"\nname = "a"', "f:2: interface[0].kind: invalid enum value 'tun'; one of tap"),
     ("[[interface]]\nmtu = 1500", "f:1: interface[0]: lacks name"),
-    ("interface = []", "f:1: interface: at least one [[interface]] is needed"),
+    ("[[device]]\nname = 'x'", "f:1: device[0]: needs exactly one of bdf, mac, serial"),
+    (NIC + 'mac = "02:00:5e:10:00:01"', "f:3: device[0].mac: needs exactly one of bdf, mac, serial"),
+    ('[[device]]\nbdf = "eth0"', "f:2: device[0].bdf: 'eth0' is no PCI address: write it as 0000:03:00.0"),
+    ('[[device]]\nserial = " "', "f:2: device[0].serial: is empty; see `rustosctl device list`"),
+    (NIC + NIC, "f:4: device[1].bdf: device[0] is the same one"),
+    (NIC + 'name = "rustos0"', "f:3: device[0].name: rustos0 is the name of another interface already"),
+    (NIC + 'address = ["10.77.0.2/24"]', "f:3: device[0].address[0]: 10.77.0.2 is there twice"),
+    (NIC + 'backend = "usb"', "f:3: device[0].backend: invalid enum value 'usb'; one of vfio, uio"),
+    (NIC + 'mtu = 1000\naddress = ["fd00::1/64"]',
+     "f:3: device[0].mtu: 1000 is too small for IPv6, which needs 1280 (RFC 8200 5)"),
+    (NIC + 'adopt = false\ngateway = ["192.0.2.1"]', "f:4: device[0].gateway[0]: 192.0.2.1 is in no connected prefix (none)"),
+    (NIC + 'gateway = ["192.0.2.1", "192.0.2.2"]',
+     "f:3: device[0].gateway[1]: a second IPv4 gateway; use [[route]] with a metric"),
+    (NIC + "[device.e1000]\nrx_ring = 100", "f:4: device[0].e1000.rx_ring: expected int that's a multiple of 8"),
+    (NIC + "[device.e1000]\nmoderation = 3", "f:4: device[0].e1000.moderation: unknown; did you mean moderation_us?"),
+    (NIC + '[device.e1000]\ninterrupts = ["msi", "irq"]',
+     "f:4: device[0].e1000.interrupts[1]: invalid enum value 'irq'; one of msix, msi, intx"),
+    (NIC + '[[route]]\nto = "192.0.2.0/24"\ninterface = "wan1"',
+     "f:5: route[0].interface: no interface is called wan1; there is rustos0"),
+    ("interface = []", "f:1: interface: at least one [[interface]] or [[device]] is needed"),
     ("[service.http]\nport = 7", "f:2: service.http.port: 7 is the port of service echo already"),
     ("[service.http]\nport = 70000", "f:2: service.http.port: expected int <= 65535"),
     ("[service]\necho = 3", "f:2: service.echo: expected a table, got int"),
@@ -87,8 +108,13 @@ TAP = '[[interface]]\nname = "a"\n'
     ('[control]\nsocket = "run/x"',
      "f:2: control.socket: 'run/x' is no absolute path, such as /run/rustosd/control.sock"),
     ('"a\\nb" = 1',
-     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, host, log, route"),
+     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, status, host, log, "
+     "device, route"),
     ("[metrics]\nenabled = 1", "f:2: metrics.enabled: expected bool, got int"),
+    ('[metrics]\nlisten = "localhost:9477"',
+     "f:2: metrics.listen: 'localhost:9477' is no address and port, such as 127.0.0.1:9477 or [::1]:9477"),
+    ('[metrics]\nsocket = ""', "f:2: metrics.socket: '' is no absolute path, such as /run/rustosd/control.sock"),
+    ("[status]\nconnections = 3", "f:2: status.connections: expected bool, got int"),
     ('[[route]]\nto = "10.0.0.1/8"\nvia = "10.77.0.1"',
      "f:2: route[0].to: '10.0.0.1/8' has bits set behind the prefix; did you mean 10.0.0.0/8?"),
     ('[[route]]\nto = "10.0.0.0/8"', 'f:1: route[0]: needs via = "GATEWAY" or interface = "NAME"'),
@@ -105,6 +131,36 @@ def test_what_is_wrong_is_one_line_that_says_where(text, message):
     with pytest.raises(ConfigError) as caught:
         parse(text, "f")
     assert str(caught.value) == message
+
+
+def test_devices_may_stand_for_interfaces():
+    made = parse('interface = []\n[[device]]\nbdf = "03:00.0"\n'
+                 '[[device]]\nmac = "52-54-00-12-34-56"\nname = "wan0"\noptional = true\nbackend = "uio"\nforce = true\n'
+                 'adopt = false\nmtu = 9000\naddress = ["192.0.2.2/24"]\ngateway = ["192.0.2.1"]\n'
+                 '[device.e1000]\ninterrupts = ["msi", "intx"]\nmoderation_us = 0\nrx_ring = 256\ntx_ring = 128\n'
+                 'mac = "02:00:5e:10:00:01"\n[[device]]\nserial = "WD-1"\n[[route]]\nto = "198.51.100.0/24"\n'
+                 'interface = "wan0"\n', "f")
+    assert made.interface == () and [device.which for device in made.device] == [
+        "bdf 0000:03:00.0", "mac 52:54:00:12:34:56", "serial WD-1"]
+    plain, wan, _ = made.device
+    assert plain == config.DeviceConfig(bdf=PciAddress("0000:03:00.0"))
+    assert (plain.adopt, plain.optional, plain.force, plain.backend, plain.mtu) == (True, False, False, "vfio", None)
+    assert wan.e1000 == config.E1000Config(interrupts=("msi", "intx"), moderation_us=0, rx_ring=256, tx_ring=128,
+                                           mac=Mac("02:00:5e:10:00:01"))
+    assert parse(to_toml(made), "shown") == made
+
+
+def test_a_gateway_may_lie_in_what_is_taken_over():
+    made = parse(NIC + 'gateway = ["192.0.2.1"]\n[[route]]\nto = "198.51.100.0/24"\nvia = "192.0.2.9"\n', "f")
+    assert made.device[0].gateway == ("192.0.2.1",)
+
+
+def test_the_example_in_the_default_file_is_right():
+    lines = config.default_text().splitlines()
+    start = lines.index("# [[device]]")
+    example = itertools.takewhile(str.strip, lines[start:])
+    made = parse("\n".join(line.removeprefix("# ") for line in example), "default.toml")
+    assert made.device[0].which == "bdf 0000:03:00.0" and made.device[0].e1000.rx_ring == 512
 
 
 def test_a_file_that_cannot_be_read_says_what_to_do(tmp_path):
@@ -131,9 +187,11 @@ interfaces = st.lists(st.tuples(names, st.integers(1280, 65535), st.booleans()),
                       unique_by=lambda i: i[0])
 
 
+@settings(deadline=None)
 @given(interfaces, st.sampled_from(["debug", "info"]), st.integers(100, 60000))
 def test_what_is_shown_can_be_read_back(given_interfaces, level, port):
-    text = f'[log]\nlevel = "{level}"\n[service.http]\nport = {port}\n' + "".join(
+    listen = f'listen = "[::1]:{port}"\nsocket = "/run/{level}.sock"' if port % 2 else ""
+    text = f'[log]\nlevel = "{level}"\n[service.http]\nport = {port}\n[metrics]\n{listen}\n' + "".join(
         f'[[interface]]\nname = "{name}"\nmtu = {mtu}\noffload = {str(offload).lower()}\n'
         f'address = ["192.0.2.{n}/24"]\n[[route]]\nto = "198.51.{n}.0/24"\nvia = "192.0.2.99"\n'
         for n, (name, mtu, offload) in enumerate(given_interfaces, 1))
@@ -141,6 +199,7 @@ def test_what_is_shown_can_be_read_back(given_interfaces, level, port):
     assert parse(to_toml(made), "shown") == made
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_configuration_or_one_line(text):
     try:
@@ -149,13 +208,15 @@ def test_any_text_is_a_configuration_or_one_line(text):
         assert "\n" not in str(error)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.integers() | st.booleans() | st.text(string.ascii_letters, max_size=5) | st.none(),
                     lambda inner: st.lists(inner, max_size=3)))
 def test_any_value_anywhere_is_one_line(value):
     import tomli_w
-    for section in ("stack", "interface", "service", "control", "log", "route"):
+    for section in ("stack", "interface", "device", "service", "control", "log", "route"):
         for document in ({section: value}, {section: {"level": value, "port": value, "socket": value}},
-                         {section: [{"name": value, "address": value, "to": value, "mac": value}]}):
+                         {section: [{"name": value, "address": value, "to": value, "mac": value, "bdf": value,
+                                     "e1000": value}]}):
             try:
                 text = tomli_w.dumps(document)
             except TypeError:       # TOML has no null
@@ -168,5 +229,21 @@ def test_any_value_anywhere_is_one_line(value):
 
 def test_values_have_one_form():
     assert Mac("02-00-5E-10-00-01") == "02:00:5e:10:00:01" and Mac("02:00:5e:10:00:01").octets == b"\x02\0^\x10\0\1"
+    assert PciAddress("03:00.0") == PciAddress("0000:03:00.0") == "0000:03:00.0"
     assert Cidr("FD77:0::2/64") == "fd77::2/64"
     assert Prefix("default") == "0.0.0.0/0" and Prefix("192.0.2.7") == "192.0.2.7/32" and Prefix("::/0").version == 6
+
+
+@pytest.mark.parametrize(("text", "host", "port"), [
+    ("127.0.0.1:9477", "127.0.0.1", 9477), ("[0:0::1]:080", "::1", 80), ("0.0.0.0:65535", "0.0.0.0", 65535)])
+def test_a_place_to_listen_has_two_parts(text, host, port):
+    place = HostPort(text)
+    assert (place.host, place.port) == (host, port) and HostPort(place) == place
+
+
+@pytest.mark.parametrize("text", ["", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "::1:80",
+                                  "[127.0.0.1]:80", "[::1]", "h:80", "127.0.0.1:8 0", "127.0.0.1:+80", "[::1:80",
+                                  "127.0.0.1:\u0664"])
+def test_what_is_no_place_to_listen(text):
+    with pytest.raises(ValueError, match="is no address and port"):
+        HostPort(text)

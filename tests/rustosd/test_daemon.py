@@ -200,6 +200,27 @@ def test_a_signal_ends_it_and_leaves_no_trace(running, number):
     assert "Traceback" not in (running.directory / "output").read_text()
 
 
+@need("curl")
+def test_the_kernel_serves_page_and_metrics_where_asked_to(netns, tmp_path):
+    config = f'[metrics]\nlisten = "127.0.0.1:9477"\nsocket = "{tmp_path}/metrics.sock"\n[status]\nconnections = false\n'
+    daemon = Running(netns, tmp_path, config).wait_ready()
+    for where in (("http://127.0.0.1:9477",), ("--unix-socket", f"{tmp_path}/metrics.sock", "http://any")):
+        *options, site = where
+        page = netns.run("curl", "-sSf", *options, f"{site}/").stdout
+        assert "comes by the kernel" in page and "The configuration keeps them to itself." in page
+        status = json.loads(netns.run("curl", "-sSf", *options, f"{site}/status.json").stdout)
+        assert status["connections"]["listed"] is False and status["connections"]["busiest"] == []
+        metrics = netns.run("curl", "-sSf", *options, f"{site}/metrics").stdout
+        assert 'rustos_service_connections{service="metrics"}' in metrics and "metrics_unix" in metrics
+    netns.run("ip", "link", "set", "rustos0", "down")       # the stack is out of reach, the kernel's port is not
+    deadline = time.monotonic() + START_S
+    while "link-down" not in netns.run("curl", "-sSf", "http://127.0.0.1:9477/status.json").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert daemon.stop() == 0
+    assert left_behind(daemon) == ([], ["output", "rustosd.toml"])
+
+
 def test_open_connections_end_in_the_grace_time(running):
     code = ("import socket, sys; s = socket.create_connection(('10.77.0.2', 7)); s.sendall(b'x'); s.recv(1)\n"
             "print('up', flush=True)\n"
@@ -248,12 +269,14 @@ def test_recover_gives_back_and_says_so(netns, tmp_path):
     (("ip", "addr", "add", "10.77.0.200/25", "dev", "lo"), "", "configure another subnet"),
     (("true",), '[log]\nlevel = "loud"\n', "log.level: invalid enum value 'loud'"),
     (("true",), "[service.http]\nport = 5201\n", "5201 is the port of service iperf3 already"),
+    (("true",), '[metrics]\nlisten = "192.0.2.1:9477"\n', "cannot serve metrics on 192.0.2.1:9477: Cannot assign requested"),
+    (("true",), '[metrics]\nsocket = "/nonexistent/metrics.sock"\n', "cannot make the socket /nonexistent/metrics.sock: "),
 ])
 def test_what_keeps_it_from_starting_is_one_line(netns, tmp_path, prepare, config, message):
     netns.run(*prepare)
     links = netns.links()
     failed = Running(netns, tmp_path, config)
-    assert failed.process.wait(START_S) == (2 if config else 1)
+    assert failed.process.wait(START_S) == (2 if config and "metrics" not in config else 1)
     (line,) = failed.said().splitlines()
     assert line.startswith("rustosd: ") and message in line
     assert netns.links() == links and left_behind(failed)[1] == ["output", "rustosd.toml"]

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rustosd.journal import Journal, JournalError, TapMade
+from rustosd import journal as journal_module
+from rustosd.devices.linkstate import Hop, KernelAddress, KernelRoute, LinkState
+from rustosd.journal import DeviceTaken, Journal, JournalError, TapMade
 
 
 @pytest.fixture
@@ -107,6 +109,47 @@ def test_only_one_holder(path):
     with Journal(path), pytest.raises(JournalError, match=rf"process {os.getpid()}\) holds"):
         Journal(path)
     Journal(path).close()
+
+
+def test_one_that_was_killed_and_is_not_gone_yet_is_waited_for(path, monkeypatch):
+    """A daemon's devices close after the signal; `rustosd recover` may be called at once."""
+    holder = Journal(path)
+    waits = []
+
+    def one_look(seconds):
+        waits.append(seconds)
+        if len(waits) == 20:
+            holder.close()
+
+    monkeypatch.setattr(journal_module, "_ends", lambda pid: True)
+    monkeypatch.setattr(journal_module.time, "sleep", one_look)
+    Journal(path).close()
+    assert len(waits) == 20
+    monkeypatch.setattr(journal_module, "DYING_S", 0.0)
+    with Journal(path), pytest.raises(JournalError, match="holds the journal"):
+        Journal(path)
+
+
+def test_a_process_on_its_way_out_is_told_from_one_that_lives():
+    child = subprocess.Popen(["sleep", "60"])
+    assert not journal_module._ends(str(child.pid))
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)     # a zombie
+    assert journal_module._ends(str(child.pid))
+    child.wait()
+    assert journal_module._ends(str(child.pid)) and not journal_module._ends("")
+
+
+def test_a_device_is_remembered_with_all_that_is_to_be_restored(path):
+    link = LinkState(name="eth0", mac="52:54:00:12:34:56", mtu=9000, up=True, read_at_s=1.5, alias="x",
+                     settings={"ipv4/a": "1"}, addresses=(KernelAddress(address="10.0.0.2/24", valid_s=10),),
+                     routes=(KernelRoute(to="0.0.0.0/0", hops=(Hop(gateway="10.0.0.1"),), metrics={"mtu": 1400}),))
+    taken = DeviceTaken("0000:03:00.0", "e1000e", "vfio", "vfio-pci", link)
+    with Journal(path) as journal:
+        journal.take(taken)
+        journal.take(DeviceTaken("0000:04:00.0", None, "uio"))
+    with Journal(path) as journal:
+        assert list(journal.pending.values()) == [taken, DeviceTaken("0000:04:00.0", None, "uio")]
 
 
 def test_unwritable_place(tmp_path):

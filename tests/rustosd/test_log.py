@@ -54,3 +54,20 @@ def test_what_libraries_say_is_json_too():
     first, second = map(json.loads, to.getvalue().splitlines())
     assert (first["event"], first["logger"], first["level"]) == ('a "quoted" word', "asyncio", "warning")
     assert second["exception"][0]["exc_type"] == "ValueError"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_trace_has_no_local_variables(form):
+    to = io.StringIO()
+    log.configure("info", form, to)
+
+    def fail():
+        password = "sword" + "fish"     # a trace may have the line, not the value
+        raise ValueError(password[:0])
+
+    try:
+        fail()
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    assert "in fail" in to.getvalue() or '"name": "fail"' in to.getvalue()
+    assert "swordfish" not in to.getvalue()

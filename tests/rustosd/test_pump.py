@@ -10,6 +10,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
+from drivers.nic import GONE
 from drivers.tap import Tap
 from mm.frame import BURST, RxBurst, TxBurst
 from rustosd import pump as pump_module
@@ -116,6 +117,27 @@ async def test_frames_come_in_and_answers_go_out_in_one_breath():
     assert house.stack.calls[:4] == ["receive", "loop", "events", "transmit"]
     statistics = house.pump.statistics()
     assert (statistics["rx_frames"], statistics["tx_frames"], statistics["tx_refused"]) == (3, 3, 0)
+
+
+@pumped
+async def test_bursts_and_turns_are_measured():
+    house = House(echo=True, busy_poll_us=0)
+    await house.settle()
+    assert house.pump.nics == {1: house.nic}
+    before = {name: sum(counts) for name, (_, counts) in house.pump.histograms().items()}
+    for number in range(3):
+        house.far.send(frame(number))
+    await house.arrive(3)
+    await house.settle()
+    histograms, statistics = house.pump.histograms(), house.pump.statistics()
+    for way in "rx", "tx":
+        frames, counts = histograms[f"{way}_burst"]
+        assert frames == statistics[f"{way}_frames"] == 3 and sum(counts) == statistics[f"{way}_bursts"]
+    spent_ns, counts = histograms["turn"]
+    assert sum(counts) > before["turn"] and 0 < spent_ns < 60_000_000_000
+    for _ in range(10):             # turns that find nothing are not counted
+        house.pump._on_readable()
+    assert house.pump.histograms() == histograms
 
 
 @pumped
@@ -355,6 +377,30 @@ async def test_link_changes_reach_the_stack(monkeypatch):
 
 
 @pumped
+async def test_a_nic_that_tells_of_its_link_is_asked_at_once(monkeypatch):
+    monkeypatch.setattr(pump_module, "LINK_CHECK_S", 1000)
+
+    class Telling:
+        """A NIC with a link interrupt."""
+        name, link_up, on_link_change = "telling", True, None
+
+        def __init__(self, nic: Tap) -> None:
+            self.fileno, self.receive, self.transmit, self.room = nic.fileno, nic.receive, nic.transmit, nic.room
+
+    house = House()
+    house.pump.detach(1)
+    nic = Telling(house.nic)
+    house.pump.attach(nic, 1)
+    house.stack.links.clear()
+    nic.link_up = False
+    nic.on_link_change()
+    await asyncio.sleep(0.01)
+    assert house.stack.links == [(1, False)]
+    house.pump.detach(1)
+    assert nic.on_link_change is None
+
+
+@pumped
 async def test_full_device_is_served_again_when_it_has_room():
     class Narrow:
         """A NIC with a ring of a few descriptors."""
@@ -404,6 +450,56 @@ async def test_gone_device_is_detached():
     wakeups = house.pump.statistics()["wakeups"]
     await asyncio.sleep(0.02)
     assert house.pump.statistics()["wakeups"] == wakeups
+
+
+@pumped
+async def test_whoever_owns_a_gone_device_is_told_once_and_may_close_it_and_bring_another():
+    house = House()
+    await house.settle()
+    house.pump.detach(1)
+    told = []
+    called = asyncio.Event()
+    another, _ = house.wire()
+
+    def on_gone() -> None:
+        told.append(house.pump._running)
+        house.nic.close()
+        house.pump.detach(1)
+        house.pump.attach(another, 1)
+        called.set()
+
+    house.pump.attach(house.nic, 1, on_gone=on_gone)
+    house.far.close()
+    await called.wait()
+    await house.settle()
+    assert told == [False]
+    assert house.stack.links[-2:] == [(1, False), (1, True)]
+
+
+@pumped
+async def test_a_device_that_goes_while_its_link_is_down_is_noticed(monkeypatch):
+    monkeypatch.setattr(pump_module, "LINK_CHECK_S", 0.01)
+
+    class Pulled:
+        """A card that sends no interrupt any more."""
+        name, link_up, gone = "pulled", False, False
+
+        def __init__(self, nic: Tap) -> None:
+            self.fileno, self.room, self.transmit = nic.fileno, nic.room, nic.transmit
+
+        def receive(self, burst: RxBurst) -> int:
+            burst.clear()
+            return GONE if self.gone else 0
+
+    house = House()
+    house.pump.detach(1)
+    told = asyncio.Event()
+    nic = Pulled(house.nic)
+    house.pump.attach(nic, 1, on_gone=told.set)
+    await asyncio.sleep(0.03)
+    assert not told.is_set()
+    nic.gone = True
+    await told.wait()
 
 
 # Failures.

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import http.client
 import re
+import socket
 from itertools import pairwise
 
 import pytest
@@ -11,20 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rustosd.services import http as http_service
-from rustosd.services.http import HttpConnection, HttpService
-from rustosd.services.index_page import About, Entry
+from rustosd.services.http import HttpConnection, HttpService, Response, UnixHttpService
 
 from .conftest import HOSTS, FakeLoop, FakeTransport, run, until
 
-ABOUT = About(
-    "rustosd <test>",
-    ["10.77.0.2", "fd77::2"],
-    [
-        Entry("HTTP", "TCP 80", "curl http://10.77.0.2/bytes/1000", "/"),
-        Entry("echo", "TCP and UDP 7", "nc 10.77.0.2 7"),
-    ],
-)
-ARGUMENTS = {"metrics": lambda: (b"up 1\n", "text/plain; version=0.0.4; charset=utf-8"), "about": lambda: ABOUT}
+ARGUMENTS = {"pages": {
+    "/": lambda: Response(200, b"<!doctype html>hello", "text/html; charset=utf-8", (("X-Test", "yes"),)),
+    "/metrics": lambda: Response(200, b"up 1\n", "text/plain; version=0.0.4; charset=utf-8"),
+}}
 
 
 def pattern(start: int, length: int) -> bytes:
@@ -73,14 +68,66 @@ async def test_curl_gets_a_hundred_megabytes_unharmed(serve, host):
     assert hashlib.sha256(body).digest() == expected.digest()
 
 
-async def test_curl_reads_the_index_page(serve):
+async def test_curl_gets_a_page_with_its_headers(serve):
     service = await serve(HttpService, **ARGUMENTS)
-    page = (await curl(url(service, "/"))).decode()
-    assert "<h1>rustosd &lt;test&gt;</h1>" in page
-    assert "prefers" not in page and "color-scheme: light dark" in page
-    for text in ("10.77.0.2", "fd77::2", "TCP and UDP 7", "curl http://10.77.0.2/bytes/1000"):
-        assert text in page
-    assert max(map(len, page.splitlines())) < 200, "unreadable in a terminal"
+    answer = await curl("--include", url(service, "/?query#fragment"))
+    assert statuses(answer) == [200] and answer.endswith(b"<!doctype html>hello")
+    assert b"Content-Type: text/html; charset=utf-8\r\n" in answer and b"X-Test: yes\r\n" in answer
+    head = await curl("--head", url(service, "/"))
+    assert b"Content-Length: 20\r\n" in head and b"hello" not in head
+
+
+@pytest.mark.parametrize("path", [
+    "//", "/./", "/..", "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/status.json/", "/STATUS.JSON", "/metrics%00", "/%",
+    "/metrics\\", "/bytes/../metrics", "/<script>alert(1)</script>", "/" + "a" * 8000, "/healthz/..", "/bytes/", "/bytes/-1",
+])
+async def test_a_path_that_is_not_there_is_a_404_that_repeats_nothing(serve, path):
+    service = await serve(HttpService, **ARGUMENTS)
+    answer = await exchange(service, f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+    assert statuses(answer) == [404]
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert body.startswith((b"not here", b"/bytes/N takes")) and b"text/plain" in head and len(answer) < 400
+
+
+async def test_without_the_pattern_there_is_none(serve):
+    service = await serve(HttpService, pattern=False, **ARGUMENTS)
+    assert b" 404 " in await curl("--include", url(service, "/bytes/5"))
+
+
+# On a unix socket
+
+
+async def test_curl_reads_pages_from_a_unix_socket(tmp_path):
+    path = tmp_path / "metrics.sock"
+    for _ in range(2):          # what the first one leaves does not hinder the second
+        service = UnixHttpService(path, "choose another", **ARGUMENTS)
+        await service.start(asyncio.get_running_loop())
+        assert path.stat().st_mode & 0o777 == 0o660
+        assert await curl("--unix-socket", str(path), "http://any/metrics") == b"up 1\n"
+        assert b" 404 " in await curl("--include", "--unix-socket", str(path), "http://any/bytes/5")
+        with pytest.raises(OSError, match=f"another daemon serves {path}; stop it, or choose another"):
+            await UnixHttpService(path, "choose another", **ARGUMENTS).start(asyncio.get_running_loop())
+        await service.stop(0)
+        assert list(tmp_path.iterdir()) == []
+    path.write_text("precious")
+    with pytest.raises(OSError, match="is there and no socket; move it away, or choose another"):
+        await UnixHttpService(path, "choose another", **ARGUMENTS).start(asyncio.get_running_loop())
+    assert path.read_text() == "precious"
+    with pytest.raises(OSError, match="No such file or directory; choose another"):
+        await UnixHttpService(tmp_path / "no" / "x", "choose another", **ARGUMENTS).start(asyncio.get_running_loop())
+
+
+async def test_the_socket_of_a_dead_process_is_replaced(tmp_path):
+    path = tmp_path / "metrics.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    service = UnixHttpService(path, "choose another", **ARGUMENTS)
+    await service.start(asyncio.get_running_loop())
+    assert await curl("--unix-socket", str(path), "http://any/healthz") == b"ok\n"
+    await service.stop(0)
+
+
+# With curl, on the kernel's TCP
 
 
 async def test_curl_metrics_health_and_absence(serve):
@@ -297,7 +344,7 @@ async def test_a_failing_callback_is_a_500_and_the_service_goes_on(serve):
     def broken():
         raise RuntimeError("no metrics today")
 
-    service = await serve(HttpService, **{**ARGUMENTS, "metrics": broken})
+    service = await serve(HttpService, pages={"/metrics": broken})
     requests = [b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n" % path for path in (b"/metrics", b"/healthz")]
     answer = await exchange(service, b"".join(requests))
     assert statuses(answer) == [500, 200]

@@ -17,7 +17,8 @@ from drivers.errors import DeviceError, DeviceGone, DeviceRefused, DeviceTimeout
 from drivers.nic import GONE, Nic
 from mm.frame import BURST, Feature, RxBurst, TxBurst
 from tests.models.device import FakeDevice
-from tests.models.e1000 import MAC, Model, fold
+from tests.models.e1000 import MAC, Model
+from tests.support.offload import offloaded
 
 CHIPS = {"82540EM": 0x100E, "82545EM": 0x100F, "82574L": 0x10D3}
 KINDS = [("82540EM", "intx"), ("82574L", "intx"), ("82574L", "msi"), ("82574L", "msix")]
@@ -123,6 +124,62 @@ def test_the_device_keeps_half_the_ring_while_a_burst_is_read_and_then_all_but_o
     assert card.nic.statistics()["rx_dropped"] == card.nic.statistics()["hw_missed_frames"] == 1
 
 
+@pytest.mark.parametrize(("chip", "legacy"), [("82540EM", False), ("82545EM", False), ("82574L", False), ("82574L", True)])
+def test_long_frames_come_and_go_whole_wherever_the_ring_wraps(chip, legacy):
+    card = Card(chip, legacy=legacy, mtu=9000)
+    for number in range(60):
+        sent = [frame(number, 9018), frame(number + 1, 60), frame(number + 2, 2048), frame(number + 3, 2049)]
+        assert all(card.model.deliver(f) for f in sent)
+        assert card.receive() == sent and card.receive() == []
+        assert card.send(*sent) == 0 and card.model.wire[-4:] == sent
+    assert card.send(frame(1, 9019)) == 1
+    assert card.nic.statistics()["rx_dropped"] == 0
+    card.nic.close()
+
+
+def test_a_long_frame_waits_until_it_is_all_there():
+    card = Card("82574L", "msix", mtu=9000)
+    bus, ring, octets = card.model.bus, card.model._base(card.model.map.registers["RDBAL"]), frame(2, 3000)
+    buffers = [int.from_bytes(bus.read(ring + 16 * i, 8), "little") for i in range(2)]
+    for i, (part, status) in enumerate(((octets[:2048], 1), (octets[2048:], 3))):
+        assert card.receive() == [] and not card.readable()
+        bus.write(buffers[i], part)
+        bus.write(ring + 16 * i, struct.pack("<QIHH", 0, status, len(part), 0))
+    card.model.memory[0x2810] = 2
+    assert card.receive() == [octets]
+    card.nic.close()
+
+
+@pytest.mark.parametrize(("chip", "most", "split"), [("82540EM", 16106, 32), ("82574L", 9212, 20)])
+def test_the_mtu_changes_by_a_reset_and_knows_what_the_chip_can(chip, most, split):
+    card = Card(chip)
+    assert not card.model.deliver(frame(1, 1519)) and card.send(frame(1, 1519)) == 1
+    card.nic.set_mtu(most)
+    assert card.nic.mtu == most and card.model.memory[0x1000] & 0xFFFF == split
+    assert card.model.deliver(frame(2, most + 18)) and card.receive() == [frame(2, most + 18)]
+    assert card.send(frame(3, most + 18)) == 0 and card.model.wire == [frame(3, most + 18)]
+    for wrong in (67, most + 1):
+        with pytest.raises(ValueError, match=f"68 to {most} are"):
+            card.nic.set_mtu(wrong)
+    assert card.nic.mtu == most and card.nic.statistics()["resets"] == 1
+    card.nic.close()
+
+
+def test_a_polling_card_never_interrupts(card):
+    card.nic.polling = True
+    card.model.deliver(frame(1))
+    card.model.cause(1 << 2 | 1 << 24)
+    assert not card.readable()
+    assert card.receive() == [frame(1)] and card.receive() == []
+    card.nic.reset()
+    card.model.deliver(frame(2))
+    assert not card.readable() and card.receive() == [frame(2)]
+    card.nic.polling = False
+    card.receive()
+    card.model.deliver(frame(3))
+    assert card.readable() and card.receive() == [frame(3)]
+
+
 def test_one_doorbell_gives_a_whole_burst_back(card):
     for number in range(30):
         card.model.deliver(frame(number))
@@ -161,7 +218,8 @@ def test_ignore_checksums_is_obeyed():
     (lambda m: m.deliver(frame(1), errors=1), "rx_dropped_error"),
     (lambda m: m.deliver(frame(1), errors=0x80), "rx_dropped_error"),
     (lambda m: m.deliver(frame(1)[:13]), "rx_dropped_length"),
-    (lambda m: m.deliver(frame(1, 5000), parts=3), "rx_dropped_long"),
+    (lambda m: m.deliver(frame(1, 1500), piece=500), "rx_dropped_length"),
+    (lambda m: m.deliver(frame(1, 1500), piece=150), "rx_dropped_long"),
 ])
 def test_what_is_dropped_is_counted_and_the_rest_goes_on(card, spoil, counter):
     assert spoil(card.model)
@@ -204,26 +262,6 @@ def test_transmission_wraps_and_reports_room(card):
         assert card.send(*[frame(round_ * 6 + i, 900) for i in range(6)]) == 0
     assert card.model.wire == [frame(n, 900) for n in range(240)]
     assert card.nic.statistics()["tx_frames"] == 240
-
-
-def pseudo(packet, length):
-    """What the stack leaves in the checksum field: the pseudo header's sum, not complemented."""
-    layer = packet[IP] if IP in packet else packet[IPv6]
-    number = 17 if UDP in packet else 6
-    ip = bytes(layer)
-    addresses = ip[12:20] if IP in packet else ip[8:40]
-    return fold(sum(struct.unpack(f">{len(addresses) // 2}H", addresses)) + number + length)
-
-
-def offloaded(packet):
-    """A scapy packet as the stack hands it out, and the offload it asks for."""
-    octets = bytearray(bytes(packet))
-    l3 = 18 if Dot1Q in packet else 14
-    start = l3 + (20 if IP in packet else 40)
-    at = 6 if UDP in packet else 16
-    struct.pack_into(">H", octets, start + at, pseudo(packet, len(octets) - start))
-    family = 4 if IP in packet else 6
-    return bytes(octets), {"checksum_start": start, "checksum_offset": at, "l3_offset": l3, "family": family}
 
 
 def layers(vlan, family):
@@ -352,9 +390,12 @@ def test_an_idle_card_sleeps_until_a_frame_comes(card):
 def test_a_link_change_wakes_and_is_counted(card):
     card.receive()
     card.model.negotiated = False
+    told = []
+    card.nic.on_link_change = lambda: told.append("changed")
     card.model.cause(1 << 2 | 1 << 24)
     assert card.readable()
     assert card.receive() == [] and not card.readable()
+    assert told == ["changed"]
     assert not card.nic.link_up and card.nic.statistics()["link_changes"] == 1
     card.model.negotiated = True
     assert card.nic.link_up
@@ -427,7 +468,15 @@ def test_closing_stops_dma_before_memory_goes(card):
     assert card.send(frame(1), frame(2)) == 2 and card.nic.statistics()["tx_dropped"] == 2
 
 
+def test_its_registers_can_be_shown_and_traced(card):
+    trace = card.nic.registers.record()
+    assert {"CTRL", "RCTL", "TDT"} <= {row.name for row in card.nic.registers.dump()}
+    assert card.nic.link_up
+    assert any(row.name == "STATUS" and "LU" in row.text for row in trace.rows(card.nic.registers.map))
+
+
 def test_filters(card):
+    assert card.model.memory[0x38] == 0x8100        # without which no tag is one
     group = bytes.fromhex("01005e000001")
     card.nic.set_filters(multicast=[group], vlans=[5])
     control = card.model.memory[0x100]

@@ -6,7 +6,7 @@ import pytest
 
 from drivers.pci.names import Names
 from drivers.pci.sysfs import Bdf, PciBus
-from drivers.pci.taking import Why, rows, why_not_take
+from drivers.pci.taking import Why, row, why_not_take
 from drivers.pci.uses import HostUses
 
 NIC = "0000:03:00.0"
@@ -145,11 +145,12 @@ def test_the_most_hopeless_reason_comes_first(machine, nic):
 
 def test_rows_say_who_drives_it_and_whether_it_can_be_taken(machine, nic):
     machine.pci("0000:00:1c.0", code=0x060400, driver="pcieport")
-    bridge, card = rows(PciBus(machine.root), HostUses(machine.root), Names())
+    bus, host = PciBus(machine.root), HostUses(machine.root)
+    bridge, card = (row(device, bus, host, Names()) for device in bus.devices())
     assert (card.bdf, card.kind, card.name, card.driver, card.iommu_group) == (NIC, "Ethernet controller", "8086:10d3",
                                                                                "e1000e", 1)
-    assert card.takeable and card.verdict == "yes" and card.uses == "eth0 52:54:00:00:00:01"
-    assert not bridge.takeable and bridge.verdict.startswith("no: it is a bridge") and bridge.uses == ""
+    assert card.takeable and not card.reasons and card.uses.words() == ["eth0 52:54:00:00:00:01"]
+    assert not bridge.takeable and bridge.reasons[0].text.startswith("it is a bridge") and bridge.uses.words() == []
 
 
 def test_this_machine_would_not_lose_its_root_or_its_default_route():

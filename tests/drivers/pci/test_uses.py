@@ -33,7 +33,7 @@ def test_an_interface_comes_with_its_address_and_state(machine, nic):
     (eth0,) = uses.interfaces
     assert (eth0.name, eth0.mac, eth0.state, eth0.mtu, eth0.upper, eth0.master) == ("eth0", "52:54:00:00:00:01", "up", 1500,
                                                                                      (), None)
-    assert not eth0.carries_default_route and uses.disks == () and uses.summary() == "eth0 52:54:00:00:00:01"
+    assert not eth0.carries_default_route and uses.disks == () and uses.words() == ["eth0 52:54:00:00:00:01"]
 
 
 def test_the_default_route_is_carried_by_whatever_is_below_it(machine, nic):
@@ -62,7 +62,7 @@ def test_a_disk_has_model_serial_and_size(machine, ahci):
     uses = uses_of(machine, "0000:00:1f.2")
     (sda,) = uses.disks
     assert (sda.model, sda.serial, sda.octets) == ("WDC WD10", "WD-WX31234567", 1953525168 * 512)
-    assert not sda.held and uses.summary() == "sda WDC WD10 1.0 TB"
+    assert not sda.held and uses.words() == ["sda WDC WD10 1.0 TB serial WD-WX31234567"]
 
 
 def test_a_mounted_partition_is_found(machine, ahci):

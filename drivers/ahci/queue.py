@@ -1,0 +1,488 @@
+"""Command slots: a burst of requests becomes commands with one doorbell, and what the device has done becomes completions.
+
+The rules of the house (AHCI 5.3, 5.6; SATA 13.6): first the table, then PxSACT, then PxCI. Queued and other commands never
+run together: one that is not queued waits until nothing runs, and nothing is taken while it waits or runs. A slot keeps its
+table until its request ends, so after an error its command is issued again as it stands, or made a plain one.
+"""
+
+import cython
+from cython.cimports.drivers.mmio import Mmio
+from cython.cimports.drivers.request import FUA, REQUESTS, CompletionBurst, Request, RequestBurst, Segment
+from cython.cimports.drivers.request import FLUSH, READ, WRITE
+from cython.cimports.libc.errno import EINVAL, EOPNOTSUPP
+from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t, uintptr_t
+from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.mm.hw import dma_load32, dma_store64
+
+if not cython.compiled:
+    raise ImportError("drivers.ahci.queue must be compiled: python setup.py build_ext --inplace")
+
+MEMORY_OCTETS = TABLES_AT + (SLOTS + 1) * TABLE_OCTETS
+LIST_OFFSET, FIS_OFFSET = LIST_AT, FIS_AT
+MAX_SEGMENTS, MAX_REQUEST_SECTORS = PRDS, MAX_SECTORS
+SUSPECT = -1
+"""`harvest`: commands are done, and no FIS says so. Is the device still there?"""
+TROUBLE = -2
+"""`harvest`, `arm`: the device, or the controller, reports an error."""
+ARMED, DONE = 0, 1
+COMMANDS = {"identify": IDENTIFY_DEVICE, "read log": READ_LOG_EXT}
+_ONES = cython.declare(uint32_t, 0xFFFF_FFFF)
+
+assert cython.sizeof(CommandHeader) == 32 and cython.sizeof(CommandFis) == 20 and cython.sizeof(Prd) == 16
+assert cython.sizeof(CommandTable) == TABLE_OCTETS
+assert ENDED >= SLOTS + REQUESTS
+
+
+@cython.final
+@cython.cclass
+class CommandQueue:
+    """The slots of one port."""
+
+    def __init__(self, mmio: Mmio, port: cython.int, memory, reach: uint64_t):
+        """`port`: where its registers begin in the BAR. `memory`: MEMORY_OCTETS, page-aligned, the caller's to free.
+
+        `reach`: the first address that the controller does not reach. No requests are taken before `configure`.
+        """
+        if memory.size < MEMORY_OCTETS:
+            raise ValueError(f"a port needs {MEMORY_OCTETS} octets, not {memory.size}")
+        self.mmio, self.port, self.memory, self.reach = mmio, port, memory, reach
+        self.base = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, memory.address))
+        self.iova = memory.iova
+        self.frozen = True
+
+    def configure(self, depth: cython.int, queued: cython.bint, plain_fua: cython.bint, sectors: uint64_t,
+                  sector_octets: uint32_t) -> None:
+        """What the drive is; `plain_fua`: it has WRITE DMA FUA EXT. Raises ValueError while requests are under way."""
+        if self.active or self.waiting or not 0 < depth <= SLOTS:
+            raise ValueError("requests are under way, or the depth is not 1 to 32")
+        self.depth, self.queued, self.plain_fua = depth, queued, plain_fua
+        self.sectors, self.sector_octets = sectors, sector_octets
+        self.free_count = depth
+        for i in range(depth):
+            self.free[i] = depth - 1 - i
+
+    # Requests.
+
+    def room(self) -> cython.int:
+        """How many requests `submit` takes now."""
+        if self.dead:
+            return min(ENDED - SLOTS - self.ended_count, REQUESTS) if self.ended_count < ENDED - SLOTS else 0
+        return self.free_count if self._accepts() else 0
+
+    def submit(self, burst: RequestBurst) -> cython.int:
+        """Take requests from the burst's front and issue them with one doorbell; how many."""
+        before: cython.int = burst.count
+        self._take(burst)
+        if self.waiting:
+            self._issue()
+        return before - burst.count
+
+    def harvest(self, out: CompletionBurst, trust: cython.bint = False) -> cython.int:
+        """Empty the burst and fill it with requests that have ended; how many, SUSPECT, or TROUBLE.
+
+        `trust`: the device is there even though no FIS says so.
+        """
+        plain: cython.bint = self.active & self.plain != 0
+        word: uint32_t
+        done: uint32_t
+        out.count = 0
+        if self.active and not self.frozen:
+            self.counters.looks += 1
+            word = cython.cast(uint32_t, self.mmio.load(self.port + (P_CI if plain else P_SACT)))
+            done = self.active & ~word
+            if word == _ONES and self.active != _ONES:
+                return SUSPECT
+            word = self._received(plain)
+            if done and not word and not trust:
+                return SUSPECT
+            if word >> 16 & (STATUS_ERR | STATUS_DF if plain else STATUS_ERR):
+                if not plain:
+                    self._finish(done, 0)       # told by the next look
+                return TROUBLE
+            if done:
+                if not plain or not self._flush_after(done):
+                    self._finish(done, 0)
+                if self.waiting:
+                    self._issue()
+        self._tell(out)
+        return out.count
+
+    def arm(self, causes: uint32_t, errors: uint32_t) -> cython.int:
+        """Let the next of `causes` interrupt. ARMED; DONE when there is something to harvest; TROUBLE when PxIS has `errors`.
+
+        DONE also leaves it armed.
+        """
+        status: uint32_t = cython.cast(uint32_t, self.mmio.load(self.port + P_IS))
+        word: uint32_t
+        if status & errors:
+            return TROUBLE
+        if self.ended_count:
+            return DONE
+        self.mmio.store(self.port + P_IS, status)
+        self.mmio.store(self.port + P_IE, causes)
+        if self.active == 0 or self.frozen:
+            return ARMED
+        word = cython.cast(uint32_t, self.mmio.load(self.port + (P_CI if self.active & self.plain else P_SACT)))
+        if self.active & ~word or self._received(self.active & self.plain != 0) >> 16 & STATUS_ERR:
+            return DONE
+        return ARMED
+
+    def disarm(self, bit: uint32_t) -> None:
+        """No interrupts from this port, and forget the one that came: IS gets `bit`. AHCI 10.7."""
+        self.mmio.store(self.port + P_IE, 0)
+        self.mmio.store(8, bit)
+
+    def status(self) -> int:
+        """PxIS."""
+        return cython.cast(uint32_t, self.mmio.load(self.port + P_IS))
+
+    # When something went wrong. Masks have a bit for each slot.
+
+    def freeze(self) -> None:
+        """Issue nothing, take nothing, harvest nothing."""
+        self.frozen = True
+
+    def requeue(self) -> None:
+        """The device has forgotten what it had: all that wait to be issued again."""
+        self.waiting |= self.active
+        self.active = 0
+
+    def isolate(self) -> None:
+        """Of those that wait, make every command a plain one: they will run one by one, so that one error is one slot's."""
+        slot: uint32_t
+        for slot in range(SLOTS):
+            if self.waiting >> slot & 1:
+                self._command(slot, False)
+
+    @property
+    def finished(self) -> int:
+        """How many requests have ended so far."""
+        c: cython.pointer[Counters] = cython.address(self.counters)
+        return c.reads + c.writes + c.flushes + c.failed
+
+    def fail(self, mask: uint32_t, error: cython.int) -> None:
+        """End these requests with an errno; the others are not touched."""
+        mask &= self.active | self.waiting
+        self._finish(mask, error)
+
+    def blame(self, mask: uint32_t, limit: cython.int) -> int:
+        """Count another try of these; those of them which have had `limit`."""
+        tired: uint32_t = 0
+        slot: uint32_t
+        for slot in range(SLOTS):
+            if mask >> slot & 1:
+                self.slots[slot].tries += 1
+                if self.slots[slot].tries >= limit:
+                    tired |= cython.cast(uint32_t, 1) << slot
+        return tired
+
+    def thaw(self) -> None:
+        """Go on: issue what waits."""
+        self.frozen = False
+        if self.waiting:
+            self._issue()
+
+    def kill(self, error: cython.int) -> None:
+        """The disk has failed for good: this is how every request ends, also those to come."""
+        self.dead = error
+        self._finish(self.active | self.waiting, error)
+
+    def oldest(self) -> tuple:
+        """(mask, serial) of the request that is longest with the device; (0, 0) when it has none."""
+        mask: uint32_t = self._oldest(self.active)
+        slot: uint32_t
+        for slot in range(SLOTS):
+            if mask >> slot & 1:
+                return mask, self.slots[slot].serial
+        return 0, 0
+
+    def describe(self, mask: uint32_t) -> list:
+        """(operation, lba, sectors) of these slots."""
+        return [(self.slots[i].operation, self.slots[i].lba, self.slots[i].sectors) for i in range(SLOTS) if mask >> i & 1]
+
+    def received_error(self) -> int:
+        """Status and error register (high octet) as the last FIS about commands told them."""
+        plain: cython.bint = self.active & self.plain != 0
+        return self._received(plain) >> 16
+
+    def forget_received(self) -> None:
+        """Clear the FISes about commands, so that an old error is not seen again."""
+        dma_store64(self.base + FIS_AT + RECEIVED_D2H, 0)
+        dma_store64(self.base + FIS_AT + RECEIVED_SDB, 0)
+
+    # Commands of the driver's own: one at a time, by slot 0, with a table of their own; the slot's request comes to no harm.
+
+    def start_internal(self, command: cython.int, lba: uint64_t, count: cython.int) -> None:
+        """Issue a command that reads `count` sectors of 512 octets into scratch memory. Nothing may be active."""
+        header: cython.pointer[uint8_t] = self.base + LIST_AT
+        table: cython.pointer[CommandTable] = self._table(SLOTS)
+        memset(table, 0, 128)
+        _fis(cython.address(table.fis), command, lba, count, 0, DEVICE_LBA)
+        dma_store64(cython.cast(cython.pointer[uint8_t], table.prds), self.iova + SCRATCH_AT)
+        dma_store64(cython.cast(cython.pointer[uint8_t], table.prds) + 8,
+                    cython.cast(uint64_t, count * 512 - 1) << 32)
+        memcpy(self.saved, header, 16)
+        dma_store64(header, FIS_DWORDS | 1 << 16)
+        dma_store64(header + 8, self.iova + TABLES_AT + SLOTS * TABLE_OCTETS)
+        self.mmio.store(self.port + P_CI, 1)
+
+    def end_internal(self) -> bytes:
+        """Give slot 0 back; what was read."""
+        memcpy(self.base + LIST_AT, self.saved, 16)
+        return cython.cast(cython.pointer[cython.char], self.base + SCRATCH_AT)[:512]
+
+    def statistics(self) -> dict:
+        """Counters since it was made."""
+        c: cython.pointer[Counters] = cython.address(self.counters)
+        return {"reads": c.reads, "writes": c.writes, "flushes": c.flushes, "sectors_read": c.sectors_read,
+                "sectors_written": c.sectors_written, "failed": c.failed, "refused": c.refused,
+                "doorbells": c.doorbells, "looks": c.looks}
+
+    # Inside.
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _table(self, index: uint32_t) -> cython.pointer[CommandTable]:
+        return cython.cast(cython.pointer[CommandTable], self.base + TABLES_AT + index * TABLE_OCTETS)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _accepts(self) -> cython.bint:
+        return (not self.frozen and self.free_count != 0 and (self.active | self.waiting) & self.plain == 0
+                and self.ended_count < ENDED - SLOTS)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _take(self, burst: RequestBurst) -> cython.void:
+        taken: cython.int = 0
+        error: cython.int
+        r: cython.pointer[Request]
+        while taken < burst.count and (self._accepts() or (self.dead and self.ended_count < ENDED - SLOTS)):
+            r = cython.address(burst.requests[taken])
+            error = self.dead if self.dead else self._check(r, cython.address(burst.segments[r.first_segment]))
+            if error:
+                self.counters.refused += 1
+                self._end(r.tag, error)
+            else:
+                self._fill(r, cython.address(burst.segments[r.first_segment]))
+            taken += 1
+        burst.drop(taken)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _check(self, r: cython.pointer[cython.const[Request]],
+               segments: cython.pointer[cython.const[Segment]]) -> cython.int:
+        """0, or the errno of a request that makes no sense."""
+        total: uint64_t = 0
+        octets: uint64_t
+        i: cython.int
+        if r.operation == FLUSH:
+            return EINVAL if r.segment_count or r.sectors else 0
+        if r.operation > FLUSH or (r.flags & FUA and r.operation == READ):
+            return EOPNOTSUPP
+        if (r.sectors == 0 or r.sectors > MAX_SECTORS or r.sectors > self.sectors or r.lba > self.sectors - r.sectors
+                or r.segment_count > PRDS):
+            return EINVAL
+        for i in range(r.segment_count):
+            octets = segments[i].octets
+            if (octets == 0 or octets > LONGEST_PRD or (octets | segments[i].iova) & 1
+                    or segments[i].iova > self.reach - octets):
+                return EINVAL
+            total += octets
+        return 0 if total == cython.cast(uint64_t, r.sectors) * self.sector_octets else EINVAL
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _fill(self, r: cython.pointer[cython.const[Request]],
+              segments: cython.pointer[cython.const[Segment]]) -> cython.void:
+        """Make the request a command in a free slot, to be issued."""
+        slot: uint32_t
+        s: cython.pointer[Slot]
+        prd: cython.pointer[uint8_t]
+        i: cython.int
+        self.free_count -= 1
+        slot = self.free[self.free_count]
+        s = cython.address(self.slots[slot])
+        s.tag = r.tag
+        s.lba = r.lba
+        s.sectors = r.sectors
+        s.operation = r.operation
+        s.flags = r.flags
+        s.tries = 0
+        s.prds = r.segment_count
+        self.serial += 1
+        s.serial = self.serial
+        prd = cython.cast(cython.pointer[uint8_t], self._table(slot).prds)
+        for i in range(r.segment_count):
+            dma_store64(prd, segments[i].iova)
+            dma_store64(prd + 8, cython.cast(uint64_t, segments[i].octets - 1) << 32)
+            prd += cython.sizeof(Prd)
+        self._command(slot, self.queued and r.operation != FLUSH)
+        self.waiting |= cython.cast(uint32_t, 1) << slot
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _command(self, slot: uint32_t, queued: cython.bint) -> cython.void:
+        """Write the slot's header and its command FIS, queued or plain."""
+        s: cython.pointer[Slot] = cython.address(self.slots[slot])
+        f: cython.pointer[CommandFis] = cython.address(self._table(slot).fis)
+        bit: uint32_t = cython.cast(uint32_t, 1) << slot
+        write: cython.bint = s.operation == WRITE
+        fua: cython.bint = s.flags & FUA != 0
+        self._header(slot, s.prds, write)
+        s.then_flush = False
+        if queued:
+            self.plain &= ~bit
+            _fis(f, WRITE_FPDMA_QUEUED if write else READ_FPDMA_QUEUED, s.lba, slot << 3, s.sectors,
+                 DEVICE_LBA | (DEVICE_FUA if fua else 0))
+            return
+        self.plain |= bit
+        if s.operation == FLUSH:
+            _fis(f, FLUSH_CACHE_EXT, 0, 0, 0, DEVICE_LBA)
+        elif write:
+            s.then_flush = fua and not self.plain_fua
+            _fis(f, WRITE_DMA_FUA_EXT if fua and self.plain_fua else WRITE_DMA_EXT, s.lba, s.sectors, 0, DEVICE_LBA)
+        else:
+            _fis(f, READ_DMA_EXT, s.lba, s.sectors, 0, DEVICE_LBA)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _header(self, slot: uint32_t, prds: uint32_t, write: cython.bint) -> cython.void:
+        at: cython.pointer[uint8_t] = self.base + LIST_AT + slot * cython.sizeof(CommandHeader)
+        dma_store64(at, cython.cast(uint64_t, prds) << 16 | FIS_DWORDS | (HEADER_WRITE if write else 0))
+        dma_store64(at + 8, self.iova + TABLES_AT + slot * TABLE_OCTETS)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _flush_after(self, bit: uint32_t) -> cython.bint:
+        """Whether the plain write that is done must be flushed before it counts as done; then its slot waits to do that."""
+        slot: uint32_t
+        for slot in range(SLOTS):
+            if bit >> slot & 1 and self.slots[slot].then_flush:
+                self.slots[slot].then_flush = False
+                self._header(slot, 0, False)
+                _fis(cython.address(self._table(slot).fis), FLUSH_CACHE_EXT, 0, 0, 0, DEVICE_LBA)
+                self.active &= ~bit
+                self.waiting |= bit
+                return True
+        return False
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def _issue(self) -> cython.int:
+        """Ring the doorbell for what waits, as far as the rules let it."""
+        mask: uint32_t = self.waiting & ~self.plain
+        if self.frozen or self.active & self.plain:
+            return 0
+        if mask:
+            self.waiting &= ~mask
+            self.active |= mask
+            self.counters.doorbells += 1
+            self.mmio.store(self.port + P_SACT, mask)
+            self.mmio.store(self.port + P_CI, mask)
+        elif self.active == 0:
+            mask = self._oldest(self.waiting)
+            self.waiting &= ~mask
+            self.active = mask
+            self.counters.doorbells += 1
+            self.mmio.store(self.port + P_CI, mask)
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _received(self, plain: cython.bint) -> uint32_t:
+        """The first word of the FIS that ends commands, once; 0 when none has come since the last look.
+
+        One that comes between our load and our store is lost, and only costs a closer look (SUSPECT). One with an error
+        stays.
+        """
+        at: cython.pointer[uint8_t] = self.base + FIS_AT + (RECEIVED_D2H if plain else RECEIVED_SDB)
+        word: uint32_t = dma_load32(at)
+        if word & 0xFF != (FIS_D2H if plain else FIS_SDB):
+            return 0
+        if not word >> 16 & STATUS_ERR:
+            dma_store64(at, 0)
+        return word
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _oldest(self, mask: uint32_t) -> uint32_t:
+        """The bit of the request that was submitted first."""
+        best: uint64_t = ~cython.cast(uint64_t, 0)
+        found: uint32_t = 0
+        slot: uint32_t
+        for slot in range(SLOTS):
+            if mask >> slot & 1 and self.slots[slot].serial < best:
+                best = self.slots[slot].serial
+                found = cython.cast(uint32_t, 1) << slot
+        return found
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _finish(self, mask: uint32_t, error: cython.int) -> cython.void:
+        """End the requests in these slots."""
+        slot: uint32_t
+        s: cython.pointer[Slot]
+        self.active &= ~mask
+        self.waiting &= ~mask
+        self.plain &= ~mask
+        for slot in range(SLOTS):
+            if not mask >> slot & 1:
+                continue
+            s = cython.address(self.slots[slot])
+            self.free[self.free_count] = cython.cast(uint8_t, slot)
+            self.free_count += 1
+            if error:
+                self.counters.failed += 1
+            elif s.operation == READ:
+                self.counters.reads += 1
+                self.counters.sectors_read += s.sectors
+            elif s.operation == WRITE:
+                self.counters.writes += 1
+                self.counters.sectors_written += s.sectors
+            else:
+                self.counters.flushes += 1
+            self._end(s.tag, error)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _end(self, tag: uint64_t, error: cython.int) -> cython.void:
+        """Queue a completion. There is room: at most SLOTS are under way, and `_take` leaves that much."""
+        place: cython.int = (self.ended_first + self.ended_count) % ENDED
+        self.ended[place].tag = tag
+        self.ended[place].error = error
+        self.ended_count += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _tell(self, out: CompletionBurst) -> cython.void:
+        while self.ended_count and out.add(self.ended[self.ended_first].tag, self.ended[self.ended_first].error):
+            self.ended_first = (self.ended_first + 1) % ENDED
+            self.ended_count -= 1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _fis(f: cython.pointer[CommandFis], command: uint32_t, lba: uint64_t, count: uint32_t, features: uint32_t,
+         device: uint32_t) -> cython.void:
+    """A register FIS to the device, SATA 10.5.5; its fields are octets of three little-endian words."""
+    at: cython.pointer[uint8_t] = cython.cast(cython.pointer[uint8_t], f)
+    dma_store64(at, FIS_H2D | FIS_COMMAND << 8 | command << 16 | cython.cast(uint64_t, features & 0xFF) << 24
+                | (lba & 0xFF_FFFF) << 32 | cython.cast(uint64_t, device) << 56)
+    dma_store64(at + 8, lba >> 24 & 0xFF_FFFF | cython.cast(uint64_t, features >> 8 & 0xFF) << 24
+                | cython.cast(uint64_t, count & 0xFFFF) << 32)

@@ -1,0 +1,49 @@
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cpdef enum:
+    REQUESTS = 64           # requests a burst holds at most
+    SEGMENTS = 1024         # and pieces of memory, for all of them together
+
+cpdef enum Operation:
+    READ = 0
+    WRITE = 1
+    FLUSH = 2               # what was completed before is durable
+
+cpdef enum:
+    FUA = 1                 # this write is durable once it is complete
+
+# Memory by both its names: a device knows the iova, a file's backend the address.
+cdef struct Segment:
+    uint8_t *data
+    uint64_t iova
+    uint32_t octets
+
+cdef struct Request:
+    uint64_t tag            # the submitter's own; comes back with the completion
+    uint64_t lba
+    uint32_t sectors
+    uint16_t first_segment  # in the burst's table; their octets are exactly those of the sectors
+    uint16_t segment_count
+    uint8_t operation
+    uint8_t flags
+
+cdef struct Completion:
+    uint64_t tag
+    int32_t error           # errno; 0: done
+
+cdef class RequestBurst:
+    cdef Request requests[REQUESTS]
+    cdef Segment segments[SEGMENTS]
+    cdef readonly int count
+    cdef int segment_count
+
+    cdef bint add(self, const Request *request, const Segment *segments) noexcept nogil
+    cdef void drop(self, int taken) noexcept nogil
+    cpdef clear(self)
+
+cdef class CompletionBurst:
+    cdef Completion completions[REQUESTS]
+    cdef readonly int count
+
+    cdef bint add(self, uint64_t tag, int error) noexcept nogil
+    cpdef clear(self)

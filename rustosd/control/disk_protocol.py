@@ -1,0 +1,124 @@
+"""The part of the protocol that is about disks; see `rustosd.control.protocol`."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from rustosd.control.base import Done, Method, Nothing, Parameters, Row
+
+MAX_READ_OCTETS = 128 << 10
+MAX_WRITE_OCTETS = 32 << 10
+"""In base64 it fits a request."""
+LONGEST_ROUND_S = 10.0
+LONGEST_NAME = 128
+
+Offset = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
+
+
+class Disk(Row):
+    """A disk of ours."""
+
+    name: str                   # "0000:00:04.0/1": the controller and its port
+    model: str
+    serial: str
+    firmware: str
+    octets: int
+    sector_octets: int
+    physical_octets: int
+    queue_depth: int
+
+
+class DiskDetails(Row):
+    """All about one disk."""
+
+    disk: Disk
+    features: list[str]
+    holds: list[str]            # what its first octets look like: partition tables, filesystems
+    statistics: dict[str, int]
+
+
+class Octets(Row):
+    """What was read."""
+
+    octets: bytes               # in base64
+
+
+class LatencyBucket(Row):
+    """How many requests took less than `below_us`, and not less than the bucket before."""
+
+    below_us: float
+    requests: int
+
+
+class BenchRound(Row):
+    """One round of a benchmark."""
+
+    disk: str
+    pattern: str
+    block_octets: int
+    depth: int                  # what the disk can, when that is less than was asked for
+    seconds: float
+    requests: int
+    errors: int
+    mean_us: float
+    longest_us: float
+    histogram: list[LatencyBucket]
+
+
+class Bench(Row):
+    """The rounds of a benchmark together."""
+
+    disk: str
+    pattern: str
+    block_octets: int
+    depth: int
+    seconds: float
+    requests: int
+    errors: int
+    requests_per_second: float
+    octets_per_second: float
+    mean_us: float
+    longest_us: float
+    percentiles_us: dict[str, float]    # "50", "90", "99", "99.9": the upper end of the bucket that holds it
+    histogram: list[LatencyBucket]
+    rounds: list[float]                 # requests a second in each
+
+
+class DiskName(Parameters):
+    """`disk`: a disk's name, its serial number, or a beginning that only one of them has."""
+
+    disk: Name
+
+
+class DiskRead(DiskName):
+    """Need not be whole sectors."""
+
+    offset: Offset
+    octets: Annotated[int, msgspec.Meta(ge=1, le=MAX_READ_OCTETS)]
+
+
+class DiskWrite(DiskName):
+    """Need not be whole sectors: the rest of the first and the last is read before and written again. Not flushed."""
+
+    offset: Offset
+    octets: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_WRITE_OCTETS)]
+
+
+class DiskBench(DiskName):
+    """It only reads."""
+
+    pattern: Literal["random", "sequential"] = "random"
+    block_octets: Annotated[int, msgspec.Meta(ge=512, le=1 << 20)] = 4096
+    depth: Annotated[int, msgspec.Meta(ge=1, le=32)] = 1
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_ROUND_S)] = 1.0
+
+
+METHODS = (
+    Method("disk.list", Nothing, list[Disk], False, "The disks of the controllers that were taken."),
+    Method("disk.show", DiskName, DiskDetails, False, "All about one disk."),
+    Method("disk.read", DiskRead, Octets, False, "Read from a disk."),
+    Method("disk.write", DiskWrite, Done, False, "Write to a disk."),
+    Method("disk.flush", DiskName, Done, False, "Have the disk put what it was given onto its medium."),
+    Method("disk.bench", DiskBench, BenchRound, False, "Measure a disk for some seconds."),
+)

@@ -1,0 +1,109 @@
+"""Health: each check finds what it is for, says what to do, and keeps quiet when all is well."""
+
+import re
+
+import pytest
+
+from netstack import counters, verdict
+from rustosd import config, health
+from rustosd.health import CHECKS, Facts, Figures, Nic
+
+QUIET = {"delivered": 10_000, "answered": 100, "ipv4_not_for_us": 5000, "tcp_port_closed": 5000}
+USAGE = {"connections": 10, "connections_limit": 100, "buffer_octets": 5, "buffer_octets_limit": 100}
+
+
+def facts(*, seconds=60.0, before=None, interfaces=({"name": "rustos0", "up": True},), **now):
+    """Facts of a healthy daemon, but for what is said; `before` was a minute ago."""
+    usage = now.pop("usage", USAGE)
+    memory = now.pop("memory", (1, 100))
+    addresses, gone = now.pop("addresses", ()), now.pop("gone", ())
+    figures = Figures(at_s=1000.0, **{"nics": {"rustos0": Nic(tx_frames=1000)}, "ended": QUIET} | now)
+    earlier = Figures(at_s=1000.0 - seconds, **before or {})
+    return Facts(figures, earlier, interfaces=interfaces, addresses=addresses, gone=gone, usage=usage,
+                 resident_octets=memory[0], memory_octets=memory[1])
+
+
+def codes(these):
+    return [(note.code, note.subject) for note in health.check(these)]
+
+
+def test_a_healthy_daemon_has_nothing_to_say():
+    assert health.check(facts()) == []
+    assert health.by_severity([]) == {"error": 0, "warning": 0, "note": 0}
+
+
+SICK = [
+    ("no-interface", "", {"interfaces": ()}),
+    ("link-down", "eth0", {"interfaces": ({"name": "eth0", "up": False},)}),
+    ("device-gone", "0000:00:03.0", {"gone": [("0000:00:03.0", "it was unplugged")]}),
+    ("address-duplicate", "10.0.0.1/24", {"addresses": ({"name": "a", "address": "10.0.0.1/24", "state": "duplicate"},)}),
+    ("pump-errors", "", {"pump": {"errors": 1}}),
+    ("tcp-bug", "", {"counters": {"tcp_impossible_transitions": 1}}),
+    ("connections-nearly-full", "", {"usage": USAGE | {"connections": 90}}),
+    ("buffers-nearly-full", "", {"usage": USAGE | {"buffer_octets": 95}}),
+    ("memory-nearly-full", "", {"memory": (90, 100)}),
+    ("drops-rising", "tcp_checksum", {"ended": QUIET | {"tcp_checksum": 400}}),
+    ("unsent-rising", "no_route", {"unsent": {"no_route": 400}}),
+    ("nic-drops-rising", "eth0", {"nics": {"eth0": Nic(rx_dropped=61)}, "before": {"nics": {"eth0": Nic(rx_dropped=1)}}}),
+    ("device-refuses", "", {"pump": {"tx_refused": 1}}),
+    ("service-full", "http", {"refused": {"http": 1}}),
+    ("retransmits-high", "", {"counters": {"tcp_segments_sent": 1000, "tcp_retransmits": 50}}),
+    ("neighbors-full", "", {"counters": {"neighbor_evictions": 1}}),
+    ("time-wait-full", "", {"counters": {"tcp_time_wait_recycled": 1}}),
+]
+
+
+@pytest.mark.parametrize(("code", "subject", "state"), SICK, ids=[code for code, _, _ in SICK])
+def test_a_check_finds_what_it_is_for(code, subject, state):
+    (note,) = health.check(facts(**state))
+    assert (note.code, note.subject) == (code, subject)
+    assert note.text.endswith(".") and note.advice
+    assert note.severity == next(row.severity for row in CHECKS if row.code == code)
+    assert health.by_severity([note])[note.severity] == 1
+
+
+def test_each_check_has_a_case_above_and_a_code_of_its_own():
+    assert sorted(code for code, _, _ in SICK) == sorted(row.code for row in CHECKS)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)+", row.code) and row.severity in health.SEVERITIES for row in CHECKS)
+
+
+@pytest.mark.parametrize("state", [
+    {"ended": QUIET | {"tcp_checksum": 299}},                                                       # below 5 a second
+    {"ended": {"delivered": 1_000_000, "tcp_checksum": 400}},                                       # below 1 %
+    {"ended": QUIET | {"tcp_checksum": 9000}, "before": {"ended": {"tcp_checksum": 8900}}},         # long ago
+    {"pump": {"errors": 9}, "before": {"pump": {"errors": 9}}},
+    {"counters": {"tcp_segments_sent": 900, "tcp_retransmits": 900}},
+    {"usage": USAGE | {"connections": 89}},
+    {"usage": {}},
+    {"memory": (90, 0)},
+    {"nics": {"new": Nic(rx_dropped=1000)}},        # plugged in since: what it counted before is unknown
+    {"before": {"ended": QUIET | {"tcp_checksum": 10**9}}},         # never negative
+])
+def test_what_is_little_old_or_unknown_is_no_note(state):
+    assert health.check(facts(**state)) == []
+
+
+def test_one_frame_in_a_moment_is_no_rate():
+    assert health.check(facts(seconds=1e-9, ended={"delivered": 1, "no_memory": 4})) == []
+
+
+def test_the_worst_comes_first_and_there_are_never_too_many():
+    down = [{"name": f"eth{i}", "up": False} for i in range(32)]
+    reasons = {label: 10_000 for label in verdict.LABELS}
+    notes = health.check(facts(interfaces=down, ended=reasons, unsent=reasons, pump={"errors": 1}))
+    assert len(notes) == health.MAX_NOTES
+    severities = [health.SEVERITIES.index(note.severity) for note in notes]
+    assert severities == sorted(severities) and notes[32].code == "pump-errors"
+
+
+def test_reasons_have_their_own_advice_and_all_names_exist():
+    assert set(health.DROP_ADVICE) | health.EXPECTED_DROPS <= set(verdict.LABELS)
+    assert not set(health.DROP_ADVICE) & health.EXPECTED_DROPS
+    for name in ("tcp_impossible_transitions", "neighbor_evictions", "tcp_time_wait_recycled", "tcp_retransmits"):
+        assert name in counters.LABELS
+    (note,) = health.check(facts(ended=QUIET | {"tcp_table_full": 9000}))
+    assert note.advice == health.DROP_ADVICE["tcp_table_full"]
+    settings = config.default_text()
+    for advice in (*health.DROP_ADVICE.values(), *(row.advice for row in CHECKS)):
+        for name in re.findall(r"\b[a-z]+_[a-z_]+\b(?= under| in)", advice):
+            assert name in settings, advice
