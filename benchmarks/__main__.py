@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 
-from benchmarks import hot_paths, measures
+from benchmarks import handoff, hot_paths, measures
 from benchmarks.lab import BenchError, Lab, signals_unwind
 from benchmarks.report import Report
 
@@ -34,6 +34,8 @@ def main() -> int:
             _need_lab()
             with signals_unwind(), Lab(None if options.free else _cpus()) as lab:
                 measures.compare(lab, names, plan, report, _say)
+                if "handoff" in names:
+                    handoff.measure(lab, plan.seconds, plan.rounds, report, _say)
                 if "memory" in names:
                     measures.memory(lab, plan, report, _say)
                 if "idle-cost" in names:

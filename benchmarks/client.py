@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 import socket
+import statistics
 import sys
 import time
 
@@ -81,6 +82,18 @@ def tcp_echo(host: str, seconds: float) -> float:
     """Round trips of 64 octets per second over one connection."""
     with _connected(host, DOOR) as sock:
         return _round_trips(sock, seconds)
+
+
+def octet_echo(host: str, seconds: float) -> float:
+    """The median round trip of one octet over one connection, us."""
+    took = []
+    with _connected(host, DOOR) as sock:
+        began = now = time.perf_counter()
+        while now - began < seconds:
+            sock.send(b"x")
+            sock.recv(1)
+            took.append(-now + (now := time.perf_counter()))
+    return statistics.median(took) * 1e6
 
 
 def connects(host: str, seconds: float) -> float:

@@ -35,6 +35,18 @@ def ours(lab: Lab, label: str, *, offload: bool = True) -> Host:
     return _up(lab, Host(label, namespace, server))
 
 
+def handed_out(lab: Lab, label: str) -> Host:
+    """Our stack behind a TAP again, and the server in a process of its own, on sockets the stack hands out."""
+    namespace = lab.namespace()
+    path = lab.directory() / "control.sock"
+    environment = ("env", f"RUSTOSD_SOCKET={path}")
+    stack = lab.server(namespace, *environment, sys.executable, "-m", "benchmarks.server", "tap", "rustos0", _MAC,
+                       "offload", _SERVER_CIDR, _CLIENT_CIDR)
+    stack.line(_PATIENCE_S)
+    return _up(lab, Host(label, namespace, lab.program(namespace, *environment, sys.executable, "-m", "benchmarks.server",
+                                                       "handoff")))
+
+
 def linux(lab: Lab, label: str, *, offload: bool) -> Host:
     """Linux in a namespace of its own, a veth pair away from its clients."""
     near, far = lab.namespace(), lab.namespace()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,6 +61,16 @@ class Lab:
         """Start a server in a namespace, on the servers' processor."""
         return self._start(namespace, 0, argv)
 
+    def program(self, namespace: str, *argv: str) -> Child:
+        """Start a program that uses a server, on a processor of its own if there is one, else wherever the kernel puts it."""
+        return self._start(namespace, 2, argv)
+
+    def directory(self) -> Path:
+        """A new directory for sockets."""
+        path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._undo.callback(shutil.rmtree, path, ignore_errors=True)
+        return path
+
     def background(self, namespace: str, *argv: str) -> Child:
         """Start a client that stays."""
         return self._start(namespace, 1, argv)
@@ -69,7 +81,12 @@ class Lab:
         return child
 
     def _placed(self, place: int) -> list[str]:
-        return ["taskset", "-c", str(self.cpus[place])] if self.cpus else []
+        if not self.cpus:
+            return []
+        if place < len(self.cpus):
+            return ["taskset", "-c", str(self.cpus[place])]
+        others = os.sched_getaffinity(0) - set(self.cpus)
+        return ["taskset", "-c", ",".join(map(str, others))] if others else []
 
 
 class Child:

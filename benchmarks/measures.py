@@ -54,7 +54,7 @@ MEASURES = (
     Measure("ping", "ping flood, average", "us", 0.0, (PYTCP,)),
     Measure("connects", "connections made and closed", "1/s", 0.25, (PYTCP,)),
 )
-NAMES = (*(measure.name for measure in MEASURES), "memory", "idle-cost", "hot-paths")
+NAMES = (*(measure.name for measure in MEASURES), "handoff", "memory", "idle-cost", "hot-paths")
 
 
 def compare(lab: Lab, names: Sequence[str], plan: Plan, report: Report, say: Callable[[str], None]) -> None:

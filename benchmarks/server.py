@@ -1,7 +1,7 @@
 """The server that is measured: the same asyncio protocols on our stack or on the kernel's sockets.
 
-`python -m benchmarks.server kernel`, or `... tap NAME MAC offload|plain ADDRESS KERNEL_ADDRESS`. Prints "ready", and
-ends with its standard input.
+`python -m benchmarks.server kernel`, `... tap NAME MAC offload|plain ADDRESS KERNEL_ADDRESS`, or `... handoff`.
+Prints "ready", and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -80,11 +80,16 @@ class Echo(asyncio.DatagramProtocol):
 
 
 async def serve(network: Any) -> None:
-    """Serve on `network`, an event loop or an AsyncStack, until standard input ends."""
+    """Serve on `network`, an event loop, an AsyncStack or rustosd.client.aio, until standard input ends."""
     host = "0.0.0.0"
     for factory, port in ((Door, DOOR), (Sink, SINK), (Source, SOURCE)):
         await network.create_server(factory, host, port, backlog=4096)
     await network.create_datagram_endpoint(Echo, local_addr=(host, ECHO))
+    await until_told()
+
+
+async def until_told() -> None:
+    """Say that we are ready, and wait for the end of standard input."""
     print("ready", flush=True)
     done = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin, done.set)
@@ -112,7 +117,10 @@ async def on_tap(name: str, mac: str, mode: str, address: str, kernel_address: s
         pump = Pump(loop, stack, lambda: network.dispatch())
         network = AsyncStack(stack, loop, pump.kick)
         pump.attach(tap, index)
-        await serve(network)
+        if path := os.environ.get("RUSTOSD_SOCKET"):
+            await hand_out(network, path)
+        else:
+            await serve(network)
         network.abort()
         pump.close()
         if os.environ.get("RUSTOSD_BENCH_FACTS"):
@@ -122,10 +130,42 @@ async def on_tap(name: str, mac: str, mode: str, address: str, kernel_address: s
             print(facts, file=sys.stderr, flush=True)
 
 
+class Doorkeeper:
+    """As much of the daemon's operations as programs need that want sockets."""
+
+    def __init__(self, handoff: Any):
+        self.handoff = handoff
+
+    def socket_session(self, _: Any, peer: Any) -> Any:
+        from rustosd.control.protocol import Done
+        from rustosd.control.server import Handed
+        return Handed(Done(), self.handoff.open_session(peer.pid))
+
+
+async def hand_out(network: Any, path: str) -> None:
+    """Sockets for other processes, which ask for them at `path`, until standard input ends."""
+    from rustosd.control.server import ControlServer
+    from rustosd.handoff import Handoff
+
+    handoff = Handoff(network)
+    control = ControlServer(path, Doorkeeper(handoff))
+    await control.start()
+    await until_told()
+    await control.stop()
+    handoff.close()
+
+
+async def on_handoff() -> None:
+    """The same server in a process of its own, on sockets that a server `on_tap` hands out."""
+    from rustosd.client import aio
+    await serve(aio)
+
+
 def main(argv: list[str]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    uvloop.run(on_kernel() if argv[0] == "kernel" else on_tap(*argv[1:]))
+    modes = {"kernel": on_kernel, "tap": on_tap, "handoff": on_handoff}
+    uvloop.run(modes[argv[0]](*argv[1:]))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,12 @@ cdef struct UdpTable:
 cdef int udp_input(UdpTable *t, const IpView *view) noexcept nogil          # a Verdict; UDP_PORT_CLOSED: the caller answers with ICMP
 cdef void udp_error(UdpTable *t, const IcmpError *error) noexcept nogil     # tell the endpoint
 
+# Send n octets, from the endpoint's address; 0 or the Verdict they were dropped for.
+cdef int udp_send(UdpTable *t, UdpEndpoint *e, const Addr *to, uint16_t port, const char *data, Py_ssize_t n) noexcept nogil
+cdef Packet *udp_first(UdpEndpoint *e) noexcept nogil   # the datagram that waits longest, or NULL
+cdef void udp_drop(UdpEndpoint *e) noexcept nogil       # ... was delivered: forget it
+cdef bint udp_speaks_to(const UdpEndpoint *e, const Addr *to) noexcept nogil
+
 cdef class Udp:
     cdef NetState state
     cdef UdpTable table

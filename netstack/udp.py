@@ -207,8 +207,8 @@ def udp_error(t: cython.pointer[UdpTable], error: cython.pointer[cython.const[Ic
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _send(t: cython.pointer[UdpTable], e: cython.pointer[UdpEndpoint], to: cython.pointer[cython.const[Addr]],
-          port: uint16_t, data: cython.pointer[cython.const[cython.char]], n: cython.Py_ssize_t) -> cython.int:
+def udp_send(t: cython.pointer[UdpTable], e: cython.pointer[UdpEndpoint], to: cython.pointer[cython.const[Addr]],
+             port: uint16_t, data: cython.pointer[cython.const[cython.char]], n: cython.Py_ssize_t) -> cython.int:
     """Send n octets; 0 or the Verdict they were dropped for."""
     net: cython.pointer[Net] = t.net
     verdict: cython.int = 0
@@ -241,6 +241,33 @@ def _send(t: cython.pointer[UdpTable], e: cython.pointer[UdpEndpoint], to: cytho
         e.tx_octets += n
         net.counters[cython.cast(cython.int, UDP_DATAGRAMS_SENT)] += 1
     return verdict
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def udp_speaks_to(e: cython.pointer[cython.const[UdpEndpoint]], to: cython.pointer[cython.const[Addr]]) -> cython.bint:
+    """An endpoint bound to `::` speaks both families, any other its own."""
+    return is_v4(cython.address(e.local)) == is_v4(to) or (
+        is_unspecified(cython.address(e.local)) and not is_v4(cython.address(e.local)))
+
+
+# --- datagrams to the application -----------------------------------------------------------------------------------
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def udp_first(e: cython.pointer[UdpEndpoint]) -> cython.pointer[Packet]:
+    return e.received.head
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def udp_drop(e: cython.pointer[UdpEndpoint]) -> cython.void:
+    p: cython.pointer[Packet] = queue_pop(cython.address(e.received))
+    e.queued_octets -= p.length + cython.cast(uint32_t, cython.sizeof(Packet))
+    packet_free(p)
 
 
 # --- ports ----------------------------------------------------------------------------------------------------------
@@ -481,8 +508,8 @@ class Udp:
             to = self._host_address
             _check_family(e, cython.address(to), host)
         octets: bytes = data if type(data) is bytes else bytes(memoryview(data))
-        verdict: cython.int = _send(cython.address(self.table), e, cython.address(to), to_port,
-                                    PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
+        verdict: cython.int = udp_send(cython.address(self.table), e, cython.address(to), to_port,
+                                       PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
         if verdict != 0:
             raise unsent_error(verdict, host or address_text(cython.address(to)))
 
@@ -493,7 +520,7 @@ class Udp:
         rows: list = []
         left: cython.int = most
         while left > 0:
-            p = queue_pop(cython.address(e.received))
+            p = udp_first(e)
             if p == cython.NULL:
                 return rows
             left -= 1
@@ -501,8 +528,7 @@ class Udp:
                 rows.append((PyBytes_FromStringAndSize(cython.cast(cython.p_char, p.octets), p.length),
                              self._text(cython.address(p.source)), p.port))
             finally:
-                e.queued_octets -= p.length + cython.cast(uint32_t, cython.sizeof(Packet))
-                packet_free(p)
+                udp_drop(e)
         if e.received.count:
             _make_ready(cython.address(self.table), id)
         return rows
@@ -577,8 +603,6 @@ def _checked_port(port: object, least: cython.int) -> cython.int:
 @cython.inline
 @cython.exceptval(-1, check=False)
 def _check_family(e: cython.pointer[UdpEndpoint], to: cython.pointer[cython.const[Addr]], host: object) -> cython.int:
-    """An endpoint bound to `::` speaks both families, any other its own."""
-    if is_v4(cython.address(e.local)) == is_v4(to) or (
-            is_unspecified(cython.address(e.local)) and not is_v4(cython.address(e.local))):
+    if udp_speaks_to(e, to):
         return 0
     raise OSError(errno.EAFNOSUPPORT, f"{host} is of another family than {address_text(cython.address(e.local))}")

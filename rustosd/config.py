@@ -131,6 +131,16 @@ class ControlConfig(_Section):
     max_clients: Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
 
+class SocketsConfig(_Section):
+    """Sockets for other processes."""
+
+    enabled: bool
+    group: str
+    max_sockets: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    max_sockets_per_process: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    buffer_octets: Annotated[int, msgspec.Meta(ge=262144, le=1 << 24)]
+
+
 class MetricsConfig(_Section):
     """Metrics, and where this machine reaches them and the status page besides the stack's own HTTP service."""
 
@@ -164,6 +174,7 @@ class Config(_Section):
     interface: tuple[InterfaceConfig, ...]
     service: ServicesConfig
     control: ControlConfig
+    sockets: SocketsConfig
     metrics: MetricsConfig
     status: StatusConfig
     host: HostConfig

@@ -6,10 +6,12 @@ start, a crash of a part) takes the same road back, last first.
 
 import asyncio
 import contextlib
+import grp
 import ipaddress
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +34,7 @@ from rustosd.devices.kernel import undo as give_back
 from rustosd.devices.manager import DeviceManager
 from rustosd.devices.manager import interfaces as device_interfaces
 from rustosd.devices.watch import Watch
+from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
@@ -81,6 +84,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
+        self.handoff: Handoff | None = None
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
@@ -137,8 +141,13 @@ class Daemon:
             self._add_route(route)
         undo.callback(self.pump.flush)      # while the NICs are still there to carry the last resets away
         undo.callback(self.network.abort)
+        if self.config.sockets.enabled:
+            limits = self.config.sockets
+            self.handoff = Handoff(self.network, Limits(limits.max_sockets, limits.max_sockets_per_process,
+                                                        limits.buffer_octets))
+            undo.callback(self.handoff.close)
         control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
-                                self.supervisor.socket("control"))
+                                self.supervisor.socket("control"), _group_id(self.config))
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)
@@ -269,11 +278,18 @@ class Daemon:
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         return await self.pinger.ping(address, identifier, sequence, octets, timeout_s)
 
+    def open_session(self, pid: int) -> socket.socket:
+        if self.handoff is None:
+            raise OSError(95, "sockets for other processes are switched off: enabled = false under [sockets]")
+        return self.handoff.open_session(pid)
+
     # what the HTTP service shows
 
     def _service_samples(self) -> Iterable[Any]:
         for service in (*self.running_services, *self.host_services):
             yield from service.statistics()
+        if self.handoff is not None:
+            yield from self.handoff.statistics()
         yield from self.watch.samples()
 
     def _exposition(self) -> tuple[bytes, str]:
@@ -355,6 +371,17 @@ def _journal(path: Path) -> Iterator[Journal]:
         if directory_is_ours or path.parent == DEFAULT_PATH.parent:
             with contextlib.suppress(OSError):      # somebody else uses it too
                 path.parent.rmdir()
+
+
+def _group_id(config: Config) -> int | None:
+    """Of the group whose members may use sockets. Raises ValueError when there is none of that name."""
+    if not (config.sockets.enabled and config.sockets.group):
+        return None
+    try:
+        return grp.getgrnam(config.sockets.group).gr_gid
+    except KeyError:
+        raise ValueError(f"there is no group {config.sockets.group}, which group = ... under [sockets] names; "
+                         f"make it: groupadd {config.sockets.group}") from None
 
 
 def _stack(config: Config) -> Stack:

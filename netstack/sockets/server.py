@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno as errors
+from asyncio import sslproto
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,24 @@ class Server(asyncio.AbstractServer):
         if self._listeners:
             self._stack.kick()
         self._listeners = []
+
+    def _accept(self, handle: int, bits: int, errno: int) -> None:
+        """A connection of one of our listeners is established."""
+        try:
+            protocol = self._factory()
+            if self._tls is not None:
+                protocol = sslproto.SSLProtocol(self._loop, protocol, waiter=None, server_side=True, **self._tls)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._loop.call_exception_handler(
+                {"message": "Error on transport creation for incoming connection", "exception": exc})
+            self._stack.reset(handle)
+            return
+        transport = self._stack._adopt(handle, protocol, self)
+        self._attach()
+        transport._begin()
+        transport._event(bits, errno)
 
     def _attach(self) -> None:
         self._active += 1

@@ -77,22 +77,8 @@ class AsyncStack:
         server = self.servers.get(self.tcp.listener_of(handle))
         if server is None:          # closed since
             self.reset(handle)
-            return
-        try:
-            protocol = server._factory()
-            if server._tls is not None:
-                protocol = sslproto.SSLProtocol(self.loop, protocol, waiter=None, server_side=True, **server._tls)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self.loop.call_exception_handler(
-                {"message": "Error on transport creation for incoming connection", "exception": exc})
-            self.reset(handle)
-            return
-        transport = self._adopt(handle, protocol, server)
-        server._attach()
-        transport._begin()
-        transport._event(bits, errno)
+        else:
+            server._accept(handle, bits, errno)
 
     def _adopt(self, handle: int, protocol: asyncio.BaseProtocol, server: Server | None = None) -> StreamTransport:
         self.tcp.set_nodelay(handle, True)      # as asyncio has it on every platform

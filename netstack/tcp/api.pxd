@@ -15,5 +15,7 @@ cdef class Tcp:
     cdef _start_listener(self, Listener *x, int index, Addr *local, int port, int backlog, bint any_family)
     cdef _resolve(self, Tcb *c, str host, Addr *bound)
     cdef _choose_port(self, Tcb *c, int source_port)
-    cdef _consumed(self, Tcb *c, uint32_t n)
+    cdef _consumed(self, Tcb *c, uint32_t n)                    # n octets at the head of `receive` were taken
+    cdef uint32_t _reserve(self, Tcb *c, uint32_t n) noexcept   # room at the end of `send`, n octets at most; how many
+    cdef void _queued(self, Tcb *c, uint32_t n, bint more) noexcept    # so many were put there; WRITABLE follows if short
     cdef _let_go(self, Tcb *c)

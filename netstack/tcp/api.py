@@ -41,6 +41,8 @@ FIRST_EPHEMERAL = cython.declare(uint32_t, 49152)       # RFC 6335 6
 EPHEMERAL_PORTS = cython.declare(uint32_t, 16384)
 KEEPALIVE_IDLE_NS = cython.declare(int64_t, 7200 * 1_000_000_000)
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
+RECEIVE_LEAST = cython.declare(uint32_t, 4096)
+MOST = cython.declare(uint32_t, 1 << 30)
 
 
 @cython.final
@@ -129,6 +131,7 @@ class Tcp:
         x.backlog = max(backlog, 1)
         x.embryos = 0
         x.waiting = 0
+        x.held = 0
         x.next = t.port_buckets[port % PORT_BUCKETS]
         t.port_buckets[port % PORT_BUCKETS] = index
 
@@ -181,6 +184,10 @@ class Tcp:
             tcb_reap(t, c)
         x.in_use = 0
         x.generation = (x.generation + 1) & 0xFFFFFF
+
+    def set_held(self, handle: int, count: int) -> None:
+        """So many connections of a listener were told of and wait elsewhere: they count against its backlog."""
+        self._listener(handle).held = count
 
     def listener_port(self, handle: int) -> int:
         """The port it listens on."""
@@ -355,34 +362,42 @@ class Tcp:
 
         Raises BrokenPipeError when this side is closed already or the connection is over.
         """
-        t: cython.pointer[TcpTable] = cython.address(self.table)
         c: cython.pointer[Tcb] = self._at(handle)
         view: Py_buffer
         n: uint32_t
-        room: uint32_t
         if c.flags & F_FIN_QUEUED or c.state == CLOSED:
             raise BrokenPipeError(errno.EPIPE, "this side of the connection is closed")
         PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
-        room = t.limits.send_buffer - c.send.used if t.limits.send_buffer > c.send.used else 0
-        n = cython.cast(uint32_t, min(view.len, cython.cast(cython.Py_ssize_t, room)))
+        n = self._reserve(c, cython.cast(uint32_t, min(view.len, cython.cast(cython.Py_ssize_t, MOST))))
+        if n:
+            ring_put(cython.address(c.send), c.send.used, cython.cast(cython.pointer[uint8_t], view.buf), n)
+        self._queued(c, n, n < view.len)
+        PyBuffer_Release(cython.address(view))
+        return n
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _reserve(self, c: cython.pointer[Tcb], n: uint32_t) -> uint32_t:
+        t: cython.pointer[TcpTable] = cython.address(self.table)
+        n = min(n, t.limits.send_buffer - c.send.used if t.limits.send_buffer > c.send.used else 0)
         if c.send.used == 0:
             c.send.head = 0
         if n and not ring_reserve(cython.address(c.send), c.send.used + n, c.send.used, cython.address(t.budget)):
             n = min(n, c.send.size - c.send.used)
-        if n:
-            ring_put(cython.address(c.send), c.send.used, cython.cast(cython.pointer[uint8_t], view.buf), n)
-            c.send.used += n
-            if c.idle_at == 0:
-                c.idle_at = t.net.now + IDLE_NS
-                tcb_arm(t, c)
-            tcb_dirty(t, c)
-        if n < view.len:
-            c.flags |= F_WANT_WRITE
-            if c.idle_at == 0:      # no memory, perhaps with nothing in flight: WRITABLE is told by the clock then
-                c.idle_at = t.net.now + IDLE_NS
-                tcb_arm(t, c)
-        PyBuffer_Release(cython.address(view))
         return n
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _queued(self, c: cython.pointer[Tcb], n: uint32_t, more: cython.bint) -> cython.void:
+        t: cython.pointer[TcpTable] = cython.address(self.table)
+        c.send.used += n
+        if n:
+            tcb_dirty(t, c)
+        if more:
+            c.flags |= F_WANT_WRITE
+        if (n or more) and c.idle_at == 0:      # no memory, perhaps with nothing in flight: the clock tells WRITABLE then
+            c.idle_at = t.net.now + IDLE_NS
+            tcb_arm(t, c)
 
     def unsent(self, handle: int) -> int:
         """Octets queued or in flight: written and not acknowledged."""
@@ -457,6 +472,13 @@ class Tcp:
         else:
             c.flags &= ~cython.cast(uint32_t, F_KEEPALIVE)
             c.keepalive_at = 0
+
+    def set_receive_buffer(self, handle: int, octets: int) -> None:
+        """How many octets may stay unread: 4096 to the `receive_buffer` of all. What the peer was promised stays promised."""
+        c: cython.pointer[Tcb] = self._at(handle)
+        most: uint32_t = self.table.limits.receive_buffer if c.flags & F_SCALE else 65535
+        c.rcv_limit = min(max(RECEIVE_LEAST, cython.cast(uint32_t, min(max(octets, 0), 1 << 30))),
+                          min(most, self.table.limits.receive_buffer))
 
     def local(self, handle: int) -> tuple:
         """(host, port) of our end."""
@@ -534,7 +556,8 @@ class Tcp:
             if self.table.listeners[i].in_use:
                 x: cython.pointer[Listener] = cython.address(self.table.listeners[i])
                 rows.append({"host": None if x.any_family else address_text(cython.address(x.local)), "port": x.port,
-                             "backlog": x.backlog, "half_open": x.embryos, "waiting": x.waiting})
+                             "backlog": x.backlog, "half_open": x.embryos,
+                             "waiting": x.waiting + x.held})
         return rows
 
     def usage(self) -> dict:

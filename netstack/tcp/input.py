@@ -121,7 +121,7 @@ def _no_connection(t: cython.pointer[TcpTable], view: cython.pointer[cython.cons
         return TCP_NO_CONNECTION
     if s.flags & (SYN | FIN) != SYN or s.source_port == 0:
         return TCP_FLAGS
-    if listener.embryos >= t.limits.embryos or listener.waiting >= listener.backlog:
+    if listener.embryos >= t.limits.embryos or listener.waiting + listener.held >= listener.backlog:
         return TCP_BACKLOG_FULL
     return _passive_open(t, listener, view, s)
 
@@ -446,7 +446,7 @@ def _establish(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cython
         return TCP_ACK_UNACCEPTABLE
     if c.listener >= 0:
         listener = cython.address(t.listeners[c.listener])
-        if listener.waiting >= listener.backlog:    # the application is behind: the peer will try again
+        if listener.waiting + listener.held >= listener.backlog:    # the application is behind: the peer will try again
             return TCP_BACKLOG_FULL
         listener.waiting += 1
         c.flags |= F_ACCEPTING

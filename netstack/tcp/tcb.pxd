@@ -145,6 +145,7 @@ cdef struct Listener:
     uint32_t backlog
     uint32_t embryos            # children in SYN-RECEIVED
     uint32_t waiting            # children established and not yet told
+    uint32_t held               # ... told, and not yet taken from whom they were told to: `Tcp.set_held`
     int32_t next
 
 cdef struct TcpLimits:

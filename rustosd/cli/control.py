@@ -1,5 +1,6 @@
 """`rustosctl`: look at a running daemon and change it. Noun, then verb; a noun alone lists."""
 
+import functools
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ import typer
 
 from rustosd.cli import acpi, calls, device, disk, shell, tables
 from rustosd.cli.calls import Json, Settings, call, checked
+from rustosd.cli.nc import nc as nc_command
 from rustosd.control import protocol as p
 from rustosd.control.client import DEFAULT_SOCKET
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
@@ -250,6 +252,13 @@ def ping(
         say(_summary(address, len(results), answered))
         sys.stdout.flush()
     return shell.OK if answered else shell.FAILED
+
+
+@app.command(help=nc_command.__doc__)
+@functools.wraps(nc_command)
+def nc(**options: Any) -> int:
+    os.environ["RUSTOSD_SOCKET"] = Settings.socket
+    return nc_command(**options)
 
 
 def _echo_line(echo: p.Echo) -> str:

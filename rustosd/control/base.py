@@ -29,6 +29,8 @@ class Method(msgspec.Struct, frozen=True):
     gives: Any
     changes: bool
     help: str
+    for_programs: bool = False
+    """May also be called by those who may use sockets and nothing else; the handler is told who asks."""
 
     @property
     def handler(self) -> str:

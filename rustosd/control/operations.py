@@ -1,6 +1,7 @@
 """What an operator can ask of a running daemon and change in it; each method of the protocol is one function here."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
@@ -11,7 +12,7 @@ from rustosd.control import protocol as p
 from rustosd.control.acpi_operations import AcpiOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
-from rustosd.control.server import OperationFailed
+from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.pinger import Answer
 
 # Verdicts that are no drops: the frame did what it came for.
@@ -40,6 +41,10 @@ class Core(Protocol):
 
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         """Send an echo request and wait; None when nothing came in time. Raises OSError when it cannot be sent."""
+
+
+    def open_session(self, pid: int) -> socket.socket:
+        """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
 class Operations(DeviceOperations, AcpiOperations, DiskOperations):
@@ -168,6 +173,9 @@ class Operations(DeviceOperations, AcpiOperations, DiskOperations):
         return p.Echo(address=str(request.address), sequence=request.sequence, octets=request.octets, error=error,
                       rtt_us=round(answer.round_trip_s * 1e6, 1) if answer else None,
                       hop_limit=answer.hop_limit if answer else None)
+
+    def socket_session(self, _: p.Nothing, peer: Peer) -> Handed:
+        return Handed(p.Done(), self.core.open_session(peer.pid))
 
     def _done(self) -> p.Done:
         self.core.kick()

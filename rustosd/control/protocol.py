@@ -198,6 +198,8 @@ METHODS = {method.name: method for method in (
     Method("drops.list", Nothing, list[Drop], False, "Why frames were dropped, every reason."),
     Method("counters.list", Nothing, list[Count], False, "The counters of the stack."),
     Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer."),
+    Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
+           for_programs=True),
     *device_protocol.METHODS, *disk_protocol.METHODS,
 )}
 

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -39,6 +39,8 @@ from rustosd.unix_socket import remove_stale
 REPLY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 600.0
 _UCRED = struct.Struct("iII")      # unix(7), SO_PEERCRED: pid, uid, gid
+_SO_PEERGROUPS = 59
+_GROUPS_OCTETS = 1024              # as much as getsockopt gives: 256 groups
 
 log = structlog.get_logger()
 _requests = msgspec.json.Decoder(Request)
@@ -49,18 +51,36 @@ class OperationFailed(Exception):
     """An operation was understood and could not be done; the text is for the person who asked."""
 
 
+class Peer(NamedTuple):
+    """Who is at the other end."""
+
+    pid: int
+    uid: int
+    everything: bool        # else only what is `for_programs`
+
+
+class Handed(NamedTuple):
+    """A result with a descriptor for the client; it is closed here once it is sent."""
+
+    result: Any
+    end: socket.socket
+
+
 class ControlServer:
     """Serves `operations` (`rustosd.control.operations.Operations` or its like) on a unix socket.
 
     `start` makes the socket and its directory, `stop` removes what `start` made. A socket that listens already, made by
-    a service manager, is `listening`, and stays where it is.
+    a service manager, is `listening`, and stays where it is. Members of the group `group_id` may call the methods that are
+    for programs.
     """
 
-    def __init__(self, path: str, operations: Any, max_clients: int = 64, listening: socket.socket | None = None):
+    def __init__(self, path: str, operations: Any, max_clients: int = 64, listening: socket.socket | None = None,
+                 group_id: int | None = None):
         self.path = Path(path)
         self._listening = listening
         self.operations = operations
         self.max_clients = max_clients
+        self.group_id = group_id
         self.clients: set[asyncio.Task] = set()
         self._server: asyncio.Server | None = None
         self._directory_is_ours = False
@@ -80,6 +100,9 @@ class ControlServer:
                     self._serve, str(self.path), limit=MAX_REQUEST_OCTETS)
             finally:
                 os.umask(before)
+            if self.group_id is not None:
+                os.chown(self.path, -1, self.group_id)
+                self.path.chmod(0o660)
         except OSError as error:
             self._remove_directory()
             if error.strerror and str(self.path) in error.strerror:
@@ -115,12 +138,13 @@ class ControlServer:
             return
         self.clients.add(task)
         try:
-            if not self._may_enter(writer):
+            peer = self._peer_of(writer)
+            if peer is None:
                 await self._send(writer, _failure(None, FORBIDDEN, "not permitted: be root or the daemon's own user"))
             elif len(self.clients) > self.max_clients:
                 await self._send(writer, _failure(None, BUSY, f"{self.max_clients} clients are connected already"))
             else:
-                await self._converse(reader, writer)
+                await self._converse(reader, writer, peer)
         except (TimeoutError, ConnectionError):
             writer.transport.abort()        # does not read, or left
         except asyncio.CancelledError:
@@ -129,7 +153,7 @@ class ControlServer:
             self.clients.discard(task)
             writer.close()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         while True:
             try:
                 async with asyncio.timeout(IDLE_TIMEOUT_S):
@@ -140,7 +164,12 @@ class ControlServer:
                 message = f"a request has at most {MAX_REQUEST_OCTETS} octets"
                 await self._send(writer, _failure(None, INVALID_REQUEST, message))
                 return
-            if line.strip() and (reply := await self.answer(line)) is not None:
+            if not line.strip():
+                continue
+            reply = await self.answer(line, peer)
+            if isinstance(reply, Handed):
+                self._hand_out(writer, reply)
+            elif reply is not None:
                 await self._send(writer, reply)
 
     async def _send(self, writer: asyncio.StreamWriter, reply: Reply) -> None:
@@ -150,13 +179,29 @@ class ControlServer:
             await writer.drain()
 
     @staticmethod
-    def _may_enter(writer: asyncio.StreamWriter) -> bool:
-        duplicate = os.dup(writer.get_extra_info("socket").fileno())
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=duplicate) as peer:
-            _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        return uid in (0, os.geteuid())
+    def _hand_out(writer: asyncio.StreamWriter, handed: Handed) -> None:
+        """Past the transport, whose buffer is empty, since every answer was drained."""
+        with handed.end, _socket_of(writer) as peer:
+            try:
+                socket.send_fds(peer, [_encode(handed.result) + b"\n"], [handed.end.fileno()])
+            except OSError as error:
+                raise ConnectionError(f"the client does not take it: {error.strerror}") from None
 
-    async def answer(self, line: bytes) -> Reply | None:
+    def _peer_of(self, writer: asyncio.StreamWriter) -> Peer | None:
+        """Who it is; None: nobody we know."""
+        with _socket_of(writer) as peer:
+            pid, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            if uid in (0, os.geteuid()):
+                return Peer(pid, uid, True)
+            if self.group_id is None:
+                return None
+            groups = b""
+            with contextlib.suppress(OSError):      # more groups than that: the first one counts
+                groups = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_OCTETS)
+            member = self.group_id in (gid, *struct.unpack(f"{len(groups) // 4}I", groups))
+            return Peer(pid, uid, False) if member else None
+
+    async def answer(self, line: bytes, peer: Peer) -> Reply | Handed | None:
         """What one line is answered with; None for a notification. Never raises for what the line says."""
         try:
             request = _requests.decode(line)
@@ -164,20 +209,27 @@ class ControlServer:
             return _failure(_id_of(line), INVALID_REQUEST, f"not a JSON-RPC 2.0 request: {error}")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return _failure(None, PARSE_ERROR, f"not JSON: {error}")
-        reply = await self._call(request)
-        return None if request.id is msgspec.UNSET else reply
+        reply = await self._call(request, peer)
+        if request.id is not msgspec.UNSET:
+            return reply
+        if isinstance(reply, Handed):
+            reply.end.close()
+        return None
 
-    async def _call(self, request: Request) -> Reply:
+    async def _call(self, request: Request, peer: Peer) -> Reply | Handed:
         identity = None if request.id is msgspec.UNSET else request.id
         method = METHODS.get(request.method)
         if method is None:
             return _failure(identity, METHOD_NOT_FOUND, f"no method {request.method[:80]!r}")
+        if not (peer.everything or method.for_programs):
+            return _failure(identity, FORBIDDEN, f"{method.name} is not permitted: be root or the daemon's own user")
         try:
             params = msgspec.json.decode(request.params, type=method.takes, dec_hook=decode_value)
         except (msgspec.DecodeError, RecursionError) as error:
             return _failure(identity, INVALID_PARAMS, f"{method.name}: {error}")
         try:
-            result = getattr(self.operations, method.handler)(params)
+            handler = getattr(self.operations, method.handler)
+            result = handler(params, peer) if method.for_programs else handler(params)
             if inspect.isawaitable(result):
                 result = await result
         except (OperationFailed, DeviceError, HostNetworkError, ValueError, LookupError, OSError) as error:
@@ -187,7 +239,15 @@ class ControlServer:
             return _failure(identity, INTERNAL_ERROR, f"{method.name} failed inside; the daemon's log has the trace")
         if method.changes:
             log.info("configuration_changed", method=method.name, params=msgspec.to_builtins(params, enc_hook=str))
+        if isinstance(result, Handed):
+            return Handed(Reply(jsonrpc="2.0", id=identity, result=msgspec.Raw(_encode(result.result))), result.end)
         return Reply(jsonrpc="2.0", id=identity, result=msgspec.Raw(_encode(result)))
+
+
+def _socket_of(writer: asyncio.StreamWriter) -> socket.socket:
+    """The client's socket once more, to be closed."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM,
+                         fileno=os.dup(writer.get_extra_info("socket").fileno()))
 
 
 def _text_of(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """A daemon core without a device: a stack whose rows are lists, so that control and CLI are tested without root."""
 
 import ipaddress
+import socket
 
 from rustosd.pinger import Answer
 
@@ -164,6 +165,11 @@ class FakeCore:
 
     def services(self):
         return ["echo/7", "http/80"]
+
+    def open_session(self, pid):
+        ours, theirs = socket.socketpair()
+        ours.close()
+        return theirs
 
     async def ping(self, address, identifier, sequence, octets, timeout_s):
         self.pings.append((address, identifier, sequence, octets, timeout_s))

@@ -1,0 +1,169 @@
+"""How a program reaches the daemon: sessions, each for one question at a time, kept for the next."""
+
+import errno
+import json
+import os
+import socket
+import struct
+from typing import Any, NoReturn
+
+from rustosd.client.wire import REQUEST_MOST
+
+DEFAULT_SOCKET = "/run/rustosd/control.sock"
+PATIENCE_S = 10.0           # the daemon answers within a turn of its loop
+_ASK = b'{"jsonrpc":"2.0","id":1,"method":"socket.session","params":{}}\n'
+_LINE_MOST = 65536
+
+
+class Answer(dict):
+    """What the daemon says; `fd` is the descriptor that came along, -1 when there was none."""
+
+    fd = -1
+
+
+class Session:
+    """One session. `send` and `receive` may be used apart, by those who wait for `fileno()` in another way."""
+
+    def __init__(self, end: socket.socket):
+        self._end = end
+        end.settimeout(PATIENCE_S)
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    def send(self, request: dict[str, Any]) -> None:
+        self._end.send(json.dumps(request).encode())
+
+    def receive(self) -> Answer:
+        """Raises OSError when the daemon is gone or does not answer."""
+        packet, fds = _receive(self._end, REQUEST_MOST + 1)
+        if not packet:
+            raise ConnectionResetError(errno.ECONNRESET, "rustosd closed the session")
+        answer = Answer(json.loads(packet))
+        answer.fd = fds[0] if fds else -1
+        return answer
+
+    def close(self) -> None:
+        self._end.close()
+
+
+class Door:
+    """The control socket, asked for a session. Raises OSError with what to do when nobody is there."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Blocking, with the kernel's own limit: a queue of programs in front of ours is no error.
+        self._socket.settimeout(None)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(PATIENCE_S), 0))
+        try:
+            self._socket.connect(path)
+            self._socket.settimeout(PATIENCE_S)
+            self._socket.sendall(_ASK)
+        except OSError as error:
+            self._socket.close()
+            _unreachable(path, error)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def open(self) -> Session:
+        """Take the session in. Raises PermissionError, OSError."""
+        line = b""
+        fds: list[int] = []
+        try:
+            with self._socket:
+                while not line.endswith(b"\n") and len(line) < _LINE_MOST:
+                    part, more = _receive(self._socket, 4096)
+                    fds += more
+                    if not part:
+                        raise ConnectionResetError(errno.ECONNRESET, "it closed the connection")
+                    line += part
+        except OSError as error:
+            _unreachable(self.path, error)
+        if not fds:
+            failure = json.loads(line).get("error", {})
+            message = f"rustosd gives no sockets: {failure.get('message', 'it is of another version')}"
+            raise OSError(errno.EACCES if failure.get("code") == -32001 else errno.ENOBUFS, message)
+        return Session(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds[0]))
+
+
+class Daemon:
+    """A daemon by the path of its control socket; may be used by several threads, and by a child after fork."""
+
+    def __init__(self, path: str | None = None):
+        self.path = path or os.environ.get("RUSTOSD_SOCKET") or DEFAULT_SOCKET
+        self._pid = 0
+        self._idle: list[Session] = []
+
+    def ask(self, op: str, **fields: Any) -> Answer:
+        """Carry out one operation of `rustosd.handoff.protocol`. Raises the OSError it ends with."""
+        request = {"op": op, **fields}
+        while True:
+            session = self.idle()
+            kept = session is not None
+            if session is None:
+                session = Door(self.path).open()
+            try:
+                session.send(request)
+                answer = session.receive()
+            except OSError as error:
+                session.close()
+                if not kept:
+                    _unreachable(self.path, error)
+                continue            # the daemon was started anew since
+            except BaseException:
+                session.close()     # an answer may be under way
+                raise
+            self.keep(session)
+            return checked(answer)
+
+    def idle(self) -> Session | None:
+        """A session that nobody uses, if there is one."""
+        if self._pid != os.getpid():        # a child must not talk on its parent's
+            self._idle, self._pid = [], os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def keep(self, session: Session) -> None:
+        """Give a session back, with no answer outstanding."""
+        if self._pid == os.getpid() and len(self._idle) < 4:
+            self._idle.append(session)
+        else:
+            session.close()
+
+    def close(self) -> None:
+        """End the sessions that nobody uses; sockets live on."""
+        while (session := self.idle()) is not None:
+            session.close()
+
+
+def checked(answer: Answer) -> Answer:
+    """The answer. Raises the OSError it tells of."""
+    if answer.get("errno"):
+        raise OSError(answer["errno"], answer.get("error") or os.strerror(answer["errno"]))
+    return answer
+
+
+def _receive(end: socket.socket, octets: int) -> tuple[bytes, list[int]]:
+    """What recv(2) gives, with the descriptors that came along (at most one, not inherited by programs we start)."""
+    data, ancillary, _, _ = end.recvmsg(octets, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    return data, descriptors(ancillary)
+
+
+def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors in the ancillary data of recvmsg."""
+    return [fd for level, kind, octets in ancillary if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+            for (fd,) in struct.iter_unpack("i", octets[:len(octets) // 4 * 4])]
+
+
+def _unreachable(path: str, error: OSError) -> NoReturn:
+    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        raise OSError(errno.ENETDOWN, f"no rustosd answers on {path}; start one with `rustosd run`, or name its control "
+                                      "socket in the environment variable RUSTOSD_SOCKET") from None
+    if isinstance(error, PermissionError):
+        raise PermissionError(errno.EACCES, f"no permission to open {path}; be root, or a member of the group that "
+                                            "group = ... under [sockets] names") from None
+    raise OSError(errno.ENETDOWN, f"rustosd on {path} does not answer: {error.strerror or error}") from None

@@ -1,0 +1,272 @@
+"""The table of all sockets that other processes have, the limits, and the sessions on which they ask for them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno as errors
+import resource
+import secrets
+import select
+import socket
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+
+from netstack.sockets import AsyncStack
+from rustosd.handoff import protocol as p
+from rustosd.handoff.datagram import DatagramSocket
+from rustosd.handoff.splice import EVENTS
+from rustosd.handoff.stream import ANCHOR, StreamSocket
+from rustosd.services.base import Sample
+
+EVENTS_MOST = 256
+FATES_MOST = 4096
+SO_SNDBUFFORCE = 32     # socket(7); as SO_SNDBUF, beyond wmem_max
+SPARE_DESCRIPTORS = 512
+
+log = structlog.get_logger()
+Socket = StreamSocket | DatagramSocket
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much other processes may have; a session counts as a socket."""
+
+    sockets: int = 4096
+    sockets_per_process: int = 1024
+    buffer_octets: int = 1 << 20    # what may wait in the kernel, per socket and direction, on its way to or from a program
+
+
+class Handoff:
+    """Sockets for other processes on one stack. Everything happens on the loop's thread."""
+
+    def __init__(self, network: AsyncStack, limits: Limits | None = None):
+        self.network = network
+        self.limits = limits or Limits()
+        self.sockets: dict[str, Socket] = {}
+        self.sessions: set[Session] = set()
+        self.opened = 0                                     # sockets since the start
+        self.refused = 0                                    # ... and those that a limit did not let be
+        self._by_process: Counter[int] = Counter()
+        self._fates: OrderedDict[str, int] = OrderedDict()
+        self._watched: dict[int, Any] = {}                  # by descriptor: who has woken(events)
+        self._epoll = select.epoll()
+        self._closing: list[socket.socket] | None = None    # while events are handled: their numbers must not be reused
+        network.loop.add_reader(self._epoll.fileno(), self._on_events)
+        _raise_descriptor_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
+
+    # sessions
+
+    def open_session(self, pid: int) -> socket.socket:
+        """The client's end of a new session of process `pid`. Raises OSError (EMFILE, ENFILE)."""
+        self._check_room(pid)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._by_process[pid] += 1
+        self.sessions.add(Session(self, ours, pid))
+        return theirs
+
+    def end_session(self, session: Session) -> None:
+        """Its sockets live on, as long as anybody has them."""
+        if session in self.sessions:
+            self.sessions.discard(session)
+            self._one_less(session.pid)
+            session.close()
+
+    # the table
+
+    def pair(self, pid: int, kind: int) -> tuple[str, socket.socket, socket.socket]:
+        """An id for a new socket, our end and the client's. Raises OSError (EMFILE, ENFILE)."""
+        self._check_room(pid)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        ours.setblocking(False)
+        for end in (ours, theirs):
+            with contextlib.suppress(PermissionError):
+                end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, self.limits.buffer_octets // 2)
+        if kind == socket.SOCK_STREAM:
+            theirs.send(ANCHOR)
+        return secrets.token_hex(8), ours, theirs
+
+    def add(self, one: Socket) -> None:
+        """Enter a socket that has a pair from `pair`; `forget` takes it out."""
+        self.sockets[one.id] = one
+        self._by_process[one.pid] += 1
+        self.opened += 1
+        self.watch(one.end.fileno(), one)
+
+    def watch(self, fd: int, who: Any) -> None:
+        """Tell `who.woken(events)` from now on."""
+        try:
+            self._epoll.register(fd, EVENTS)
+        except FileExistsError:
+            self._epoll.modify(fd, EVENTS)      # tells at once what is the case: nothing is missed
+        self._watched[fd] = who
+
+    def forget(self, one: Socket) -> None:
+        """Close our end: the client sees that the socket is over."""
+        if self.sockets.pop(one.id, None) is None:
+            return
+        self._one_less(one.pid)
+        self._watched.pop(one.end.fileno(), None)
+        if self._closing is None:
+            one.end.close()
+        else:
+            self._closing.append(one.end)
+
+    def note_fate(self, identity: str, error: int) -> None:
+        """Remember how a connection ended, for the client that asks."""
+        self._fates[identity] = error
+        if len(self._fates) > FATES_MOST:
+            self._fates.popitem(last=False)
+
+    def statistics(self) -> Iterator[Sample]:
+        """Samples for Prometheus."""
+        yield Sample("rustos_handoff_sockets", "gauge", "Sockets that other processes have.", len(self.sockets), {})
+        yield Sample("rustos_handoff_sessions", "gauge", "Sessions on which they ask for them.", len(self.sessions), {})
+        yield Sample("rustos_handoff_opened_total", "counter", "Sockets opened by or accepted for them.", self.opened, {})
+        yield Sample("rustos_handoff_refused_total", "counter", "Sockets that a limit did not let be.", self.refused, {})
+
+    def _check_room(self, pid: int) -> None:
+        held, every = self._by_process[pid], len(self.sockets) + len(self.sessions)
+        if held >= self.limits.sockets_per_process:
+            self.refused += 1
+            raise OSError(errors.EMFILE, f"process {pid} has {held} sockets, as many as max_sockets_per_process under "
+                                         "[sockets] allows")
+        if every >= self.limits.sockets:
+            self.refused += 1
+            raise OSError(errors.ENFILE, f"there are {every} sockets, as many as max_sockets under [sockets] allows")
+
+    def _one_less(self, pid: int) -> None:
+        self._by_process[pid] -= 1
+        if self._by_process[pid] <= 0:
+            del self._by_process[pid]
+
+    def _on_events(self) -> None:
+        self._closing = []
+        try:
+            for fd, events in self._epoll.poll(0, EVENTS_MOST):
+                if (who := self._watched.get(fd)) is not None:
+                    try:
+                        who.woken(events)
+                    except Exception:
+                        log.exception("handoff_failed", descriptor=fd)
+        finally:
+            closing, self._closing = self._closing, None
+            for end in closing:
+                end.close()
+
+    # what is asked on sessions
+
+    def answer(self, session: Session, octets: bytes) -> tuple[p.Answer, socket.socket | None]:
+        """What one packet is answered with, and the descriptor that goes along. Never raises for what it says."""
+        try:
+            request = p.decode(octets)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            return {"errno": errors.EPROTO, "error": f"not a request: {error}"}, None
+        try:
+            if isinstance(request, p.Open):
+                return self._open(session, request)
+            return self._carry_out(request), None
+        except OSError as error:
+            return {"errno": error.errno or errors.EIO, "error": error.strerror or str(error)}, None
+        except ValueError as error:
+            return {"errno": errors.EINVAL, "error": str(error)}, None
+        except Exception:
+            log.exception("handoff_request_failed", request=type(request).__name__)
+            return {"errno": errors.EIO, "error": "that failed inside; the daemon's log has the trace"}, None
+
+    def _open(self, session: Session, request: p.Open) -> tuple[p.Answer, socket.socket]:
+        stream = request.type == "stream"
+        identity, ours, theirs = self.pair(session.pid, socket.SOCK_STREAM if stream else socket.SOCK_SEQPACKET)
+        kind = StreamSocket if stream else DatagramSocket
+        self.add(kind(self, identity, ours, session.pid, request.family))
+        return {"id": identity, "buffer": self.limits.buffer_octets // 2}, theirs
+
+    def _carry_out(self, request: p.Request) -> p.Answer:
+        if isinstance(request, p.Error):
+            return {"fate": self._fates.pop(request.id, 0)}
+        one = self.sockets.get(request.id)
+        if one is None:
+            raise OSError(errors.ENOTCONN, "the socket is closed")
+        match request:
+            case p.Bind():
+                return one.bind(request.host, request.port, request.v6only)
+            case p.Connect():
+                return one.connect(request.host, request.port, request.chaff)
+            case p.Listen():
+                return one.listen(request.backlog)
+            case p.Set():
+                return one.set(request.option, request.value)
+            case p.Facts():
+                return one.facts()
+        return one.names()
+
+    # the end
+
+    def close(self) -> None:
+        """End every session and socket: the programs see resets and ends of file. May be called twice."""
+        if self._epoll.closed:
+            return
+        for session in tuple(self.sessions):
+            self.end_session(session)
+        for one in tuple(self.sockets.values()):
+            if one.splice is not None:
+                one.splice.abort()
+            else:
+                one.close()
+        self.network.loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+
+class Session:
+    """One client's way to ask: a packet, its answer, the next packet. It holds nothing back for a client that does not
+    read: that one's session ends."""
+
+    def __init__(self, broker: Handoff, end: socket.socket, pid: int):
+        self.broker = broker
+        self.pid = pid
+        self._end = end
+        end.setblocking(False)
+        broker.network.loop.add_reader(end.fileno(), self._on_readable)
+
+    def _on_readable(self) -> None:
+        try:
+            octets = self._end.recv(p.REQUEST_MOST + 1)     # without room for descriptors: the kernel closes them
+        except BlockingIOError:
+            return
+        except OSError:
+            octets = b""
+        if not octets:
+            self.broker.end_session(self)
+            return
+        theirs = None
+        if len(octets) > p.REQUEST_MOST:
+            answer: p.Answer = {"errno": errors.EMSGSIZE, "error": f"a request has at most {p.REQUEST_MOST} octets"}
+        else:
+            answer, theirs = self.broker.answer(self, octets)
+        try:
+            packet = p.encode(answer)
+            if theirs is None:
+                self._end.send(packet)
+            else:
+                socket.send_fds(self._end, [packet], [theirs.fileno()])
+        except OSError:
+            self.broker.end_session(self)
+        finally:
+            if theirs is not None:
+                theirs.close()      # if it did not arrive, the socket ends by that
+
+    def close(self) -> None:
+        self.broker.network.loop.remove_reader(self._end.fileno())
+        self._end.close()
+
+
+def _raise_descriptor_limit(wanted: int) -> None:
+    """As far as we are allowed to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+

@@ -1,0 +1,89 @@
+"""What a program can ask on its session: one JSON object a packet, answered by one.
+
+An answer is the object a request is said to give, or {"errno": ..., "error": "what, and why"}. Ids are unguessable, so
+whoever knows one may use it: sockets can be passed on to other processes as any descriptor can.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from rustosd.client.wire import REQUEST_MOST as REQUEST_MOST
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Host = Annotated[str, msgspec.Meta(max_length=64)]
+Id = Annotated[str, msgspec.Meta(min_length=16, max_length=16)]
+
+Option = Literal["nodelay", "keepalive", "reset_on_close", "receive_buffer", "reuse_port"]
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=str.lower):
+    pass
+
+
+class Open(_Request):
+    """A new socket: {"id": ..., "buffer": the SO_SNDBUF it has}, with its descriptor."""
+
+    type: Literal["stream", "datagram"]
+    family: Literal[4, 6]
+
+
+class Bind(_Request):
+    """Choose the local address ("" is any) and port (0 is any free one): as Names."""
+
+    id: Id
+    host: Host
+    port: Port
+    v6only: bool = False
+
+
+class Connect(_Request):
+    """Begin to connect a stream, or choose the peer of a datagram socket: as Names.
+
+    The program writes `chaff` octets before, until its end takes no more: the daemon drops them when the connection is
+    established, so that the descriptor becomes writable just then.
+    """
+
+    id: Id
+    host: Host
+    port: Port
+    chaff: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 0
+
+
+class Listen(_Request):
+    """Accept connections; they come as descriptors on the socket itself: as Names."""
+
+    id: Id
+    backlog: int
+
+
+class Names(_Request):
+    """{"local": [host, port], "remote": [host, port] or null}"""
+
+    id: Id
+
+
+class Error(_Request):
+    """How the connection ended, told once: {"fate": errno}, 0 when nothing went wrong."""
+
+    id: Id
+
+
+class Set(_Request):
+    """Set an option: {}"""
+
+    id: Id
+    option: Option
+    value: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
+
+
+class Facts(_Request):
+    """What the stack knows of a connection (`netstack.tcp.api.Tcp.info`) or of a datagram socket."""
+
+    id: Id
+
+
+Request = Open | Bind | Connect | Listen | Names | Error | Set | Facts
+decode = msgspec.json.Decoder(Request).decode
+encode = msgspec.json.Encoder().encode
+Answer = dict[str, Any]

@@ -1,0 +1,88 @@
+# The daemon's ends of socketpairs, joined to TCP's rings and UDP's queues.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from netstack.tcp.api cimport Tcp
+from netstack.tcp.tcb cimport Tcb
+from netstack.udp cimport Udp, UdpEndpoint
+from netstack.wire.address cimport Addr
+from posix.uio cimport iovec
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+    enum: FIONREAD
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    cdef struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    int shutdown(int fd, int how)
+    ssize_t recvmsg(int fd, msghdr *message, int flags)
+    enum: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout_ms)
+    enum: POLLHUP
+
+# How far two ends of a socket have come.
+cdef enum:
+    C_SHUT = 0x0001             # the client has shut down its sending side (or is gone): EOF follows what is queued
+    C_GONE = 0x0002             # no process holds the client's end any more, or it was shut down both ways
+    C_BROKEN = 0x0004           # ... and something it had not read was lost with it
+    C_DEAF = 0x0008             # the client has shut down its receiving side
+    C_FULL = 0x0010             # the client's end takes no more until it has read
+    T_FULL = 0x0020             # the connection's send ring takes no more until the peer has acknowledged
+    T_EOF = 0x0040              # the peer's FIN is known and everything before it was read
+    T_CLOSED = 0x0080           # the connection is over
+    FIN_SENT = 0x0100           # the client's EOF was passed on
+    EOF_SENT = 0x0200           # the peer's EOF was passed on
+    HELD = 0x0400               # the first octet in our queue was passed on already and only stands for a reset
+    ENDED = 0x0800              # the owner was told
+
+cpdef enum Ending:
+    GOES_ON = 0
+    RELEASE                     # both sides are through: FIN, if there was none, and a plain close
+    ABORT                       # the client left without having read everything: the peer must see RST
+    RESET                       # the connection ended with an error: the client must see ECONNRESET
+
+cdef enum:
+    MOST = 262144               # octets one connection moves in each direction before others get their turn
+    DATAGRAMS_MOST = 64
+    HEADER = 20                 # before each datagram on the pair: see rustosd.client.wire
+    DATAGRAM_MOST = 65548       # octets that cross the pair at once, header included, and one to tell that it was more
+
+cdef class StreamSplice:
+    cdef Tcp tcp
+    cdef readonly object handle
+    cdef readonly int fd
+    cdef object owner           # has settle(ending, errno), again(splice) and kick()
+    cdef uint32_t flags
+    cdef uint32_t chaff         # octets at the head of our queue that only kept the client from writing
+    cdef int error
+    cdef bint push(self, Tcb *c)
+    cdef Py_ssize_t send(self, Tcb *c, uint32_t n)
+    cdef bint pull(self, Tcb *c)
+    cdef int take(self, Tcb *c, uint32_t n, bint all_of_it)
+    cdef void drop_chaff(self)
+    cdef bint client_is_gone(self)
+
+cdef class DatagramSplice:
+    cdef Udp udp
+    cdef readonly int endpoint
+    cdef readonly int fd
+    cdef object owner           # has again(splice), gone() and kick()
+    cdef uint32_t flags
+    cdef int error              # errno the client is to be told
+    cdef bint push(self, UdpEndpoint *e)
+    cdef bint pull(self, UdpEndpoint *e)
+    cdef int give(self, const Addr *source, uint16_t port, int error, const uint8_t *data, uint32_t n)
+    cdef int forward(self, UdpEndpoint *e, const uint8_t *header, const char *data, Py_ssize_t n)

@@ -1,0 +1,466 @@
+"""Moves octets between a client's socketpair and the stack, a burst at a time, without Python objects in between.
+
+A stream is copied once each way: recvmsg(2) straight into the send ring, sendmsg(2) straight out of the receive ring. What
+does not fit stays where it is: unread octets in the receive ring close the peer's window, unsent ones in the socketpair
+make the client's writes block.
+
+How the client learns of a reset: an AF_UNIX stream whose other end is closed while octets wait in that end's queue gets
+ECONNRESET, else EOF. So the last octet the client has written is peeked at, passed on, and left in our queue ("held")
+until the next ones come; whoever makes the pair puts a first one there.
+
+Our ends are watched by edge-triggered epoll: a held octet would otherwise count as readable for ever.
+"""
+
+import errno
+import select
+
+import cython
+from cython.cimports.libc.errno import EAGAIN
+from cython.cimports.libc.errno import errno as c_errno
+from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t
+from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.mm.hw import get16, put16
+from cython.cimports.netstack.net import Packet
+from cython.cimports.netstack.tcp.ring import ring_parts
+from cython.cimports.netstack.tcp.state import CLOSED
+from cython.cimports.netstack.tcp.tcb import F_FIN_QUEUED, Tcb
+from cython.cimports.netstack.udp import UdpEndpoint, udp_drop, udp_first, udp_send, udp_speaks_to
+from cython.cimports.netstack.wire.address import Addr, is_unspecified
+from cython.cimports.posix.uio import iovec
+
+from netstack.errors import unsent_error
+from netstack.tcp import api
+
+if not cython.compiled:
+    raise ImportError("rustosd.handoff.splice must be compiled: python setup.py build_ext --inplace")
+
+EVENT_WRITABLE = cython.declare(cython.int, api.EVENT_WRITABLE)
+EVENT_EOF = cython.declare(cython.int, api.EVENT_EOF)
+EVENT_CLOSED = cython.declare(cython.int, api.EVENT_CLOSED)
+WRITABLE = cython.declare(cython.int, select.EPOLLOUT)
+SHUT = cython.declare(cython.int, select.EPOLLRDHUP | select.EPOLLHUP)
+HUNG_UP = cython.declare(cython.int, select.EPOLLHUP)
+FAILED = cython.declare(cython.int, select.EPOLLERR)
+EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+# One datagram on its way out, or octets nobody wants; the loop's thread alone uses it.
+scratch = cython.declare(uint8_t[DATAGRAM_MOST])
+
+
+@cython.final
+@cython.cclass
+class StreamSplice:
+    """One connection of TCP and the daemon's end of the stream socketpair whose other end a client has.
+
+    It is what `AsyncStack.connections` has for the handle. The owner is told once how it ends: `settle(ending, errno)`.
+    """
+
+    def __init__(self, tcp: Tcp, handle: int, fd: int, owner: object, chaff: int = 0):
+        """`fd` is non-blocking and stays the owner's; its queue has `chaff` octets to be dropped, then the held one."""
+        self.tcp = tcp
+        self.handle = handle
+        self.fd = fd
+        self.owner = owner
+        self.chaff = chaff
+        self.flags = HELD
+
+    def _event(self, bits: int, error: int) -> None:
+        """News of the connection."""
+        news: cython.int = bits
+        if news & EVENT_WRITABLE:
+            self.flags &= ~cython.cast(uint32_t, T_FULL)
+        if news & EVENT_EOF:
+            self.flags |= T_EOF
+        if news & EVENT_CLOSED:
+            self.flags |= T_CLOSED
+            self.error = error
+        self._deliver()
+
+    def woken(self, events: int) -> None:
+        """What epoll tells of our end."""
+        told: cython.int = events
+        if told & WRITABLE:
+            self.flags &= ~cython.cast(uint32_t, C_FULL)
+        if told & SHUT:
+            self.flags |= C_SHUT
+        if told & HUNG_UP:
+            self.flags |= C_GONE
+        if told & FAILED:
+            self.flags |= C_BROKEN
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Move what can be moved, both ways, and see whether that was the end of it."""
+        c: cython.pointer[Tcb]
+        more: cython.bint
+        ending: cython.int = GOES_ON
+        if self.flags & ENDED:
+            return
+        c = self.tcp._at(self.handle)
+        if self.flags & C_BROKEN:
+            ending = ABORT
+        else:
+            more = self.push(c)
+            if self.pull(c):
+                more = True
+            if self.flags & C_GONE:
+                if c.receive.used and c.state != CLOSED:
+                    ending = ABORT
+                elif self.flags & (T_CLOSED | FIN_SENT):
+                    ending = RELEASE
+            elif self.flags & T_CLOSED and c.receive.used == 0:
+                ending = RESET if self.error and not self.flags & T_EOF else RELEASE
+        if ending != GOES_ON:
+            self.flags |= ENDED
+            self.owner.settle(ending, self.error)
+        elif more:
+            self.owner.again(self)
+        elif self.flags & C_GONE:
+            self.owner.orphaned()
+
+    @cython.cfunc
+    def push(self, c: cython.pointer[Tcb]) -> cython.bint:
+        """From the receive ring to the client; whether more would go."""
+        moved: uint32_t = 0
+        n: uint32_t
+        while c.receive.used and moved < MOST and not self.flags & (C_FULL | C_GONE):
+            n = min(c.receive.used, MOST - moved)
+            if not self.flags & C_DEAF:
+                n = cython.cast(uint32_t, self.send(c, n))
+            if n:
+                self.tcp._consumed(c, n)
+                moved += n
+        if moved:
+            self.owner.kick()       # the window may have opened
+        if self.flags & (T_EOF | EOF_SENT) == T_EOF and c.receive.used == 0:
+            self.flags |= EOF_SENT
+            shutdown(self.fd, SHUT_WR)
+        return c.receive.used != 0 and not self.flags & (C_FULL | C_GONE)
+
+    @cython.cfunc
+    def send(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
+        """Up to n octets from the head of the receive ring; how many went."""
+        parts: iovec[2]
+        message: msghdr
+        sent: cython.Py_ssize_t
+        failed: cython.int
+        first: cython.pointer[cython.const[uint8_t]]
+        second: cython.pointer[cython.const[uint8_t]]
+        length: uint32_t = ring_parts(cython.address(c.receive), 0, n, cython.address(first), cython.address(second))
+        memset(cython.address(message), 0, cython.sizeof(msghdr))
+        parts[0].iov_base = cython.cast(cython.p_void, first)
+        parts[0].iov_len = length
+        parts[1].iov_base = cython.cast(cython.p_void, second)
+        parts[1].iov_len = n - length
+        message.msg_iov = parts
+        message.msg_iovlen = 2 if length < n else 1
+        with cython.nogil:
+            sent = sendmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_NOSIGNAL)
+            failed = c_errno
+        if sent == n:
+            return sent
+        if sent >= 0 or failed == EAGAIN:
+            self.flags |= C_FULL
+        elif self.client_is_gone():
+            self.flags |= C_GONE | C_SHUT
+        else:
+            self.flags |= C_DEAF
+        return max(sent, 0)
+
+    @cython.cfunc
+    def client_is_gone(self) -> cython.bint:
+        """Told from a client that has only shut down its receiving side."""
+        look: pollfd
+        look.fd = self.fd
+        look.events = 0
+        look.revents = 0
+        poll(cython.address(look), 1, 0)
+        return look.revents & POLLHUP != 0
+
+    @cython.cfunc
+    def pull(self, c: cython.pointer[Tcb]) -> cython.bint:
+        """From the client to the send ring; whether more would go."""
+        moved: uint32_t = 0
+        queued: cython.int
+        want: uint32_t
+        room: uint32_t
+        if self.flags & (FIN_SENT | T_FULL | T_CLOSED) or c.state == CLOSED or c.flags & F_FIN_QUEUED:
+            return False
+        if self.chaff:
+            self.drop_chaff()
+        while moved < MOST:
+            queued = 0
+            ioctl(self.fd, FIONREAD, cython.address(queued))
+            if self.flags & HELD:
+                queued -= 1
+            if queued <= 0:
+                break
+            want = min(cython.cast(uint32_t, queued), MOST - moved)
+            room = self.tcp._reserve(c, want)
+            want -= room
+            if room:
+                room = self.take(c, room, room == cython.cast(uint32_t, queued))
+            self.tcp._queued(c, room, want != 0)
+            moved += room
+            if want:
+                self.flags |= T_FULL
+                break
+        if moved:
+            self.owner.kick()
+        if queued <= 0 and self.flags & C_SHUT:
+            self.flags |= FIN_SENT
+            self.tcp.shutdown(self.handle)
+            self.owner.kick()
+        return moved >= MOST and not self.flags & T_FULL
+
+    @cython.cfunc
+    def take(self, c: cython.pointer[Tcb], n: uint32_t, whole: cython.bint) -> cython.int:
+        """n octets from our queue to the end of the send ring; if that is the `whole` queue, the last one stays there too."""
+        parts: iovec[3]
+        message: msghdr
+        got: cython.Py_ssize_t
+        count: cython.size_t = 0
+        passed_on: uint8_t
+        first: cython.pointer[cython.const[uint8_t]]
+        second: cython.pointer[cython.const[uint8_t]]
+        length: uint32_t = ring_parts(cython.address(c.send), c.send.used, n, cython.address(first),
+                                      cython.address(second))
+        leave: uint32_t = n - 1 if whole else n
+        memset(cython.address(message), 0, cython.sizeof(msghdr))
+        message.msg_iov = parts
+        if self.flags & HELD:
+            parts[0].iov_base = cython.address(passed_on)
+            parts[0].iov_len = 1
+            count = 1
+        if leave:
+            parts[count].iov_base = cython.cast(cython.p_void, first)
+            parts[count].iov_len = min(length, leave)
+            count += 1
+        if leave > length:
+            parts[count].iov_base = cython.cast(cython.p_void, second)
+            parts[count].iov_len = leave - length
+            count += 1
+        if count:
+            message.msg_iovlen = count
+            with cython.nogil:
+                got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
+            if got <= 0:
+                return 0
+            if self.flags & HELD:
+                self.flags &= ~cython.cast(uint32_t, HELD)
+                got -= 1
+            if got < leave:         # the client has sent descriptors along: the kernel stops there, and drops them
+                return got
+        if not whole:
+            return n
+        parts[0].iov_base = cython.cast(cython.p_void, first + n - 1 if n <= length else second + (n - 1 - length))
+        parts[0].iov_len = 1
+        message.msg_iovlen = 1
+        if recvmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_PEEK) != 1:
+            return n - 1
+        self.flags |= HELD
+        return n
+
+    @cython.cfunc
+    def drop_chaff(self) -> cython.void:
+        """The handshake is done: let the client write."""
+        part: iovec
+        message: msghdr
+        got: cython.Py_ssize_t
+        memset(cython.address(message), 0, cython.sizeof(msghdr))
+        message.msg_iov = cython.address(part)
+        message.msg_iovlen = 1
+        part.iov_base = scratch
+        while self.chaff:
+            part.iov_len = min(self.chaff, DATAGRAM_MOST)
+            got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
+            self.chaff = self.chaff - cython.cast(uint32_t, got) if got > 0 else 0
+
+    def clear(self) -> None:
+        """Empty our queue, so that closing `fd` is EOF for the client and no reset."""
+        _empty(self.fd)
+
+    def waiting(self) -> int:
+        """Octets of the client that are not in the send ring yet."""
+        queued: cython.int = 0
+        ioctl(self.fd, FIONREAD, cython.address(queued))
+        return max(0, queued - (1 if self.flags & HELD else 0))
+
+    def close(self) -> None:
+        """The stack closes: what is in the send ring still goes out."""
+        if not self.flags & ENDED:
+            self.flags |= ENDED
+            self.owner.settle(RELEASE, 0)
+
+    def abort(self) -> None:
+        """The stack closes at once: both ends see a reset."""
+        if not self.flags & ENDED:
+            self.flags |= ENDED
+            self.owner.settle(ABORT, errno.ECONNABORTED)
+
+
+@cython.cfunc
+def _empty(fd: cython.int) -> cython.void:
+    part: iovec
+    message: msghdr
+    _k: cython.int
+    memset(cython.address(message), 0, cython.sizeof(msghdr))
+    message.msg_iov = cython.address(part)
+    message.msg_iovlen = 1
+    part.iov_base = scratch
+    part.iov_len = DATAGRAM_MOST
+    for _k in range(64):
+        if recvmsg(fd, cython.address(message), MSG_DONTWAIT) <= 0:
+            return
+
+
+@cython.final
+@cython.cclass
+class DatagramSplice:
+    """One UDP endpoint and the daemon's end of the seqpacket socketpair whose other end a client has.
+
+    Every datagram travels behind HEADER octets: the other host's address and port, and an errno instead of data where one
+    is to be reported. It is what `AsyncStack.endpoints` has for the endpoint.
+    """
+
+    def __init__(self, udp: Udp, endpoint: int, fd: int, owner: object):
+        self.udp = udp
+        self.endpoint = endpoint
+        self.fd = fd
+        self.owner = owner
+
+    def _deliver(self) -> None:
+        """Move what can be moved, both ways."""
+        e: cython.pointer[UdpEndpoint]
+        more: cython.bint
+        if self.flags & C_GONE:
+            return
+        e = cython.address(self.udp.table.endpoints[self.udp._at(self.endpoint)])
+        if e.error and not self.error:
+            self.error = self.udp.error(self.endpoint).errno
+        more = self.push(e)
+        if self.pull(e):
+            more = True
+        if self.error and not self.flags & C_FULL:
+            more |= self.push(e)
+        if self.flags & C_GONE:
+            self.owner.gone()
+        elif more:
+            self.owner.again(self)
+
+    def woken(self, events: int) -> None:
+        """What epoll tells of our end."""
+        told: cython.int = events
+        if told & WRITABLE:
+            self.flags &= ~cython.cast(uint32_t, C_FULL)
+        if told & (HUNG_UP | FAILED):
+            self.flags |= C_SHUT
+        self._deliver()
+
+    @cython.cfunc
+    def push(self, e: cython.pointer[UdpEndpoint]) -> cython.bint:
+        """From the endpoint's queue to the client; whether more would go."""
+        p: cython.pointer[Packet]
+        _k: cython.int
+        if self.error and not self.flags & (C_FULL | C_SHUT) and self.give(
+                cython.address(e.remote), e.remote_port, self.error, cython.NULL, 0):
+            self.error = 0
+        for _k in range(DATAGRAMS_MOST):
+            p = udp_first(e)
+            if p == cython.NULL or self.flags & (C_FULL | C_SHUT):
+                return False
+            if self.give(cython.address(p.source), p.port, 0, p.octets, p.length):
+                udp_drop(e)
+        return True
+
+    @cython.cfunc
+    def give(self, source: cython.pointer[cython.const[Addr]], port: uint16_t, error: cython.int,
+             data: cython.pointer[cython.const[uint8_t]], n: uint32_t) -> cython.int:
+        """One datagram to the client; whether it went."""
+        header: uint8_t[HEADER]
+        parts: iovec[2]
+        message: msghdr
+        sent: cython.Py_ssize_t
+        failed: cython.int
+        memcpy(header, source.octets, 16)
+        put16(cython.address(header[16]), port)
+        put16(cython.address(header[18]), cython.cast(uint16_t, error))
+        memset(cython.address(message), 0, cython.sizeof(msghdr))
+        parts[0].iov_base = header
+        parts[0].iov_len = HEADER
+        parts[1].iov_base = cython.cast(cython.p_void, data)
+        parts[1].iov_len = n
+        message.msg_iov = parts
+        message.msg_iovlen = 2 if n else 1
+        with cython.nogil:
+            sent = sendmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_NOSIGNAL)
+            failed = c_errno
+        if sent >= 0:
+            return True
+        self.flags |= C_FULL if failed == EAGAIN else C_SHUT
+        return False
+
+    @cython.cfunc
+    def pull(self, e: cython.pointer[UdpEndpoint]) -> cython.bint:
+        """From the client to the network; whether more would go."""
+        part: iovec
+        message: msghdr
+        got: cython.Py_ssize_t
+        _k: cython.int
+        verdict: cython.int
+        sent: cython.bint = False
+        memset(cython.address(message), 0, cython.sizeof(msghdr))
+        message.msg_iov = cython.address(part)
+        message.msg_iovlen = 1
+        part.iov_base = scratch
+        part.iov_len = DATAGRAM_MOST
+        for _k in range(DATAGRAMS_MOST):
+            with cython.nogil:
+                got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
+            if got <= 0:
+                if self.flags & C_SHUT:
+                    self.flags |= C_GONE        # and what it had sent is sent
+                break
+            verdict = self.forward(e, scratch, cython.cast(cython.p_char, scratch) + HEADER, got - HEADER)
+            if verdict > 0:
+                failed = unsent_error(verdict).errno
+                if failed == errno.EAGAIN:      # the device is behind: this one is lost, the others wait
+                    break
+                self.error = failed
+            elif verdict < 0:
+                self.error = -verdict
+            sent = True
+        if sent:
+            self.owner.kick()
+        return got > 0
+
+    @cython.cfunc
+    def forward(self, e: cython.pointer[UdpEndpoint], header: cython.pointer[cython.const[uint8_t]],
+                data: cython.pointer[cython.const[cython.char]], n: cython.Py_ssize_t) -> cython.int:
+        """Send one datagram; 0, the Verdict it was dropped for, or an errno below zero."""
+        to: Addr
+        port: uint16_t
+        if n < 0:
+            return -errno.EINVAL
+        if n == DATAGRAM_MOST - HEADER:
+            return -errno.EMSGSIZE
+        memcpy(to.octets, header, 16)
+        port = get16(header + 16)
+        if port == 0 and is_unspecified(cython.address(to)):
+            if e.remote_port == 0:
+                return -errno.EDESTADDRREQ
+            to = e.remote
+            port = e.remote_port
+        elif port == 0:
+            return -errno.EINVAL
+        if not udp_speaks_to(e, cython.address(to)):
+            return -errno.EAFNOSUPPORT
+        return udp_send(cython.address(self.udp.table), e, cython.address(to), port, data, n)
+
+    def close(self) -> None:
+        """The stack closes: the client sees EOF."""
+        if not self.flags & C_GONE:
+            self.flags |= C_GONE
+            self.owner.gone()
+
+    abort = close

@@ -1,0 +1,303 @@
+"""Stream sockets of other processes: from the fresh socket to the connection or the listener it becomes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno as errors
+import select
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+from netstack.sockets.addresses import fate, text
+from netstack.tcp.api import EVENT_CLOSED, EVENT_CONNECTED
+from rustosd.client import wire
+from rustosd.handoff.splice import Ending, StreamSplice
+
+if TYPE_CHECKING:
+    from rustosd.handoff.broker import Handoff
+    from rustosd.handoff.protocol import Answer
+
+ORPHAN_S = 60.0         # as Linux's tcp_fin_timeout: how long what a dead client has written may wait for its peer
+WINDOW = 16             # accepted connections on their way to the client; more wait here
+BACKLOG_MOST = 4096     # as Linux's net.core.somaxconn
+ANCHOR = b"\0"          # the octet that rustosd.handoff.splice holds, before the client has written one
+GONE = select.EPOLLHUP | select.EPOLLERR
+
+
+class StreamSocket:
+    """One stream socket of a client: fresh, connecting, connected (then it has a splice), or listening."""
+
+    def __init__(self, broker: Handoff, identity: str, end: socket.socket, pid: int, family: int):
+        self.broker = broker
+        self.id = identity
+        self.end = end
+        self.pid = pid
+        self.family = family
+        self.source: tuple[str | None, int] = (None, 0)
+        self.bound = False
+        self.options: dict[str, int] = {}
+        self.handle: int | None = None
+        self.chaff = 0
+        self.splice: StreamSplice | None = None
+        self.listener: Listener | None = None
+        self.origin: Listener | None = None     # of an accepted one, until the client has taken it
+        self._orphan: int | None = None     # octets that waited when the client was found gone
+
+    # what epoll tells before there is a splice
+
+    def woken(self, events: int) -> None:
+        if events & GONE:
+            self.close()
+
+    # what the client asks
+
+    def bind(self, host: str, port: int, v6only: bool) -> Answer:
+        """Raises OSError: EINVAL when it is bound already, EADDRINUSE, EADDRNOTAVAIL."""
+        if self.bound or self.handle is not None:
+            raise OSError(errors.EINVAL, "the socket is bound already")
+        source = None if self.family == 6 and host in ("", "::") and not v6only else host or any_host(self.family)
+        tcp = self.broker.network.tcp
+        probe = tcp.listen(source, port, 1)     # says what keeps it from working, and picks a free port
+        try:
+            self.source = source, tcp.listener_port(probe)
+        finally:
+            tcp.close_listener(probe)
+        self.bound = True
+        return self.names()
+
+    def listen(self, backlog: int) -> Answer:
+        """Raises OSError: EADDRINUSE, EMFILE (no listener is left), EINVAL (it is connected)."""
+        if self.handle is not None:
+            raise OSError(errors.EINVAL, "a connected socket cannot listen")
+        if self.listener is None:
+            if not self.bound:
+                self.bind("", 0, False)
+            self.listener = Listener(self, min(max(backlog, 1), BACKLOG_MOST))
+        return self.names()
+
+    def connect(self, host: str, port: int, chaff: int) -> Answer:
+        """Raises OSError: EISCONN, EALREADY, ENETUNREACH, EADDRNOTAVAIL, EADDRINUSE."""
+        if self.handle is not None or self.listener is not None:
+            raise OSError(errors.EALREADY if self.splice is None else errors.EISCONN, "the socket is connected already")
+        network = self.broker.network
+        host, source = self._towards(host)
+        try:
+            self.handle = network.tcp.connect(network.clock(), host, port, *source)
+        except OSError as error:
+            raise fate(error.errno or errors.EIO, f"connect to {text(host, port)} failed") from error
+        self.chaff = chaff
+        network.connections[self.handle] = self
+        network.kick()
+        return self.names()
+
+    def _towards(self, host: str) -> tuple[str, tuple[str | None, int]]:
+        """The address to connect to and the one to connect from; any address is that of the host's family."""
+        if self.family == 4 and ":" in host:
+            raise OSError(errors.EAFNOSUPPORT, f"{host} is no IPv4 address")
+        source, port = self.source
+        return host, (None if source in (None, "::", "0.0.0.0") else source, port)
+
+    def set(self, option: str, value: int) -> Answer:
+        self.options[option] = value
+        if self.handle is not None:
+            self._apply(option, value)
+        return {}
+
+    def _apply(self, option: str, value: int) -> None:
+        tcp = self.broker.network.tcp
+        if option == "nodelay":
+            tcp.set_nodelay(self.handle, bool(value))
+        elif option == "keepalive":
+            tcp.set_keepalive(self.handle, bool(value))
+        elif option == "receive_buffer":
+            tcp.set_receive_buffer(self.handle, value)
+            self.end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(value, self.broker.limits.buffer_octets) // 2)
+
+    def names(self) -> Answer:
+        """Who is at both ends, as far as that is settled."""
+        tcp = self.broker.network.tcp
+        if self.handle is not None:
+            return {"local": tcp.local(self.handle), "remote": tcp.remote(self.handle)}
+        host, port = self.source
+        return {"local": (host or any_host(self.family), port), "remote": None}
+
+    def facts(self) -> Answer:
+        """Raises OSError (ENOTCONN) when there is no connection."""
+        if self.handle is None:
+            raise OSError(errors.ENOTCONN, "the socket is not connected")
+        return {key: value for key, value in self.broker.network.tcp.info(self.handle).items() if key not in HIDDEN}
+
+    # what the stack tells while it connects
+
+    def _event(self, bits: int, error: int) -> None:
+        if bits & EVENT_CONNECTED:
+            self.adopt(self.handle, self.chaff)
+            self.splice._event(bits, error)
+        elif bits & EVENT_CLOSED:
+            self.settle(Ending.RESET, error or errors.ECONNABORTED)
+
+    def adopt(self, handle: int, chaff: int = 0) -> None:
+        """It is connected: from here on the splice hears all news."""
+        self.handle = handle
+        self.splice = StreamSplice(self.broker.network.tcp, handle, self.end.fileno(), self, chaff)
+        for option, value in self.options.items():
+            self._apply(option, value)
+        self.broker.network.connections[handle] = self.splice
+        self.broker.watch(self.end.fileno(), self.splice)
+
+    # what the splice tells
+
+    def kick(self) -> None:
+        self.broker.network.kick()
+
+    def again(self, splice: StreamSplice) -> None:
+        self.broker.network.again(splice)
+
+    def settle(self, ending: int, error: int) -> None:
+        """It is over: let go of the connection, and show the client how it went."""
+        network = self.broker.network
+        if self.origin is not None:
+            self.origin.count_taken()
+            if self.origin is not None:     # its listener was closed before it was taken
+                ending = Ending.ABORT
+        if ending == Ending.ABORT or self.options.get("reset_on_close"):
+            network.reset(self.handle)
+        else:
+            network.release(self.handle)
+        self.handle = None
+        if ending == Ending.RELEASE and self.splice is not None:
+            self.splice.clear()
+        if error:
+            self.broker.note_fate(self.id, error)
+        self.broker.forget(self)
+
+    def orphaned(self) -> None:
+        """The client is gone, and what it has written does not fit the send ring: the peer has a minute to take some."""
+        if self._orphan is None:
+            self._orphan = self.splice.waiting()
+            self.broker.network.loop.call_later(ORPHAN_S, self._look_after_orphan)
+
+    def _look_after_orphan(self) -> None:
+        if self.handle is None:
+            return
+        if self.splice.waiting() == self._orphan:
+            self.splice.abort()
+        else:
+            self._orphan = None
+            self.orphaned()
+
+    # the end
+
+    def close(self) -> None:
+        """Give back whatever there is. May be called twice."""
+        if self.splice is not None:
+            self.splice.close()
+            return
+        if self.listener is not None:
+            self.listener.shut()
+        if self.handle is not None:
+            self.broker.network.release(self.handle)
+            self.handle = None
+        self.broker.forget(self)
+
+    def abort(self) -> None:
+        """The stack closes while we are connecting."""
+        if self.handle is not None:
+            self.settle(Ending.RESET, errors.ECONNABORTED)
+
+
+class Listener:
+    """A listening socket: what `AsyncStack.servers` has for the listener of the core.
+
+    Each connection is joined to a new pair at once, and the client's end travels to the client as a descriptor on the
+    listening socket, which therefore is readable when there is something to accept; the client answers each with an
+    octet. What was not taken yet counts against the backlog: when that is full, the core leaves SYNs unanswered, as
+    Linux does.
+    """
+
+    def __init__(self, owner: StreamSocket, backlog: int):
+        self.owner = owner
+        self.network = owner.broker.network
+        host, port = owner.source
+        self.listener = self.network.tcp.listen(host, port, backlog)
+        self.waiting: deque[tuple[StreamSocket, socket.socket, bytes]] = deque()
+        self.travelling: deque[StreamSocket] = deque()
+        owner.end.recv(len(ANCHOR))     # nobody resets a listener
+        self.network.servers[self.listener] = self
+        owner.broker.watch(owner.end.fileno(), self)
+
+    def woken(self, events: int) -> None:
+        self.count_taken()
+        if events & GONE:
+            self.owner.close()
+        else:
+            self._deliver()
+
+    def count_taken(self) -> None:
+        """The client says so before it does anything with one, its close included."""
+        with contextlib.suppress(OSError):      # nothing was taken
+            for _ in self.owner.end.recv(2 * WINDOW):
+                if self.travelling:
+                    self.travelling.popleft().origin = None
+
+    def _accept(self, handle: int, bits: int, error: int) -> None:
+        """A connection is established."""
+        owner, broker = self.owner, self.owner.broker
+        try:
+            identity, ours, theirs = broker.pair(owner.pid, socket.SOCK_STREAM)
+        except OSError:             # counted there; the peer has to know
+            self.network.reset(handle)
+            return
+        accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family)
+        accepted.options = dict(owner.options)
+        accepted.origin = self
+        broker.add(accepted)
+        tcp = self.network.tcp
+        (local, local_port), (remote, remote_port) = tcp.local(handle), tcp.remote(handle)
+        record = wire.ACCEPTED.pack(bytes.fromhex(identity), wire.pack_address(remote), remote_port,
+                                    wire.pack_address(local), local_port)
+        accepted.adopt(handle)
+        self.waiting.append((accepted, theirs, record))
+        self._deliver()
+        accepted.splice._event(bits, error)
+
+    def _deliver(self) -> None:
+        """Send what there is, a few at a time: those count against the limit of descriptors in flight."""
+        while self.waiting and len(self.travelling) < WINDOW:
+            accepted, theirs, record = self.waiting[0]
+            try:
+                socket.send_fds(self.owner.end, [record], [theirs.fileno()])
+            except OSError:         # full, or gone: epoll tells
+                break
+            theirs.close()
+            self.waiting.popleft()
+            self.travelling.append(accepted)
+        self.network.tcp.set_held(self.listener, len(self.waiting) + len(self.travelling))
+
+    def shut(self) -> None:
+        """Listen no more; who was not accepted sees a reset."""
+        if self.network.servers.pop(self.listener, None) is None:
+            return
+        self.network.tcp.close_listener(self.listener)
+        for accepted in (*self.travelling, *(row[0] for row in self.waiting)):
+            if accepted.splice is not None:
+                accepted.splice.abort()
+        for _, theirs, _ in self.waiting:
+            theirs.close()
+        self.network.kick()
+
+    def close(self) -> None:
+        """The stack closes: the client sees EOF on the listening socket."""
+        self.owner.close()
+
+
+# What says more of the stack's secrets than of the connection.
+HIDDEN = frozenset({"handle", "iss", "irs", "released", "opened_at"})
+
+
+def any_host(family: int) -> str:
+    """The unspecified address of a family."""
+    return "::" if family == 6 else "0.0.0.0"
+
+

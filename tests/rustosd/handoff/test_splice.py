@@ -1,0 +1,258 @@
+"""The daemon's half alone, on a stack with nothing but its loopback interface."""
+
+import asyncio
+import errno
+import json
+import os
+import select
+import socket
+import time
+
+import pytest
+
+from netstack.sockets import AsyncStack
+from netstack.stack import Stack
+from rustosd.handoff import Handoff, Limits, stream
+from rustosd.pump import Pump
+from tests.netstack.sockets.conftest import Recorder, until
+
+
+class Host:
+    """A stack with its pump, and a session of a client that is this test."""
+
+    def __init__(self, limits=None):
+        loop = asyncio.get_running_loop()
+        self.stack = Stack(os.urandom(32), now=time.monotonic_ns())
+        self.network = AsyncStack(self.stack, loop, lambda: self.pump.kick())
+        self.pump = Pump(loop, self.stack, self.network.dispatch, busy_poll_us=0)
+        self.handoff = Handoff(self.network, limits)
+        self.session = self.handoff.open_session(1)
+
+    async def ask(self, op, **fields):
+        """(answer, the socket that came along)."""
+        self.session.send(json.dumps({"op": op, **fields}).encode())
+        await until(lambda: readable(self.session))
+        octets, fds, _, _ = socket.recv_fds(self.session, 5000, 1)
+        return json.loads(octets), [socket.socket(fileno=fd) for fd in fds]
+
+    async def stream(self):
+        answer, (end,) = await self.ask("open", type="stream", family=4)
+        end.setblocking(False)
+        return answer["id"], end
+
+    async def connected(self, port):
+        identity, end = await self.stream()
+        answer, _ = await self.ask("connect", id=identity, host="127.0.0.1", port=port)
+        assert "errno" not in answer
+        return identity, end
+
+    def close(self):
+        self.handoff.close()
+        self.network.abort()
+        self.session.close()
+        self.pump.close()
+
+
+def readable(sock):
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) is not None
+    except BlockingIOError:
+        return False
+
+
+@pytest.fixture
+async def host():
+    made = Host()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def deaf_server(host):
+    """A server of the stack that does not read; its port, and its connections."""
+    accepted = []
+
+    def factory():
+        accepted.append(Recorder(pause=True))
+        return accepted[-1]
+
+    server = await host.network.create_server(factory, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1], accepted
+    server.close()
+
+
+def stuff(end):
+    total = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            total += end.send(bytes(65536))
+    return total
+
+
+async def test_what_a_dead_client_has_written_waits_a_minute_for_its_peer(host, deaf_server, monkeypatch):
+    port, accepted = deaf_server
+    monkeypatch.setattr(stream, "ORPHAN_S", 0.2)
+    _, end = await host.connected(port)
+    await until(lambda: accepted)
+    quiet = 0
+    while quiet < 5:
+        quiet = 0 if stuff(end) else quiet + 1
+        await asyncio.sleep(0.05)
+    (splice,) = (one.splice for one in host.handoff.sockets.values())
+    assert splice.waiting() > 0
+    end.close()
+    await until(lambda: not host.handoff.sockets)
+    accepted[0].transport.resume_reading()
+    assert isinstance(await accepted[0].lost, ConnectionResetError)
+
+
+async def test_a_peer_that_reads_on_gets_all_that_a_dead_client_has_written(host, deaf_server):
+    port, accepted = deaf_server
+    _, end = await host.connected(port)
+    await until(lambda: accepted)
+    total = 0
+    for _ in range(20):
+        total += stuff(end)
+        await asyncio.sleep(0.02)
+    end.close()
+    await asyncio.sleep(0.05)
+    assert host.handoff.sockets
+    accepted[0].transport.resume_reading()
+    assert await accepted[0].lost is None
+    assert len(accepted[0].data) == total
+    await until(lambda: not host.handoff.sockets)
+
+
+async def test_the_last_octet_written_stays_and_a_reset_shows(host):
+    server_side = []
+
+    def factory():
+        server_side.append(Recorder())
+        return server_side[-1]
+
+    server = await host.network.create_server(factory, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    for written in (b"", b"x", b"x" * 70_000):
+        _, end = await host.connected(port)
+        await until(lambda: host.network.connections and server_side and server_side[-1].transport)
+        end.send(written)
+        await until(lambda: server_side[-1].data == written)       # noqa: B023
+        server_side[-1].transport.abort()
+        await until(lambda: hung_up(end))                           # noqa: B023
+        with pytest.raises(ConnectionResetError):
+            end.recv(1)
+        end.close()
+        server_side.clear()
+    server.close()
+
+
+def hung_up(end):
+    poll = select.poll()
+    poll.register(end, 0)
+    return poll.poll(0)
+
+
+async def test_an_orderly_end_is_no_reset(host):
+    server = await host.network.create_server(Recorder, "127.0.0.1", 0)
+    _, end = await host.connected(server.sockets[0].getsockname()[1])
+    end.send(b"all")
+    end.shutdown(socket.SHUT_WR)
+    await until(lambda: not host.handoff.sockets or readable(end))
+    assert end.recv(10) == b""
+    end.close()
+    await until(lambda: not host.handoff.sockets)
+    server.close()
+
+
+async def test_how_a_connection_ended_is_told_once(host):
+    identity, end = await host.stream()
+    await host.ask("connect", id=identity, host="127.0.0.1", port=9)
+    await until(lambda: not host.handoff.sockets)
+    assert (await host.ask("error", id=identity))[0] == {"fate": errno.ECONNREFUSED}
+    assert (await host.ask("error", id=identity))[0] == {"fate": 0}
+    end.close()
+
+
+async def test_limits_are_for_all_and_for_each(monkeypatch):
+    host = Host(Limits(sockets=5, sockets_per_process=3))
+    ends = [(await host.stream())[1] for _ in range(2)]
+    answer, fds = await host.ask("open", type="stream", family=4)
+    assert answer["errno"] == errno.EMFILE and not fds          # the session is the third
+    other = host.handoff.open_session(2)
+    last = host.handoff.open_session(3)
+    with pytest.raises(OSError) as caught:
+        host.handoff.open_session(4)
+    assert caught.value.errno == errno.ENFILE
+    assert host.handoff.refused == 2
+    ends.pop().close()
+    await until(lambda: len(host.handoff.sockets) == 1)
+    ends.append((await host.stream())[1])
+    for one in (*ends, other, last):
+        one.close()
+    await until(lambda: len(host.handoff.sessions) == 1 and not host.handoff.sockets)
+    host.close()
+
+
+async def test_a_listener_whose_process_is_at_its_limit_resets(monkeypatch):
+    host = Host(Limits(sockets=50, sockets_per_process=2))
+    identity, end = await host.stream()
+    answer, _ = await host.ask("listen", id=identity, backlog=5)
+    _, client = await host.network.create_connection(Recorder, "127.0.0.1", answer["local"][1])
+    assert isinstance(await client.lost, ConnectionResetError)
+    assert host.handoff.refused == 1
+    end.close()
+    host.close()
+
+
+async def test_closing_the_daemon_resets_and_ends_everything(host):
+    server = await host.network.create_server(Recorder, "127.0.0.1", 0)
+    _, end = await host.connected(server.sockets[0].getsockname()[1])
+    identity, listener = await host.stream()
+    await host.ask("listen", id=identity, backlog=5)
+    await asyncio.sleep(0.05)
+    host.handoff.close()
+    with pytest.raises(ConnectionResetError):
+        end.recv(1)
+    assert listener.recv(1) == b""
+    assert host.session.recv(1) == b""
+    for one in (end, listener):
+        one.close()
+    server.close()
+
+
+async def test_the_backlog_counts_what_the_client_has_not_taken(host):
+    identity, end = await host.stream()
+    answer, _ = await host.ask("listen", id=identity, backlog=3)
+    port = answer["local"][1]
+    clients = [await host.network.create_connection(Recorder, "127.0.0.1", port) for _ in range(3)]
+    (row,) = host.stack.listeners()
+    assert (row["backlog"], row["waiting"]) == (3, 3)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(host.network.create_connection(Recorder, "127.0.0.1", port), 0.3)
+    octets, fds, _, _ = socket.recv_fds(end, 44, 1)
+    assert len(octets) == 44
+    assert host.stack.listeners()[0]["waiting"] == 3        # not before it says so
+    end.send(b"\1")
+    await until(lambda: host.stack.listeners()[0]["waiting"] == 2)
+    os.close(fds[0])
+    assert await clients[0][1].lost is None
+    end.close()
+    assert isinstance(await clients[1][1].lost, ConnectionResetError)
+    assert isinstance(await clients[2][1].lost, ConnectionResetError)
+
+
+async def test_a_receive_buffer_bounds_what_the_peer_may_send(host):
+    accepted = []
+    server = await host.network.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
+    identity, end = await host.stream()
+    await host.ask("set", id=identity, option="receive_buffer", value=8192)
+    await host.ask("connect", id=identity, host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+    await until(lambda: accepted)
+    accepted[0].transport.write(bytes(4 << 20))
+    unread = -1
+    while unread != (unread := (await host.ask("facts", id=identity))[0]["unread"]):
+        await asyncio.sleep(0.1)
+    assert unread <= 65536          # what was promised with the SYN
+    assert (await host.ask("facts", id=identity))[0]["octets_received"] < 300_000
+    end.close()
+    server.close()
