@@ -141,7 +141,7 @@ def unbind(bdf: str) -> float:
         return (time.perf_counter() - start) * 1e3
 
 
-def give_back(bdf: str, driver: str) -> None:
+def give_back(bdf: str, driver: str | None) -> None:
     """After a daemon that could not."""
     binding.give_back(bdf, driver)
 

@@ -43,6 +43,7 @@ class Served:
 
     def __init__(self, guest, rules=RULES):
         self.guest = guest
+        self.drivers = {bdf: driver_of(guest, bdf) for bdf in (CARD.bdf, AHCI)}
         self.log = []
         self.plugged = False
         for name, address in ((CARD.name, STAYS_PEER), (SLOT, PEER)):
@@ -135,9 +136,9 @@ class Served:
         if self.plugged:
             self.guest.unplug(SLOT)
         self.guest.run(f"while [ -e /sys/bus/pci/devices/{BDF} ]; do sleep 0.1; done", timeout=PATIENCE_S)
-        for bdf, driver in ((CARD.bdf, CARD.model), (AHCI, "ahci")):
+        for bdf, driver in self.drivers.items():
             if driver_of(self.guest, bdf) != driver:
-                self.guest.call(inside.give_back, bdf, driver)
+                self.guest.call(inside.give_back, bdf, driver or None)
 
 
 def driver_of(guest, bdf):
@@ -246,7 +247,7 @@ def test_requests_to_disks_that_are_asked_back_end_with_an_error_that_says_so(gu
         assert "gone" in failed["message"]
         served.answers(STAYS)
         assert served.end()["pump"]["errors"] == 0
-        assert driver_of(guest, AHCI) == "ahci"
+        assert driver_of(guest, AHCI) == served.drivers[AHCI]
     finally:
         served.clean()
 
