@@ -85,8 +85,7 @@ def measure(guest: Guest, seconds: float = SECONDS) -> list[Row]:
 
 def _fio(guest: Guest, load: Load, seconds: float) -> tuple[float, float]:
     """Linux's reads per second, and its median in microseconds."""
-    found = guest.run(f"ls -d /sys/bus/pci/devices/{AHCI}/ata*/host*/target*/*/block/* | head -1").stdout.strip()
-    command = ["fio", "--name=lab", f"--filename=/dev/{found.rpartition('/')[2]}", "--direct=1", "--ioengine=libaio",
+    command = ["fio", "--name=lab", f"--filename={guest.kernel_disk(AHCI)}", "--direct=1", "--ioengine=libaio",
                f"--rw={'randread' if load.pattern == 'random' else 'read'}", f"--bs={load.block_octets}",
                f"--iodepth={load.depth}", "--time_based", f"--runtime={seconds}", "--output-format=json", "--randrepeat=0",
                "--lat_percentiles=1"]

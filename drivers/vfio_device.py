@@ -23,8 +23,6 @@ _DEVCTL: Final = 0x08
 _DEVCTL_FLR: Final = 1 << 15
 _DEVCTL_REPORT: Final = 1 << 1 | 1 << 2
 """Non-fatal and fatal errors; PCIe 7.5.3.4."""
-_DEVCTL_REPORT: Final = 1 << 1 | 1 << 2
-"""Non-fatal and fatal errors; PCIe 7.5.3.4."""
 FLR_S: Final = 0.1
 """A function needs no longer; PCIe 6.6.2."""
 RESET_S: Final = 1.0
@@ -332,12 +330,6 @@ class VfioDevice:
                 return self._handle.irq(kind)
         return abi.IrqInfo(abi.IrqFlag(0), 0)
 
-    def _report_errors(self) -> None:
-        """Let the device report uncorrectable errors; kernels before 6.6 leave that to drivers."""
-        if capability := self._pcie_capability():
-            control = self.config.read(capability + _DEVCTL, 2)
-            self.config.write(capability + _DEVCTL, 2, control | _DEVCTL_REPORT)
-
     def _vfio_reset(self) -> bool:
         """Whether VFIO reset it; while the kernel is busy with the device, try again for a while."""
         limit = time.monotonic() + RESET_S
@@ -349,12 +341,6 @@ class VfioDevice:
                 if error.errno != errno.EAGAIN or time.monotonic() > limit:
                     return False
                 time.sleep(0.01)
-
-    def _report_errors(self) -> None:
-        """Let the device report uncorrectable errors; kernels before 6.6 leave that to drivers."""
-        if capability := self._pcie_capability():
-            control = self.config.read(capability + _DEVCTL, 2)
-            self.config.write(capability + _DEVCTL, 2, control | _DEVCTL_REPORT)
 
     def _pcie_capability(self) -> int:
         """Where the PCI Express capability is; 0 for a conventional device. Ends on any list, looped or not."""

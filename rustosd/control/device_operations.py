@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -143,7 +144,8 @@ class DeviceOperations:
         indices = {row["index"] for row in stack.interfaces() if row["name"] == name}
         return p.Taken(
             bdf=held.bdf, kind=held.kind, backend=held.backend, before=held.before, interface=name,
-            addresses=[row["address"] for row in stack.addresses() if row["name"] == name],
+            addresses=[row["address"] for row in stack.addresses()
+                       if row["name"] == name and not ip_interface(row["address"]).is_link_local],
             routes=[row["prefix"] for row in stack.routes() if row["kind"] == "static" and row["interface"] in indices],
             disks=list(held.disks))
 

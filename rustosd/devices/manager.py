@@ -303,6 +303,7 @@ class DeviceManager:
     async def _hand_over(self, together: Sequence[Held]) -> list[Exception]:
         """From us to the kernel, the last first; what keeps some from being given back. The lock is held."""
         failed = []
+        await self._flush_disks(together)
         for held in together:       # of a group, all must be closed before the kernel takes one
             self._release(held)
         for held in reversed(together):
@@ -313,6 +314,14 @@ class DeviceManager:
                 held.state, held.reason = "gone", f"giving it back failed: {error}"
                 failed.append(error)
         return failed
+
+    async def _flush_disks(self, together: Sequence[Held]) -> None:
+        """What a drive still has in its cache goes to the medium first. One that fails to is given back all the same."""
+        disks = [disk for held in together if held.state == "running" for disk in held.disks.values()]
+        for disk, error in zip(disks, await asyncio.gather(*(disk.flush() for disk in disks), return_exceptions=True),
+                               strict=True):
+            if error is not None:
+                log.error("flush_failed", disk=disk.info.name, error=str(error))
 
     async def _back_to_kernel(self, held: Held) -> Exception | None:
         """What kept it from being given back, in which case the journal remembers it."""

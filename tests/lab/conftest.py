@@ -11,6 +11,8 @@ from tests.lab.image import LabUnavailable
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 1200
 """For one test, with the guest's boot where it is the first: a machine may be several times slower than ours."""
+OTHER_KERNEL = {"ubuntu", "bare"}
+"""Fixtures that boot a kernel with iommufd and no-IOMMU mode, which has to be fetched first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE in item.path.parents:
             item.add_marker("lab")
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+            if OTHER_KERNEL.intersection(getattr(item, "fixturenames", ())):
+                item.add_marker("long")
 
 
 @pytest.fixture(scope="session")

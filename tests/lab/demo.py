@@ -23,6 +23,8 @@ _LOG: Final = "/run/demo/log"
 _PID: Final = "/run/demo/pid"
 _ANSWER_S: Final = 90.0
 _START_S: Final = 300.0
+_PROGRESS: Final = re.compile(r"(?:\r\x1b\[K[^\r\n]*)*\r\x1b\[K")
+"""What one line shows after the other in the same place, all of it gone in the end."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 Say = Callable[[str], None]
@@ -60,7 +62,8 @@ class Demo:
         limit = time.monotonic() + seconds
         while True:
             done = act()
-            said = done.stdout.replace("\r", "") + done.stderr
+            said = _PROGRESS.sub("", done.stdout).replace("\r", "") + done.stderr
+            said = "\n".join(text.rstrip() for text in said.split("\n"))
             plain = _COLOUR.sub("", said)
             status = done.status if isinstance(done, Finished) else done.returncode
             wrong = _wrong(status, plain, expected, without)
@@ -128,7 +131,9 @@ def _start(demo: Demo, interface: str) -> None:
     demo.inside("cat /proc/partitions", "sda", "sdb", seconds=_ANSWER_S)
     demo.title("2. The daemon starts beside it; so far it has taken nothing")
     demo.inside(f"rustosd run --quiet >{_LOG} 2>&1 & echo $! >{_PID}")
-    demo.inside("rustosctl status", "interfaces 1", seconds=_START_S)
+    demo.guest.run(f"while kill -0 $(cat {_PID}) && ! {_BINARIES}/rustosctl status; do sleep 1; done", check=False,
+                   timeout=_START_S)
+    demo.inside("rustosctl status", "interfaces 1")
     demo.inside("rustosctl device list", NIC.bdf, interface, AHCI, "sda", "e1000e", terminal=True)
     demo.inside(f"rustosctl device show {NIC.bdf}", "82574L", "MSI-X", "can be taken yes", f"{interface} {NIC.mac}",
                 terminal=True)
@@ -139,7 +144,7 @@ def _take(demo: Demo, interface: str) -> None:
     demo.title("3. Both move from the kernel to the daemon, the NIC with its addresses and routes")
     demo.inside(f"rustosctl device take {NIC.bdf} {AHCI}", f"{NIC.bdf}: taken from e1000e by vfio", f"{V4}/24", f"{V6}/64",
                 "routes to 198.51.100.0/24", f"{AHCI}: taken from ahci by vfio; its disks: {AHCI}/0, {AHCI}/1")
-    demo.inside("rustosctl device list", "our 2 disks", "ours, by vfio", terminal=True)
+    demo.inside("rustosctl device list", "our 3 disks", "ours, by vfio", terminal=True)
     demo.inside("ip -br link", without=interface)
     demo.inside("cat /proc/partitions", without="sda")
 
@@ -190,7 +195,7 @@ def _stop(demo: Demo) -> None:
 def _clean(guest: Guest) -> None:
     """Whatever went wrong: no daemon, the devices with the kernel, the interface as it was."""
     guest.run(f"test -e {_PID} && kill -9 $(cat {_PID}); {_BINARIES}/rustosd recover; rm -rf {_BINARIES}; "
-              "sysctl -q vm.nr_hugepages=0", check=False, timeout=90)
+              "sysctl -q vm.nr_hugepages=0", check=False, timeout=_START_S)
     guest.run(f"dev=$(ls /sys/bus/pci/devices/{NIC.bdf}/net) && ip addr flush dev $dev && ip link set $dev down", check=False)
     guest.netns.run("ip", "addr", "flush", "dev", NIC.name, check=False)
 

@@ -274,6 +274,12 @@ class Guest:
         """The raw file behind a scratch disk, `DISK_OCTETS` long."""
         return self.directory / f"{name}.raw"
 
+    def kernel_disk(self, bdf: str) -> str:
+        """The block device of a controller's first disk, once the kernel has found it: "/dev/sda". Raises GuestTimeout."""
+        look = f"ls -d /sys/bus/pci/devices/{bdf}/ata*/host*/target*/*/block/* 2>&- | head -1"
+        wait = f'until found=$({look}) && test -b "/dev/${{found##*/}}"; do sleep 0.1; done'
+        return self.run(f'{wait}; echo "/dev/${{found##*/}}"', timeout=30).stdout.strip()
+
     def fail_flushes(self, fail: bool) -> None:
         """Let FLAKY's flushes fail from now on, or pass again. They pass at first."""
         if fail != self._flushes_fail:

@@ -126,7 +126,6 @@ def test_a_command_that_hangs_ends_and_the_disk_comes_back_by_comreset(guest):
 
 def test_given_back_the_kernel_reads_its_disks(guest):
     guest.call(inside.look)
-    found = guest.run(f"ls -d /sys/bus/pci/devices/{AHCI}/ata*/host*/target*/*/block/* | head -1").stdout.strip()
-    device = f"/dev/{found.rpartition('/')[2]}"
+    device = guest.kernel_disk(AHCI)
     checksum = guest.run(f"dd if={device} bs=64k count=16 iflag=direct status=none | sha256sum").stdout.split()[0]
     assert checksum == hashlib.sha256(on_host(guest, "disk0", 0, 2048)).hexdigest()

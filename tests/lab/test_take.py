@@ -17,6 +17,8 @@ BYTES = 3_000_000
 TAKE = 'interface = []\n[[device]]\n{}\n'
 KERNEL_MADE = ("fe80::/64", "ff00::/8")
 DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "e1000-45": "e1000"}
+RUNNING = []
+"""Daemons of the test that runs now."""
 DAEMON = f"{sys.executable} -c 'from rustosd.cli.daemon import main; main()'"
 
 
@@ -92,6 +94,13 @@ class Nic:
                        f"cd /proc/sys/net/ipv4/conf && cat default/rp_filter > {self.interface}/rp_filter")
 
 
+def clean(guest):
+    """Whatever went wrong, the next test finds the cards where they belong."""
+    while RUNNING:
+        RUNNING.pop().kill()
+    guest.call(inside.recover)
+
+
 @pytest.fixture
 def linux_uses(guest):
     used = []
@@ -101,7 +110,7 @@ def linux_uses(guest):
         return used[-1]
 
     yield start
-    guest.call(inside.recover)      # whatever went wrong, the next test finds the cards where they belong
+    clean(guest)
     for nic in used:
         nic.restore()
 
@@ -109,6 +118,7 @@ def linux_uses(guest):
 def start(guest, text):
     """A daemon in the guest and what it says once it is up."""
     call = guest.start(inside.daemon, text, timeout=400)
+    RUNNING.append(call)
     return call, call.next(150)
 
 
@@ -172,12 +182,13 @@ def test_the_programs_themselves(guest, linux_uses):
     before = nic.shown()
     guest.put("/tmp/take.toml", TAKE.format(f'mac = "{nic.card.mac}"\nname = "wan0"').encode())
     run = f"cd {inside.__file__.rpartition('/tests/')[0]} && exec {DAEMON} run --config /tmp/take.toml"
-    call = guest._begin({"run": f"{run}", "timeout": 300}, "rustosd run", 300)
+    call = guest._begin({"run": run, "timeout": 300}, "rustosd run", 300)
+    RUNNING.append(call)
     nic.serves(240)
     call.kill()
     assert call.finished().status == -9
     assert driver_of(guest, nic.card) == "vfio-pci"
-    said = guest.run(f"{run.replace('run --config', 'recover --config')}", timeout=300)
+    said = guest.run(run.replace("run --config", "recover --config"), timeout=300)
     assert "1 of 1 given back" in said.stdout
     assert nic.shown() == before
 
@@ -258,7 +269,7 @@ def test_unbound_by_somebody_else_the_device_is_let_go_and_the_daemon_lives(gues
     assert nic.shown() == before
 
 
-def test_a_disk_named_by_its_serial_number_is_taken_with_its_controller(guest):
+def test_a_disk_named_by_its_serial_number_is_taken_with_its_controller(guest, linux_uses):
     blocks = guest.run("lsblk -dno SERIAL").stdout.split()
     call, hello = start(guest, TAKE.format('serial = "LAB-DISK1"'))
     assert hello["held"] == {AHCI: "ahci"}

@@ -117,7 +117,7 @@ def test_every_received_frame_has_ended_exactly_once(peer: Peer) -> None:
     metrics = peer.metrics()
     received = sum(value for name, value in metrics.items() if name.startswith("rustos_nic_rx_frames_total"))
     ended = sum(value for name, value in metrics.items() if name.startswith("rustos_frames_ended_total"))
-    assert received > 100_000
+    assert received > 10_000
     assert received == ended
 
 

@@ -79,6 +79,7 @@ def test_a_device_that_is_gone_stays_on_the_list_until_it_is_given(rustosctl, co
 
 
 def test_take_says_from_whom_and_what_came_with_it(rustosctl, core):
+    core.stack.address_rows.append({"interface": 1, "name": "rustos0", "address": "fe80::1/64", "state": "preferred"})
     assert rustosctl("device", "take", NIC, "--force") == (0, (
         f"{NIC}: taken from e1000 by vfio; it is the interface rustos0 with 10.77.0.2/24, fd77::2/64, routes to "
         "203.0.113.0/24\n"), "")

@@ -1,11 +1,11 @@
 """`rustosctl disk`: what is shown, octets that come and go as they are, what is refused before anything is written."""
 
+import asyncio
 import hashlib
 import json
 import os
 import re
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from drivers.errors import DeviceError
 from rustosd.cli import disk as command
 from rustosd.cli import plots
 from rustosd.control import disk_protocol as p
+from rustosd.control.operations import Operations
 from rustosd.control.protocol import MAX_REQUEST_OCTETS
 from rustosd.disk_content import LOOKED_AT, MAGICS, recognise
 from rustosd.values import parse_size
@@ -161,14 +162,10 @@ def test_a_disk_that_fails_says_so(socket_path, disk, tmp_path):
     assert done.returncode == 1 and b"is write-protected; 0 octets were written before" in done.stderr
 
 
-def test_parts_of_sectors_written_at_the_same_time_do_not_undo_each_other(socket_path, disk):
-    def one(i):
-        run(socket_path, "write", "LAB-DISK0", "--yes", "--offset", str(i * 100), input=bytes([i]) * 100)
-    writers = [threading.Thread(target=one, args=(i,)) for i in range(5)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+async def test_parts_of_sectors_written_at_the_same_time_do_not_undo_each_other(core, disk):
+    operations = Operations(core)
+    await asyncio.gather(*(operations.disk_write(p.DiskWrite(disk="LAB-DISK0", offset=i * 100, octets=bytes([i]) * 100))
+                           for i in range(5)))
     assert disk.octets[:500] == b"".join(bytes([i]) * 100 for i in range(5)) and disk.octets[500:] == pattern(SIZE)[500:]
 
 

@@ -87,7 +87,7 @@ NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
     (NIC + NIC, "f:4: device[1].bdf: device[0] is the same one"),
     (NIC + 'name = "rustos0"', "f:3: device[0].name: rustos0 is the name of another interface already"),
     (NIC + 'address = ["10.77.0.2/24"]', "f:3: device[0].address[0]: 10.77.0.2 is there twice"),
-    (NIC + 'backend = "usb"', "f:3: device[0].backend: invalid enum value 'usb'; one of vfio, uio"),
+    (NIC + 'backend = "usb"', "f:3: device[0].backend: invalid enum value 'usb'; one of vfio, uio, vfio-noiommu"),
     (NIC + 'mtu = 1000\naddress = ["fd00::1/64"]',
      "f:3: device[0].mtu: 1000 is too small for IPv6, which needs 1280 (RFC 8200 5)"),
     (NIC + 'adopt = false\ngateway = ["192.0.2.1"]', "f:4: device[0].gateway[0]: 192.0.2.1 is in no connected prefix (none)"),

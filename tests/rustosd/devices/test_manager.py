@@ -484,7 +484,13 @@ class FakeAhci:
 class FakeDisk:
     def __init__(self, disk, loop):
         self.info = SimpleNamespace(name=disk)
-        self.closed = False
+        self.closed = self.flushed = False
+
+    async def flush(self):
+        assert not self.closed
+        self.flushed = True
+        if self.info.name.endswith("/0"):
+            raise OSError("the medium is worn out")
 
     def close(self):
         self.closed = True
@@ -498,7 +504,7 @@ def test_the_disks_of_a_controller_are_there_while_it_is(world, monkeypatch):
         disks = dict(held.disks)
         assert list(disks) == [f"{SATA}/0", f"{SATA}/1"] and held.interface is None
         await w.manager.give(SATA)
-        assert all(disk.closed for disk in disks.values())
+        assert all(disk.flushed and disk.closed for disk in disks.values()), "flushed, and closed though one failed to"
         assert w.diary[-3:] == ["close controller", f"close {SATA}", f"back {SATA}"]
         w.nothing_left()
     world(scenario, make_driver=lambda kind, device, rule, link: FakeAhci(device))

@@ -1,0 +1,128 @@
+"""The service under a real systemd, in a guest of its own: installed, killed, hung, stopped, removed. One story, in order."""
+
+import shutil
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.guest import CARDS, Guest
+from tests.lab.image import LabUnavailable
+
+BDF = CARDS["e1000e"].bdf
+CONFIG = f"""\
+interface = []
+[[device]]
+bdf = "{BDF}"
+name = "lan0"
+"""
+WATCHDOG_S = 10
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Guest]:
+    if not shutil.which("systemctl"):
+        pytest.skip("systemd is not installed")
+    try:
+        booted = Guest(systemd=True)
+    except LabUnavailable as why:
+        pytest.skip(str(why))
+    with booted:
+        booted.run("modprobe e1000e")
+        yield booted
+
+
+def show(machine: Guest, *properties: str) -> list[str]:
+    told = machine.run(f"systemctl show rustosd.service -p {' -p '.join(properties)}").stdout
+    known = dict(line.split("=", 1) for line in told.splitlines())
+    return [known[name] for name in properties]
+
+
+def until_restarted(machine: Guest, times: int, limit_s: float = 600) -> None:
+    """Wait until it has been started again so often, and is ready."""
+    deadline = time.monotonic() + limit_s
+    while (seen := show(machine, "NRestarts", "ActiveState", "SubState")) != [str(times), "active", "running"]:
+        assert time.monotonic() < deadline, f"{seen}\n{machine.run('journalctl -u rustosd -n 40', check=False).stdout}"
+        time.sleep(0.5)
+
+
+def kernel_interface(machine: Guest) -> str:
+    return machine.run(f"ls /sys/bus/pci/devices/{BDF}/net").stdout.strip()
+
+
+def driver(machine: Guest) -> str:
+    return machine.run(f"basename $(readlink /sys/bus/pci/devices/{BDF}/driver)").stdout.strip()
+
+
+def test_installing_starts_nothing_by_itself_and_writes_a_configuration(machine):
+    said = machine.run("scripts/install --develop", timeout=180)
+    assert "systemctl enable --now" in said.stderr
+    assert machine.run("rustosd config check /etc/rustosd/rustosd.toml", timeout=120).stdout.count("good")
+    assert machine.run("systemctl is-active rustosd.service", check=False).stdout.strip() == "inactive"
+
+
+def test_it_is_ready_once_its_interface_is_up_and_has_the_cards_address(machine):
+    name = kernel_interface(machine)
+    machine.run(f"ip link set {name} up && ip address add 10.7.0.2/24 dev {name}")
+    machine.put("/etc/rustosd/rustosd.toml", CONFIG.encode())
+    machine.run("mkdir -p /etc/systemd/system/rustosd.service.d && "
+                f"printf '[Service]\\nWatchdogSec={WATCHDOG_S}\\n' >/etc/systemd/system/rustosd.service.d/test.conf")
+    said = machine.run("scripts/install --develop --now", check=False, timeout=240)      # an upgrade, as far as it can tell
+    assert said.status == 0, said.stderr + machine.run("journalctl -u rustosd -n 60", check=False).stdout
+    assert machine.get("/etc/rustosd/rustosd.toml") == CONFIG.encode()
+    assert driver(machine) == "vfio-pci"
+    assert show(machine, "ActiveState", "SubState") == ["active", "running"]
+    (status,) = show(machine, "StatusText")
+    assert "10.7.0.2" in status and "lan0" in status
+
+
+def test_the_control_socket_is_systemds_and_for_its_group(machine):
+    assert machine.run("stat -c '%U %G %a' /run/rustosd/control.sock").stdout.split() == ["root", "rustosd", "660"]
+    assert "lan0" in machine.run("rustosctl nic list", timeout=120).stdout
+
+
+def test_linux_at_the_other_end_reaches_it(machine):
+    assert machine.netns is not None
+    machine.netns.run("ip", "address", "replace", "10.7.0.1/24", "dev", "e1000e")
+    machine.netns.run("ping", "-c", "3", "-i", "0.2", "-W", "10", "10.7.0.2")
+
+
+def test_a_killed_daemon_gives_back_and_starts_again(machine):
+    (before,) = show(machine, "MainPID")
+    machine.run("systemctl kill --kill-who=main --signal=KILL rustosd.service")
+    until_restarted(machine, 1)
+    assert show(machine, "MainPID") != [before]
+    said = machine.run("journalctl -u rustosd --no-pager", timeout=60).stdout
+    assert "1 of 1 given back" in said, said
+    assert "10.7.0.2" in machine.run("rustosctl addr list", timeout=120).stdout
+
+
+def test_a_hung_daemon_is_killed_by_the_watchdog_and_starts_again(machine):
+    (pid,) = show(machine, "MainPID")
+    machine.run(f"kill -STOP {pid}")
+    until_restarted(machine, 2)
+    assert "watchdog" in machine.run("journalctl -u rustosd --no-pager", timeout=60).stdout.lower()
+
+
+def test_stopping_gives_the_card_back_with_its_address(machine):
+    machine.run("systemctl stop rustosd.service", timeout=120)
+    assert driver(machine) == "e1000e"
+    assert "10.7.0.2/24" in machine.run(f"ip address show dev {kernel_interface(machine)}").stdout
+    assert show(machine, "Result", "ActiveState") == ["success", "inactive"]
+
+
+def test_a_wrong_configuration_is_told_once_and_not_tried_again(machine):
+    machine.put("/etc/rustosd/rustosd.toml", b"[stack]\nmax_conections = 5\n")
+    assert machine.run("systemctl start rustosd.service", check=False, timeout=120).status != 0
+    assert "max_connections" in machine.run("journalctl -u rustosd -n 10 --no-pager").stdout
+    assert show(machine, "ActiveState", "ExecMainStatus") == ["failed", "2"]
+    assert machine.run("scripts/install --develop", check=False, timeout=120).status != 0     # nor does an upgrade go on
+
+
+def test_uninstalling_leaves_only_the_configuration(machine):
+    machine.run("scripts/uninstall", timeout=120)
+    left = machine.run("find /etc/systemd /etc/sysusers.d /etc/tmpfiles.d /usr/local/bin /usr/local/lib/rustosd /run/rustosd "
+                       "-name '*rustosd*' -o -name rustosctl", check=False).stdout
+    assert left == ""
+    assert machine.run("ls /etc/rustosd").stdout.split() == ["rustosd.toml"]
+    machine.run("scripts/uninstall --purge && test ! -e /etc/rustosd", timeout=120)
