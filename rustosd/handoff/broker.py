@@ -20,7 +20,7 @@ from netstack.sockets import AsyncStack
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
 from rustosd.handoff.splice import EVENTS
-from rustosd.handoff.stream import ANCHOR, StreamSocket
+from rustosd.handoff.stream import ANCHOR, Listener, StreamSocket
 from rustosd.services.base import Sample
 
 EVENTS_MOST = 256
@@ -51,6 +51,7 @@ class Handoff:
         self.sessions: set[Session] = set()
         self.opened = 0                                     # sockets since the start
         self.refused = 0                                    # ... and those that a limit did not let be
+        self.starved: set[Listener] = set()                 # they have connections for which there was no room
         self._by_process: Counter[int] = Counter()
         self._fates: OrderedDict[str, int] = OrderedDict()
         self._watched: dict[int, Any] = {}                  # by descriptor: who has woken(events)
@@ -143,6 +144,9 @@ class Handoff:
         self._by_process[pid] -= 1
         if self._by_process[pid] <= 0:
             del self._by_process[pid]
+        if self.starved:
+            starved, self.starved = self.starved, set()
+            self.network.loop.call_soon(_deliver, starved)
 
     def _on_events(self) -> None:
         self._closing = []
@@ -219,6 +223,12 @@ class Handoff:
                 one.close()
         self.network.loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
+
+
+def _deliver(listeners: set[Listener]) -> None:
+    for listener in listeners:
+        if listener.owner.listener is listener:
+            listener.deliver()
 
 
 class Session:

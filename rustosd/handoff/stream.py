@@ -15,6 +15,7 @@ from rustosd.client import wire
 from rustosd.handoff.splice import Ending, StreamSplice
 
 if TYPE_CHECKING:
+    from netstack.sockets import AsyncStack
     from rustosd.handoff.broker import Handoff
     from rustosd.handoff.protocol import Answer
 
@@ -207,13 +208,33 @@ class StreamSocket:
             self.settle(Ending.RESET, errors.ECONNABORTED)
 
 
+class Waiting:
+    """A connection that was accepted and has no socket yet: what `AsyncStack.connections` has for it, to note its news."""
+
+    def __init__(self, network: AsyncStack, handle: int, bits: int, error: int):
+        self.network = network
+        self.handle = handle
+        self.bits = bits
+        self.error = error
+        network.connections[handle] = self
+
+    def _event(self, bits: int, error: int) -> None:
+        self.bits |= bits
+        self.error = self.error or error
+
+    def abort(self) -> None:
+        self.network.reset(self.handle)
+
+    close = abort
+
+
 class Listener:
     """A listening socket: what `AsyncStack.servers` has for the listener of the core.
 
-    Each connection is joined to a new pair at once, and the client's end travels to the client as a descriptor on the
-    listening socket, which therefore is readable when there is something to accept; the client answers each with an
-    octet. What was not taken yet counts against the backlog: when that is full, the core leaves SYNs unanswered, as
-    Linux does.
+    Each connection is joined to a pair, whose other end travels to the client as a descriptor on the listening socket,
+    which therefore is readable when there is something to accept; the client answers each with an octet. A few travel at
+    a time, and only while the client may have more sockets; the others wait. Whatever was not taken yet counts against
+    the backlog: when that is full, the core leaves SYNs unanswered, as Linux does.
     """
 
     def __init__(self, owner: StreamSocket, backlog: int):
@@ -221,7 +242,7 @@ class Listener:
         self.network = owner.broker.network
         host, port = owner.source
         self.listener = self.network.tcp.listen(host, port, backlog)
-        self.waiting: deque[tuple[StreamSocket, socket.socket, bytes]] = deque()
+        self.waiting: deque[Waiting] = deque()
         self.travelling: deque[StreamSocket] = deque()
         owner.end.recv(len(ANCHOR))     # nobody resets a listener
         self.network.servers[self.listener] = self
@@ -232,7 +253,7 @@ class Listener:
         if events & GONE:
             self.owner.close()
         else:
-            self._deliver()
+            self.deliver()
 
     def count_taken(self) -> None:
         """The client says so before it does anything with one, its close included."""
@@ -243,48 +264,53 @@ class Listener:
 
     def _accept(self, handle: int, bits: int, error: int) -> None:
         """A connection is established."""
-        owner, broker = self.owner, self.owner.broker
+        self.waiting.append(Waiting(self.network, handle, bits, error))
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Send what there is, a few at a time: those count against the limit of descriptors in flight."""
+        while self.waiting and len(self.travelling) < WINDOW and self._send(self.waiting[0]):
+            self.waiting.popleft()
+        self.network.tcp.set_held(self.listener, len(self.waiting) + len(self.travelling))
+
+    def _send(self, one: Waiting) -> bool:
+        """Whether it is on its way; else it waits until there is room for it."""
+        owner, broker, tcp = self.owner, self.owner.broker, self.network.tcp
         try:
             identity, ours, theirs = broker.pair(owner.pid, socket.SOCK_STREAM)
-        except OSError:             # counted there; the peer has to know
-            self.network.reset(handle)
-            return
+        except OSError:
+            broker.starved.add(self)
+            return False
+        (local, local_port), (remote, remote_port) = tcp.local(one.handle), tcp.remote(one.handle)
+        record = wire.ACCEPTED.pack(bytes.fromhex(identity), wire.pack_address(remote), remote_port,
+                                    wire.pack_address(local), local_port)
+        with theirs:
+            try:
+                socket.send_fds(owner.end, [record], [theirs.fileno()])
+            except OSError:         # full, or gone: epoll tells
+                ours.close()
+                return False
         accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family)
         accepted.options = dict(owner.options)
         accepted.origin = self
+        self.travelling.append(accepted)
         broker.add(accepted)
-        tcp = self.network.tcp
-        (local, local_port), (remote, remote_port) = tcp.local(handle), tcp.remote(handle)
-        record = wire.ACCEPTED.pack(bytes.fromhex(identity), wire.pack_address(remote), remote_port,
-                                    wire.pack_address(local), local_port)
-        accepted.adopt(handle)
-        self.waiting.append((accepted, theirs, record))
-        self._deliver()
-        accepted.splice._event(bits, error)
-
-    def _deliver(self) -> None:
-        """Send what there is, a few at a time: those count against the limit of descriptors in flight."""
-        while self.waiting and len(self.travelling) < WINDOW:
-            accepted, theirs, record = self.waiting[0]
-            try:
-                socket.send_fds(self.owner.end, [record], [theirs.fileno()])
-            except OSError:         # full, or gone: epoll tells
-                break
-            theirs.close()
-            self.waiting.popleft()
-            self.travelling.append(accepted)
-        self.network.tcp.set_held(self.listener, len(self.waiting) + len(self.travelling))
+        accepted.adopt(one.handle)
+        accepted.splice._event(one.bits, one.error)
+        return True
 
     def shut(self) -> None:
         """Listen no more; who was not accepted sees a reset."""
         if self.network.servers.pop(self.listener, None) is None:
             return
+        self.owner.broker.starved.discard(self)
         self.network.tcp.close_listener(self.listener)
-        for accepted in (*self.travelling, *(row[0] for row in self.waiting)):
+        for accepted in self.travelling:
             if accepted.splice is not None:
                 accepted.splice.abort()
-        for _, theirs, _ in self.waiting:
-            theirs.close()
+        for one in self.waiting:
+            one.abort()
+        self.waiting.clear()
         self.network.kick()
 
     def close(self) -> None:

@@ -193,13 +193,25 @@ async def test_limits_are_for_all_and_for_each(monkeypatch):
     host.close()
 
 
-async def test_a_listener_whose_process_is_at_its_limit_resets(monkeypatch):
-    host = Host(Limits(sockets=50, sockets_per_process=2))
+async def test_connections_wait_while_their_process_may_have_no_more_sockets():
+    host = Host(Limits(sockets=50, sockets_per_process=3))
     identity, end = await host.stream()
+    _, other_end = await host.stream()
     answer, _ = await host.ask("listen", id=identity, backlog=5)
     _, client = await host.network.create_connection(Recorder, "127.0.0.1", answer["local"][1])
-    assert isinstance(await client.lost, ConnectionResetError)
-    assert host.handoff.refused == 1
+    client.transport.write(b"patience")
+    await asyncio.sleep(0.05)
+    assert not readable(end) and host.handoff.refused
+    assert host.stack.listeners()[0]["waiting"] == 1
+    other_end.close()
+    await until(lambda: readable(end))
+    _, (fd,), _, _ = socket.recv_fds(end, 44, 1)
+    with socket.socket(fileno=fd) as accepted:
+        end.send(b"\1")
+        accepted.setblocking(False)
+        await until(lambda: readable(accepted))
+        assert accepted.recv(100) == b"patience"
+    assert await client.lost is None
     end.close()
     host.close()
 
