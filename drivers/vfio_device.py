@@ -342,6 +342,12 @@ class VfioDevice:
                     return False
                 time.sleep(0.01)
 
+    def _report_errors(self) -> None:
+        """Let the device report uncorrectable errors; kernels before 6.6 leave that to drivers."""
+        if capability := self._pcie_capability():
+            control = self.config.read(capability + _DEVCTL, 2)
+            self.config.write(capability + _DEVCTL, 2, control | _DEVCTL_REPORT)
+
     def _pcie_capability(self) -> int:
         """Where the PCI Express capability is; 0 for a conventional device. Ends on any list, looped or not."""
         at = self.config.read(_CAPABILITIES, 1) & 0xFC
