@@ -234,6 +234,22 @@ async def test_a_dead_daemons_socket_is_replaced_and_a_living_ones_kept(core, tm
     assert path.read_text() == "mine"
 
 
+async def test_a_socket_made_by_a_service_manager_is_served_and_left_where_it_is(core, tmp_path):
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+        made.listen()
+        server = ControlServer(str(path), Operations(core), listening=made.dup())
+        await server.start()
+        assert "result" in await ask(server, request("nic.list"))
+        await server.stop()
+        assert path.is_socket()
+        again = ControlServer(str(path), Operations(core), listening=made.dup())
+        await again.start()
+        assert "result" in await ask(again, request("nic.list"))
+        await again.stop()
+
+
 async def test_a_directory_that_cannot_be_made_says_what_to_do(core, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"choose another with socket = \.\.\. under \[control\]"):

@@ -536,6 +536,30 @@ async def test_exception_is_logged_once_and_stops_nothing(callback):
     assert await house.arrive(1) == [frame(99)]
 
 
+@pumped
+async def test_the_watchdog_is_fed_by_turns_that_end_well():
+    house = House()
+    fed = 0
+
+    def alive() -> None:
+        nonlocal fed
+        fed += 1
+
+    house.pump.watch(0.001, alive)
+    async with asyncio.timeout(15):
+        while fed < 3:
+            await asyncio.sleep(0.001)
+    assert house.stack.calls.count("transmit") >= 3, "with nothing to do it takes turns all the same"
+    house.stack.transmit = None     # as broken as can be
+    before = fed
+    with capture_logs():
+        async with asyncio.timeout(30):
+            while house.pump.statistics()["errors"] < 3:
+                await asyncio.sleep(0.001)
+    assert fed <= before + 1
+    house.pump.close()
+
+
 def _empty(far: socket.socket) -> None:
     try:
         while True:
