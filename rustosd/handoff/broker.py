@@ -24,6 +24,7 @@ from rustosd.handoff.stream import ANCHOR, Listener, StreamSocket
 from rustosd.services.base import Sample
 
 EVENTS_MOST = 256
+ROUNDS_MOST = 4
 FATES_MOST = 4096
 SO_SNDBUFFORCE = 32     # socket(7); as SO_SNDBUF, beyond wmem_max
 SPARE_DESCRIPTORS = 512
@@ -57,7 +58,7 @@ class Handoff:
         self._watched: dict[int, Any] = {}                  # by descriptor: who has woken(events)
         self._epoll = select.epoll()
         self._closing: list[socket.socket] | None = None    # while events are handled: their numbers must not be reused
-        network.loop.add_reader(self._epoll.fileno(), self._on_events)
+        network.loop.add_reader(self._epoll.fileno(), self.catch_up)
         _raise_descriptor_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
 
     # sessions
@@ -148,24 +149,36 @@ class Handoff:
             starved, self.starved = self.starved, set()
             self.network.loop.call_soon(_deliver, starved)
 
-    def _on_events(self) -> None:
+    def catch_up(self) -> None:
+        """Take note of everything that clients have done to their sockets.
+
+        Until there is no news: when we have read what a client wrote, then what it did before, such as closing another
+        socket, has happened too.
+        """
         self._closing = []
         try:
-            for fd, events in self._epoll.poll(0, EVENTS_MOST):
-                if (who := self._watched.get(fd)) is not None:
-                    try:
-                        who.woken(events)
-                    except Exception:
-                        log.exception("handoff_failed", descriptor=fd)
+            for _ in range(ROUNDS_MOST):
+                if not (events := self._epoll.poll(0, EVENTS_MOST)):
+                    break
+                for fd, bits in events:
+                    self._wake(fd, bits)
         finally:
             closing, self._closing = self._closing, None
             for end in closing:
                 end.close()
 
+    def _wake(self, fd: int, events: int) -> None:
+        try:
+            if (who := self._watched.get(fd)) is not None:
+                who.woken(events)
+        except Exception:
+            log.exception("handoff_failed", descriptor=fd)
+
     # what is asked on sessions
 
     def answer(self, session: Session, octets: bytes) -> tuple[p.Answer, socket.socket | None]:
         """What one packet is answered with, and the descriptor that goes along. Never raises for what it says."""
+        self.catch_up()     # a port is free again once its socket is closed
         try:
             request = p.decode(octets)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -46,6 +46,7 @@ cdef enum:
     FIN_SENT = 0x0100           # the client's EOF was passed on
     EOF_SENT = 0x0200           # the peer's EOF was passed on
     HELD = 0x0400               # the first octet in our queue was passed on already and only stands for a reset
+    C_NEWS = 0x1000             # epoll told something since our queue was found empty
     ENDED = 0x0800              # the owner was told
 
 cpdef enum Ending:

@@ -62,7 +62,7 @@ class StreamSplice:
         self.fd = fd
         self.owner = owner
         self.chaff = chaff
-        self.flags = HELD
+        self.flags = HELD | C_NEWS
 
     def _event(self, bits: int, error: int) -> None:
         """News of the connection."""
@@ -79,6 +79,7 @@ class StreamSplice:
     def woken(self, events: int) -> None:
         """What epoll tells of our end."""
         told: cython.int = events
+        self.flags |= C_NEWS
         if told & WRITABLE:
             self.flags &= ~cython.cast(uint32_t, C_FULL)
         if told & SHUT:
@@ -101,7 +102,7 @@ class StreamSplice:
             ending = ABORT
         else:
             more = self.push(c)
-            if self.pull(c):
+            if self.flags & (C_NEWS | T_FULL) == C_NEWS and self.pull(c):
                 more = True
             if self.flags & C_GONE:
                 if c.receive.used and c.state != CLOSED:
@@ -184,7 +185,7 @@ class StreamSplice:
         queued: cython.int
         want: uint32_t
         room: uint32_t
-        if self.flags & (FIN_SENT | T_FULL | T_CLOSED) or c.state == CLOSED or c.flags & F_FIN_QUEUED:
+        if self.flags & (FIN_SENT | T_CLOSED) or c.state == CLOSED or c.flags & F_FIN_QUEUED:
             return False
         if self.chaff:
             self.drop_chaff()
@@ -194,12 +195,15 @@ class StreamSplice:
             if self.flags & HELD:
                 queued -= 1
             if queued <= 0:
+                self.flags &= ~cython.cast(uint32_t, C_NEWS)
                 break
             want = min(cython.cast(uint32_t, queued), MOST - moved)
             room = self.tcp._reserve(c, want)
             want -= room
             if room:
                 room = self.take(c, room, room == cython.cast(uint32_t, queued))
+                if room == 0:
+                    return True
             self.tcp._queued(c, room, want != 0)
             moved += room
             if want:
@@ -328,6 +332,7 @@ class DatagramSplice:
         self.endpoint = endpoint
         self.fd = fd
         self.owner = owner
+        self.flags = C_NEWS
 
     def _deliver(self) -> None:
         """Move what can be moved, both ways."""
@@ -339,7 +344,7 @@ class DatagramSplice:
         if e.error and not self.error:
             self.error = self.udp.error(self.endpoint).errno
         more = self.push(e)
-        if self.pull(e):
+        if self.flags & C_NEWS and self.pull(e):    # unasked we would hear what came after things we have not heard of
             more = True
         if self.error and not self.flags & C_FULL:
             more |= self.push(e)
@@ -351,6 +356,7 @@ class DatagramSplice:
     def woken(self, events: int) -> None:
         """What epoll tells of our end."""
         told: cython.int = events
+        self.flags |= C_NEWS
         if told & WRITABLE:
             self.flags &= ~cython.cast(uint32_t, C_FULL)
         if told & (HUNG_UP | FAILED):
@@ -418,6 +424,7 @@ class DatagramSplice:
             with cython.nogil:
                 got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
             if got <= 0:
+                self.flags &= ~cython.cast(uint32_t, C_NEWS)
                 if self.flags & C_SHUT:
                     self.flags |= C_GONE        # and what it had sent is sent
                 break

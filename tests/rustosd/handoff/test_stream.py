@@ -316,6 +316,17 @@ def test_a_port_that_is_listened_on_is_in_use(net):
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
+def test_a_port_is_free_as_soon_as_its_socket_is_closed(net):
+    listener = net.listener()
+    address = listener.getsockname()[:2]
+    for _ in range(50):
+        listener.close()
+        listener = net.keep(net.server.socket(net.family))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+
+
 def test_a_socket_without_a_connection_has_no_peer(net):
     sock = net.keep(net.client.socket(net.family))
     for use in (sock.getpeername, lambda: sock.recv(1), lambda: sock.shutdown(socket.SHUT_WR)):
