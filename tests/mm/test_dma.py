@@ -123,6 +123,7 @@ def test_a_window_that_refuses_leaves_nothing_behind():
     with pytest.raises(DmaExhausted, match="at most 2048 KiB are contiguous"):
         pool.allocate(HUGE_PAGE + 1, "too much")
     assert pool.octets == HUGE_PAGE
+    pool.clear()
 
 
 def test_huge_pages_are_missed_only_where_they_are_needed():
@@ -157,6 +158,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.window = FakeWindow()
         self.pool = DmaPool(self.window)
         self.blocks = []
+
+    def teardown(self):
+        self.pool.clear()
+        assert self.window.mapped == {}
 
     @rule(octets=st.integers(1, 3 << 20), shift=st.integers(0, 21), low=st.booleans(), owner=st.sampled_from("abc"))
     def allocate(self, octets, shift, low, owner):
