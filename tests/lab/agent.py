@@ -82,7 +82,8 @@ class _Agent:
             deadlines = [job.deadline for job in self.jobs.values()]
             pause = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
             for key, _ in self.selector.select(pause):
-                key.data()
+                if self.selector.get_map().get(key.fd) is key:      # else what came before it has ended its job
+                    key.data()
             for job in [job for job in self.jobs.values() if job.deadline <= time.monotonic()]:
                 self.expire(job)
 

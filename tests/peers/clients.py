@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import resource
 import socket
 from pathlib import Path
@@ -37,15 +38,19 @@ async def _fetch(host: str, n: int, start: asyncio.Event, opened: asyncio.Semaph
 
 def fetch_at_once(host: str, connections: int, n: int) -> int:
     """How many of so many simultaneous connections got /bytes/n right."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (connections + 100, max(connections + 100, 4096)))
+    files = len(os.listdir("/proc/self/fd")) + connections + 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, max(files, 4096)))
 
     async def run() -> int:
         start, opened = asyncio.Event(), asyncio.Semaphore(0)
-        tasks = [asyncio.ensure_future(_fetch(host, n, start, opened)) for _ in range(connections)]
-        for _ in range(connections):
-            await opened.acquire()
-        start.set()
-        return sum(await asyncio.gather(*tasks))
+
+        async def all_open() -> int:
+            for _ in range(connections):
+                await opened.acquire()
+            start.set()
+            return 0
+
+        return sum(await asyncio.gather(all_open(), *(_fetch(host, n, start, opened) for _ in range(connections))))
 
     return asyncio.run(run())
 
