@@ -304,10 +304,26 @@ def _headers(frame: cython.pointer[cython.const[uint8_t]], f: cython.pointer[cyt
 @cython.exceptval(check=False)
 def _copy(to: cython.pointer[uint8_t], f: cython.pointer[cython.const[TxFrame]]) -> cython.void:
     memcpy(to, f.head, f.head_length)
+    to += f.head_length
     if f.part_length[0]:
-        memcpy(to + f.head_length, f.part[0], f.part_length[0])
+        _copy_long(to, f.part[0], f.part_length[0])
+        to += f.part_length[0]
     if f.part_length[1]:
-        memcpy(to + f.head_length + f.part_length[0], f.part[1], f.part_length[1])
+        _copy_long(to, f.part[1], f.part_length[1])
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _copy_long(to: cython.pointer[uint8_t], octets: cython.pointer[cython.const[uint8_t]], length: uint32_t) -> cython.void:
+    """memcpy in pieces so short that libc moves them by vector registers. An emulated processor takes `rep movsb` octet by
+    octet: with whole super-segments that was half of its time. On a real one it costs 0.2 us for each of them."""
+    while length > PIECE:
+        memcpy(to, octets, PIECE)
+        to += PIECE
+        octets += PIECE
+        length -= PIECE
+    memcpy(to, octets, length)
 
 
 @cython.cfunc
