@@ -27,6 +27,9 @@ class Feature(IntFlag):
     ERROR_LOG = 64
     """After an error the disk tells which of its queued commands it was."""
     READ_ONLY = 128
+    WRITE_ZEROES = 256
+    FAST_ZEROES = 512
+    """WRITE_ZEROES takes less time than writing zeros would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class DiskInfo:
     """Of one request."""
     max_segments: int
     """Of one request."""
+    max_trim_sectors: int = 0
+    """Of one TRIM or WRITE_ZEROES; 0: as many as there are."""
+    trim_sectors: int = 1
+    """What TRIM works on: of a range only whole, aligned multiples of this many sectors may be forgotten."""
 
     @property
     def octets(self) -> int:
@@ -73,7 +80,8 @@ class Disk(Protocol):
 
         0           done
         EINVAL      beyond the disk's end, or segments that do not fit it: octets unlike sectors, odd, too many
-        EOPNOTSUPP  an operation, or FUA, that the disk does not have
+        EOPNOTSUPP  an operation, or FUA, that the disk does not have; FAST zeros that would be slow
+        ENOSPC      no room behind it: a file's filesystem is full
         ENODATA     these sectors cannot be read: the medium is damaged there
         EROFS       the disk does not let itself be written
         EILSEQ      the cable garbles data, again and again

@@ -8,9 +8,14 @@ cpdef enum Operation:
     READ = 0
     WRITE = 1
     FLUSH = 2               # what was completed before is durable
+    TRIM = 3                # nobody needs what is in these sectors; no segments
+    WRITE_ZEROES = 4        # they read as zeros from now on; no segments
 
-cpdef enum:
-    FUA = 1                 # this write is durable once it is complete
+# Of a request that changes sectors.
+cpdef enum Flag:
+    FUA = 1                 # what it did is durable once it is complete
+    KEEP_ALLOCATED = 2      # WRITE_ZEROES: the sectors stay backed by storage, a later write finds room
+    FAST = 4                # WRITE_ZEROES: EOPNOTSUPP unless it takes less than writing the zeros
 
 # Memory by both its names: a device knows the iova, a file's backend the address.
 cdef struct Segment:

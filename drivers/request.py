@@ -23,8 +23,8 @@ class RequestBurst:
         return self.count
 
     def append(self, operation: cython.int, tag: uint64_t, lba: uint64_t = 0, sectors: uint32_t = 0,
-               segments: Iterable = (), *, fua: cython.bint = False) -> bool:
-        """Add a request; False when the burst is full.
+               segments: Iterable = (), *, fua: cython.bint = False, flags: cython.int = 0) -> bool:
+        """Add a request; False when the burst is full. `flags`: of `Flag`; `fua` is one of them by name.
 
         `segments` are (memory, offset, octets) with `drivers.device.DmaMemory`. Whether the request suits the disk is the
         disk's to say. Raises ValueError for a segment outside its memory, or more segments than a burst holds.
@@ -48,7 +48,7 @@ class RequestBurst:
         request.sectors = sectors
         request.segment_count = cython.cast(uint16_t, count)
         request.operation = cython.cast(uint8_t, operation)
-        request.flags = FUA if fua else 0
+        request.flags = cython.cast(uint8_t, flags | FUA if fua else flags)
         return self.add(cython.address(request), parts)
 
     def tags(self) -> list:

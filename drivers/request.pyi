@@ -5,12 +5,18 @@ from drivers.device import DmaMemory
 
 REQUESTS: int
 SEGMENTS: int
-FUA: int
 
 class Operation(IntFlag):
     READ = 0
     WRITE = 1
     FLUSH = 2
+    TRIM = 3
+    WRITE_ZEROES = 4
+
+class Flag(IntFlag):
+    FUA = 1
+    KEEP_ALLOCATED = 2
+    FAST = 4
 
 class RequestBurst:
     def __init__(self) -> None: ...
@@ -19,7 +25,7 @@ class RequestBurst:
     def count(self) -> int: ...
     def append(
         self, operation: int, tag: int, lba: int = 0, sectors: int = 0,
-        segments: Iterable[tuple[DmaMemory, int, int]] = (), *, fua: bool = False,
+        segments: Iterable[tuple[DmaMemory, int, int]] = (), *, fua: bool = False, flags: int = 0,
     ) -> bool: ...
     def tags(self) -> list[int]: ...
     def clear(self) -> None: ...
