@@ -93,7 +93,7 @@ def _examine(opened: HostFile, sector_octets: int, allow_device: bool, create_oc
         os.ftruncate(fd, create_octets)
     opened.octets = os.lseek(fd, 0, os.SEEK_END)
     if opened.octets < sector_octets:
-        raise DeviceError(path, f"it has {opened.octets} octets, not even one sector of {sector_octets}. For a new disk give its "
+        raise DeviceError(path, f"it has {opened.octets} octets, no sector of {sector_octets}. For a new disk give its "
                                 "size, for example size = \"1GiB\"")
 
 

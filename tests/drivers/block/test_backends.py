@@ -252,7 +252,7 @@ def test_a_file_is_opened_once_and_what_cannot_be_opened_says_what_to_do(tmp_pat
     first.close()
     second.close()
     (tmp_path / "empty").touch()
-    with pytest.raises(DeviceError, match="not even one sector"):
+    with pytest.raises(DeviceError, match="no sector of 512"):
         FileDisk.open(str(tmp_path / "empty"))
     with pytest.raises(DeviceError, match="is a directory"):
         FileDisk.open(str(tmp_path))
