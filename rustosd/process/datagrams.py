@@ -120,7 +120,6 @@ class DatagramSocket(GuestSocket):
                 self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                 self._peer.setblocking(False)
                 self._peer.bind("")
-                self._peer.connect(self._name)
                 self.loop.watch(self._peer.fileno(), select.EPOLLIN, self._written)
             end.connect(self._peer.getsockname())
         self.state = State.CONNECTED
@@ -130,8 +129,7 @@ class DatagramSocket(GuestSocket):
         """Take datagrams from everybody again."""
         if self.state != State.CONNECTED:
             return
-        unspecified = struct.pack("=H", socket.AF_UNSPEC) + bytes(14)
-        _libc.connect(end.fileno(), unspecified, len(unspecified))
+        _unconnect(end)
         self._drop_peer()
         self.state, self.remote = State.NEW, None
         local, bound = self.local, self._bound
@@ -211,8 +209,9 @@ class DatagramSocket(GuestSocket):
         """The program has written to its peer, as to a file."""
         for _ in range(_BURST):
             try:
-                data = self._peer.recv(_MOST[self.family])
-                self._end.send(_TO_PEER + data)
+                data, writer = self._peer.recvfrom(_MOST[self.family])
+                if writer == self._name:
+                    self._end.send(_TO_PEER + data)
             except BlockingIOError:
                 return
             except OSError as failed:
@@ -245,7 +244,7 @@ class DatagramSocket(GuestSocket):
     def _hand_over(self, sender: socket.socket, data: bytes) -> bool:
         """Put a datagram into the program's queue; without room there it waits, and with it the daemon."""
         try:
-            sender.sendto(data, self._name) if sender is not self._peer else sender.send(data)
+            sender.sendto(data, self._name)
         except BlockingIOError:
             self._held = sender, data
             self.loop.forget(self._end.fileno())
@@ -262,14 +261,21 @@ class DatagramSocket(GuestSocket):
                 self.loop.watch(self._end.fileno(), select.EPOLLIN, self._arrived)
 
     def _tell_error(self, number: int) -> None:
-        """Something came back for what was sent. A read fails: with ECONNRESET, since its peer turns away for a moment."""
+        """Something came back for what was sent: the next read fails.
+
+        One that the kernel carries out fails with ECONNRESET. That is what a datagram socket gets when its peer, which had
+        not read everything, turns to somebody else (net/unix/af_unix.c, unix_dgram_disconnected).
+        """
         self.error = number
-        if self._peer is not None:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-                other.bind("")
-                self._peer.connect(other.getsockname())
-            with contextlib.suppress(OSError):
-                self._peer.connect(self._name)
+        if self._peer is None:
+            return
+        self._written(0)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.bind("")
+            other.sendto(b"", self._peer.getsockname())
+            self._peer.connect(self._name)
+            self._peer.connect(other.getsockname())
+        _unconnect(self._peer)
 
     def receive_from(self, call: Call, octets: int, flags: int) -> None:
         def finish(got: _Received) -> None:
@@ -379,6 +385,12 @@ class DatagramSocket(GuestSocket):
             self._end.close()
             self._end = None
             self._held = None
+
+
+def _unconnect(one: socket.socket) -> None:
+    """connect(2) with AF_UNSPEC, which Python's does not know for AF_UNIX."""
+    unspecified = struct.pack("=H", socket.AF_UNSPEC)
+    _libc.connect(one.fileno(), unspecified, len(unspecified))
 
 
 def _messages(call: Call) -> Iterator[tuple[int, Message]]:

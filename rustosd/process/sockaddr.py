@@ -31,18 +31,16 @@ def family_of(octets: bytes) -> int:
 def parse(octets: bytes, family: int) -> Endpoint:
     """The endpoint that a socket of `family` is told; an IPv4-mapped one as IPv4. Raises OSError (EINVAL, EAFNOSUPPORT)."""
     named = family_of(octets)
-    if named == socket.AF_INET and family == socket.AF_INET:
-        if len(octets) < V4_LEAST:
-            raise _error(errno.EINVAL)
+    if len(octets) < (V4_LEAST if family == socket.AF_INET else V6_LEAST):
+        raise _error(errno.EINVAL)
+    if named != family:
+        raise _error(errno.EAFNOSUPPORT)
+    if family == socket.AF_INET:
         _, port, address = _V4.unpack_from(octets)
         return Endpoint(socket.inet_ntop(socket.AF_INET, address), int.from_bytes(port))
-    if named == socket.AF_INET6 and family == socket.AF_INET6:
-        if len(octets) < V6_LEAST:
-            raise _error(errno.EINVAL)
-        _, port, _, address, scope = _V6.unpack(octets[:_V6.size].ljust(_V6.size, b"\0"))
-        host = socket.inet_ntop(socket.AF_INET6, address).removeprefix("::ffff:")
-        return Endpoint(f"{host}%{scope}" if scope and host.startswith("fe80:") else host, int.from_bytes(port))
-    raise _error(errno.EAFNOSUPPORT)
+    _, port, _, address, scope = _V6.unpack(octets[:_V6.size].ljust(_V6.size, b"\0"))
+    host = socket.inet_ntop(socket.AF_INET6, address).removeprefix("::ffff:")
+    return Endpoint(f"{host}%{scope}" if scope and host.startswith("fe80:") else host, int.from_bytes(port))
 
 
 def emit(endpoint: Endpoint, family: int) -> bytes:

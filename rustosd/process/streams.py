@@ -45,6 +45,7 @@ class StreamSocket(GuestSocket):
         super().__init__(loop, family, identity)
         self._table, self._buffer = table, buffer
         self._watched: socket.socket | None = None          # a duplicate, while a connect that nobody waits for is under way
+        self._untold = False                                # ... and it is over since, and no other connect was told
         self._returned: deque[tuple[StreamSocket, int]] = deque()   # accepted for a call that was over by then
 
     @classmethod
@@ -70,6 +71,8 @@ class StreamSocket(GuestSocket):
             if self.state == State.NEW:
                 return call.answer()
             raise error(errno.EINVAL)
+        if self._untold:
+            return self._tell_late(call)
         if self.state in (State.CONNECTED, State.LISTENING):
             raise error(errno.EISCONN)
         if self.state == State.CONNECTING:
@@ -92,6 +95,14 @@ class StreamSocket(GuestSocket):
             self.loop.watch(end.fileno(), select.EPOLLOUT, self._news)
             return call.refuse(errno.EINPROGRESS)
         self._wait(call, end)
+
+    def _tell_late(self, call: Call) -> None:
+        """The next connect after one that nobody waited for is told how that went, as in Linux."""
+        self._untold = False
+        if self.state == State.CONNECTED:
+            return call.answer()
+        failed, self.error = self.error or errno.ECONNABORTED, 0
+        raise error(failed)
 
     def _connecting(self, call: Call) -> None:
         """Asked again, while it is under way: who waits was interrupted by a signal, and goes on."""
@@ -121,6 +132,7 @@ class StreamSocket(GuestSocket):
             end, self._watched = self._watched, None
             self.loop.forget(end.fileno())
             self._made(end.fileno(), events)
+            self._untold = True
             end.close()
 
     def _made(self, end: int, events: int) -> None:
@@ -148,7 +160,7 @@ class StreamSocket(GuestSocket):
                 os.set_blocking(answer.fd, not _non_blocking(old))
             call.replace(answer.fd, call.fd, False)
             self._table.remove(self)
-            self.identity, self.state, self.error = answer["id"], State.NEW, 0
+            self.identity, self.state, self.error, self._untold = answer["id"], State.NEW, 0, False
             self._table.add(self, answer.fd)
         finally:
             os.close(answer.fd)
