@@ -29,9 +29,11 @@ def run(
     from rustosd.process.launch import LaunchFailed, Program
     from rustosd.process.link import Link
     from rustosd.process.supervisor import Supervisor
-    program = Program(command, _environment(environment or []), directory, user, own_network=not host_network)
     try:
-        supervisor = Supervisor(Link(Settings.socket))
+        link = Link(Settings.socket)
+        program = Program(command, _environment(environment or []), directory, user, not host_network,
+                          link.ask("addresses")["addresses"])
+        supervisor = Supervisor(link)
         status = supervisor.run(program)
     except LaunchFailed as failed:
         raise shell.Stop(str(failed), failed.status) from None

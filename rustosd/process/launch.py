@@ -1,11 +1,14 @@
 """Starts a program under a filter: fork, its own network namespace, other rights if asked for, the filter, exec."""
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import grp
 import os
 import pwd
 import signal
+import socket
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +22,7 @@ CLONE_NEWNET: Final = 0x4000_0000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 38, 36
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _NEW_LISTENER: Final = 1 << 3
+_SIOCSIFFLAGS, _SIOCSIFADDR, _IFF_UP = 0x8914, 0x8916, 1
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127      # exit statuses, as shells have them
 _REPORT_OCTETS: Final = 4096
 
@@ -40,6 +44,7 @@ class Program:
     directory: str | None = None
     user: str | None = None                 # None: as we are
     own_network: bool = True                # a network namespace of its own: what we do not answer reaches nobody
+    addresses: Sequence[str] = ()           # what that namespace shows as the host's
 
 
 @dataclass
@@ -59,7 +64,6 @@ class Started:
             told = report.read(_REPORT_OCTETS)
         if told:
             os.waitpid(self.pid, 0)
-            os.close(self.listener)
             _raise(told)
 
 
@@ -104,7 +108,9 @@ def _child(program: Program, identity: pwd.struct_passwd | None, filtering: byte
         nr.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)     # without its supervisor none of its sockets would be answered
         if os.getppid() != parent:
             os._exit(1)
-        _enter_network(program.own_network)
+        if program.own_network:
+            _enter_network()
+            _show(program.addresses)
         if identity is not None:
             os.setgroups(os.getgrouplist(identity.pw_name, identity.pw_gid))
             os.setgid(identity.pw_gid)
@@ -127,10 +133,8 @@ def _child(program: Program, identity: pwd.struct_passwd | None, filtering: byte
     os._exit(1)
 
 
-def _enter_network(own: bool) -> None:
+def _enter_network() -> None:
     """A network namespace; without the right to make one, inside a user namespace in which we are who we are."""
-    if not own:
-        return
     user, group = os.geteuid(), os.getegid()
     try:
         nr.unshare(CLONE_NEWNET)
@@ -146,6 +150,23 @@ def _enter_network(own: bool) -> None:
         error.what = (f"no network namespace for the program: {error.strerror}; be root, allow user namespaces "
                       "(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces), or say --host-network")
         raise
+
+
+def _show(addresses: Sequence[str]) -> None:
+    """Let getifaddrs(3) find the stack's addresses, on the loopback interface: nothing else is there, and nothing uses them.
+
+    getaddrinfo(3) looks for no IPv6 addresses on a host that has none of its own (AI_ADDRCONFIG).
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as four, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six:
+        fcntl.ioctl(four, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
+        for index, address in enumerate(addresses):
+            if ":" in address:
+                octets = socket.inet_pton(socket.AF_INET6, address)
+                with contextlib.suppress(OSError):      # a kernel without IPv6
+                    fcntl.ioctl(six, _SIOCSIFADDR, struct.pack("=16sIi", octets, 128, socket.if_nametoindex("lo")))
+            else:
+                name = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
+                fcntl.ioctl(four, _SIOCSIFADDR, struct.pack("16s16s8x", f"lo:{index}".encode(), name))
 
 
 def _install(filtering: bytes) -> int:

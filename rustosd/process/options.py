@@ -30,8 +30,9 @@ TOLD: Final = {
     (_SOL, socket.SO_KEEPALIVE): "keepalive",
     (_SOL, socket.SO_RCVBUF): "receive_buffer",
 }
+_SHARING: Final = {(_SOL, socket.SO_REUSEADDR), (_SOL, socket.SO_REUSEPORT)}
 HINTS: Final = frozenset({
-    (_SOL, socket.SO_REUSEADDR), (_SOL, socket.SO_BROADCAST), (_SOL, socket.SO_OOBINLINE),
+    (_SOL, socket.SO_BROADCAST), (_SOL, socket.SO_OOBINLINE),
     (_TCP, socket.TCP_CORK), (_TCP, socket.TCP_QUICKACK), (_TCP, socket.TCP_DEFER_ACCEPT), (_TCP, socket.TCP_KEEPIDLE),
     (_TCP, socket.TCP_KEEPINTVL), (_TCP, socket.TCP_KEEPCNT), (_TCP, socket.TCP_USER_TIMEOUT), (_TCP, socket.TCP_SYNCNT),
     (_TCP, socket.TCP_NOTSENT_LOWAT), (_TCP, socket.TCP_LINGER2), (_TCP, socket.TCP_FASTOPEN),
@@ -63,8 +64,8 @@ def set_option(one: GuestSocket, call: Call) -> None:
         one.link.tell("set", id=one.identity, option="reset_on_close", value=int(bool(on) and seconds == 0))
     elif key in TOLD:
         one.link.tell("set", id=one.identity, option=TOLD[key], value=_number(value))
-    elif key == (_SOL, socket.SO_REUSEPORT):
-        if one.kind == socket.SOCK_DGRAM:
+    elif key in _SHARING:
+        if one.kind == socket.SOCK_DGRAM:       # Linux lets datagram sockets share a port with either
             one.link.tell("set", id=one.identity, option="reuse_port", value=_number(value))
     elif key == (_SOL, socket.SO_BINDTODEVICE):
         raise error(errno.EPERM)
@@ -102,7 +103,7 @@ def _value(one: GuestSocket, level: int, name: int) -> bytes:
         return b"cubic".ljust(16, b"\0")
     if key in _DEFAULTS:
         return _INT.pack(_DEFAULTS[key])
-    if key in TOLD or key in HINTS or key == (_SOL, socket.SO_REUSEPORT):
+    if key in TOLD or key in HINTS or key in _SHARING:
         return _INT.pack(0)
     one.loop.refused[f"getsockopt {level}/{name}"] += 1
     raise error(errno.ENOPROTOOPT)

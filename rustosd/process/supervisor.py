@@ -24,7 +24,7 @@ from rustosd.process import syscalls as nr
 from rustosd.process.call import Call
 from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.filter import RULES, assemble
-from rustosd.process.launch import Program, Started, launch
+from rustosd.process.launch import Program, launch
 from rustosd.process.link import Link
 from rustosd.process.notify import LONGEST, Notifications
 from rustosd.process.options import get_option, set_option
@@ -90,7 +90,7 @@ class Supervisor:
         try:
             self._epoll.register(started.listener, select.EPOLLIN)
             self._watch_signals(wake)
-            self._begin(started)
+            started.go()
             return self._loop(started.listener)
         finally:
             self._end_all()
@@ -100,10 +100,6 @@ class Supervisor:
             os.close(wake)
             os.close(waker)
             self._close(started.listener)
-
-    def _begin(self, started: Started) -> None:
-        """Its first calls may come before the report that it was executed does: exec itself makes none that wait."""
-        started.go()
 
     def _loop(self, listener: int) -> int:
         tick = time.monotonic() + _TICK_S

@@ -132,8 +132,9 @@ def tcp_connect():
     t = connected()
     t.sendall(b"hello")
     say("connect, send, recv", t.recv(99), t.getpeername()[:2] == (PEER, TCP), t.getsockname()[1] > 0)
-    say("what it is", t.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE), t.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == FAMILY,
-        t.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL), socket.socket(fileno=os.dup(t.fileno())).family == FAMILY)
+    kind, family, protocol = (t.getsockopt(socket.SOL_SOCKET, name)
+                              for name in (socket.SO_TYPE, socket.SO_DOMAIN, socket.SO_PROTOCOL))
+    say("what it is", kind, family == FAMILY, protocol, socket.socket(fileno=os.dup(t.fileno())).family == FAMILY)
     say("connect again", reason(t.connect, (PEER, TCP)))
     t.shutdown(socket.SHUT_WR)
     say("half closed", t.recv(99), t.recv(9), reason(t.send, b"x"))
@@ -155,7 +156,11 @@ def tcp_connect():
     big.settimeout(30)
     payload = bytes(range(256)) * 4096
     received = bytearray()
-    reader = threading.Thread(target=lambda: [received.extend(big.recv(65536)) for _ in iter(lambda: len(received) < len(payload), False)])
+
+    def read():
+        while len(received) < len(payload):
+            received.extend(big.recv(65536))
+    reader = threading.Thread(target=read)
     reader.start()
     big.sendall(payload)
     reader.join(30)
@@ -330,7 +335,8 @@ def options():
     say("TCP_NODELAY", t.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
     t.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     t.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    say("keepalive", t.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), t.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
+    say("keepalive", t.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        t.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
     t.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     say("linger", struct.unpack("ii", t.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)))
     t.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 100000))
