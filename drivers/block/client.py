@@ -18,7 +18,7 @@ from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.mm.histogram import histogram_row
 
-from drivers.block.queue import OPERATION_NAMES
+from drivers.block.commands import OPERATION_NAMES
 from drivers.disk import GONE, DiskInfo, Feature
 from drivers.errors import DeviceError
 
@@ -266,7 +266,7 @@ class Client:
         self.queue.forget(lane)
         while lane.under_way and not self.queue.gone:
             if time.monotonic() > deadline:
-                raise DeviceError(self.info.name, f"it does not end requests of {self.name}, whose memory it therefore keeps; see "
+                raise DeviceError(self.info.name, f"it does not end requests of {self.name}, so it keeps their memory; see "
                                                   "rustosctl disk show")
             if self.complete(burst) == 0 and self.arm():
                 self.poller.poll(0.01)

@@ -13,6 +13,8 @@ import cython
 from cython.cimports.drivers.block.check import check
 from cython.cimports.drivers.block.records import (
     BOUNCE_OCTETS,
+    BOUNCES,
+    COMMANDS,
     LOOK_AHEAD,
     MAX_SEGMENTS,
     NEAR,
@@ -27,6 +29,7 @@ from cython.cimports.drivers.block.records import (
     segments_of,
     unlink,
 )
+from cython.cimports.drivers.block.slots import copy_bounced, direct_octets, in_units, is_odd, tell
 from cython.cimports.drivers.block.sys import write
 from cython.cimports.drivers.request import (
     BARRIER,
@@ -41,39 +44,33 @@ from cython.cimports.drivers.request import (
     WRITE,
     WRITE_ZEROES,
     CompletionBurst,
-    Extent,
     Request,
     RequestBurst,
     Segment,
 )
 from cython.cimports.libc.errno import EILSEQ, EIO, ENODEV, ENOMEM, EOPNOTSUPP, ETIMEDOUT
-from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
-from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.mm.histogram import histogram_add, histogram_row
+from cython.cimports.libc.string import memcpy
+from cython.cimports.mm.histogram import histogram_add
 from cython.cimports.mm.hw import now_ns
 
-from drivers.disk import GONE, Feature
-from drivers.errors import DeviceError
+from drivers.disk import GONE
 
 if not cython.compiled:
     raise ImportError("drivers.block.queue must be compiled: python setup.py build_ext --inplace")
 
-OPERATION_NAMES = ("read", "write", "flush", "trim", "write_zeroes", "extents")
 TIMEOUT_NS = 60 * 10**9
 """How long a disk may answer nothing before those who wait for their turn are told ETIMEDOUT. Longer than any driver's own."""
 RETRIES = 1
 """Drivers try again themselves, as often as their hardware is known to need it."""
 _ROUNDS = cython.declare(cython.int, 8)
-_LONGEST_SEGMENT = cython.declare(uint64_t, 1 << 22)
 _FLUSH_COST = cython.declare(uint64_t, 1 << 16)
-
-assert BOUNCE_OCTETS % 4096 == 0
 
 
 @cython.final
 @cython.cclass
-class Queue:
+class Queue(Commands):
     """The one user of a disk. Its clients are `drivers.block.client.Client`s."""
 
     def __init__(self, disk, *, clock=None, retries: cython.int = RETRIES, timeout_ns: int64_t = TIMEOUT_NS,
@@ -81,22 +78,10 @@ class Queue:
         """`disk`: any `drivers.disk.Disk`, closed with the queue. `clock`: monotonic ns, else the machine's; `retries` of a
         command that failed in a way that may pass; `timeout_ns`: 0 is for ever.
         """
-        i: cython.int
-        info = disk.info
-        self.disk, self.clock, self.retries, self.timeout_ns, self.merges = disk, clock, retries, timeout_ns, merge
+        Commands.__init__(self, disk)
+        self.clock, self.retries, self.timeout_ns, self.merges = clock, retries, timeout_ns, merge
         self.names = []
-        self.requests, self.completions = RequestBurst(), CompletionBurst()
-        self.sector, self.octets = info.sector_octets, info.octets
-        self.max_octets = cython.cast(uint64_t, info.max_sectors) * self.sector
-        self.max_trim = cython.cast(uint64_t, info.max_trim_sectors or 0xFFFF_FFFF) * self.sector
-        self.trim_octets = info.trim_sectors * self.sector
-        self.max_segments, self.memory_alignment = min(info.max_segments, MAX_SEGMENTS), info.memory_alignment
-        features = info.features
-        self.caches, self.has_fua = Feature.WRITE_CACHE in features, Feature.FUA in features
-        self.has_trim, self.has_zeroes = Feature.TRIM in features, Feature.WRITE_ZEROES in features
-        self.has_fast_zeroes = Feature.FAST_ZEROES in features
-        for i in range(COMMANDS):
-            self._give_command(cython.address(self.commands[i]))
+        self.completions = CompletionBurst()
 
     @property
     def info(self):
@@ -110,13 +95,7 @@ class Queue:
 
     def statistics(self) -> dict:
         """Of the commands to the disk: how many of each operation, and what went wrong. Clients have their own."""
-        c: cython.pointer[Counters] = cython.address(self.counters)
-        counts = {f"{name}_commands": c.commands[i] for i, name in enumerate(OPERATION_NAMES)}
-        return counts | {"failed_commands": c.failed, "stalls": c.stalls, "commands_under_way": self.under_way}
-
-    def histograms(self) -> dict:
-        """How long commands took, in ns: a row of `mm.histogram.Histogram` for each operation."""
-        return {name: histogram_row(cython.address(self.latency[i])) for i, name in enumerate(OPERATION_NAMES)}
+        return self.command_statistics() | {"stalls": self.stalls}
 
     def close(self) -> None:
         """Close the disk; clients find it gone. May be called twice."""
@@ -125,10 +104,7 @@ class Queue:
         self.closed = True
         self.disk.close()       # from here on no memory of a client's is the disk's
         self._lose(self.now())
-        for memory in (self.bounce_memory, self.zero_memory):
-            if memory is not None:
-                memory.free()
-        self.bounce_memory = self.zero_memory = None
+        self.free_buffers()
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
@@ -186,11 +162,11 @@ class Queue:
                 error = ETIMEDOUT
             if error:
                 lane.counters.refused += 1
-                _tell(lane, s, error)
+                tell(lane, s, error)
                 continue
             s.segment_count = r.segment_count
             memcpy(segments_of(s), segments, r.segment_count * cython.sizeof(Segment))
-            s.odd = self.memory_alignment > 1 and _is_odd(segments, r.segment_count, self.memory_alignment)
+            s.odd = self.memory_alignment > 1 and is_odd(segments, r.segment_count, self.memory_alignment)
             append(lane, s)
         lane.counters.full += taken < burst.count
         burst.drop(taken)
@@ -200,10 +176,10 @@ class Queue:
     def turn_over(self, now: int64_t, asking: cython.pointer[Lane]) -> cython.int:
         """Harvest what the disk has done and give it more, a bounded number of times. `asking`: needs no signal."""
         i: cython.int
-        rounds: cython.int
+        _rounds: cython.int
         count: cython.int
         done: cython.pointer[Command]
-        for rounds in range(_ROUNDS):
+        for _rounds in range(_ROUNDS):
             if self.gone:
                 break
             count = self.disk.complete(self.completions)
@@ -218,7 +194,7 @@ class Queue:
                     self._ended(done, self.completions.completions[i].error, now)
             elif (self.timeout_ns and self.under_way and now - self.progress >= self.timeout_ns and not self.stalled):
                 self.stalled = True
-                self.counters.stalls += 1
+                self.stalls += 1
                 self._fail_waiting(ETIMEDOUT, now)
             if self.dispatch(now) == 0 and count == 0:
                 break
@@ -328,7 +304,7 @@ class Queue:
         room = min(room, REQUESTS)
         while self.ready_first != cython.NULL and self.requests.count < room:
             c = self.ready_first
-            if not self._send(c, now):
+            if not self.send(c, now):
                 return
             self.ready_first = c.next
         if self.requests.count < room and not self._flush_command(now):
@@ -367,15 +343,15 @@ class Queue:
         c: cython.pointer[Command]
         if self.flush_first == cython.NULL or self.flushing:
             return True
-        c = self._take_command(self.flush_first, FLUSH)
+        c = self.take_command(self.flush_first, FLUSH)
         if c == cython.NULL:
             return False
         c.parents = self.flush_waiting
         self.flush_first = self.flush_last = cython.NULL
         self.flush_waiting = 0
         self.flushing = True
-        if not self._send(c, now):
-            self._push_ready(c)
+        if not self.send(c, now):
+            self.push_ready(c)
             return False
         return True
 
@@ -435,8 +411,8 @@ class Queue:
             unlink(lane, s)
             if self.merges and c.offset == 0 and c.bounce < 0 and c.operation == s.operation:
                 self._merge(lane, c, now)
-        if not self._send(c, now):
-            self._push_ready(c)
+        if not self.send(c, now):
+            self.push_ready(c)
             return -1
         return cost(c.octets if c.operation == READ or c.operation == WRITE else 0)
 
@@ -461,7 +437,7 @@ class Queue:
         octets: uint64_t
         operation: uint8_t = s.operation
         if operation == EXTENTS:
-            c = self._take_command(s, EXTENTS)
+            c = self.take_command(s, EXTENTS)
             c.octets, c.at = left, at // self.sector * self.sector
             c.span = (at + left + self.sector - 1) // self.sector * self.sector - c.at
             return c
@@ -479,19 +455,19 @@ class Queue:
         elif operation == WRITE_ZEROES and self.has_zeroes:
             octets = min(left, self.max_trim) // self.sector * self.sector
         elif operation == WRITE_ZEROES:
-            if not self._need_zeros():
+            if not self.need_zeros():
                 s.error = EIO
                 return cython.NULL
             operation = WRITE
             octets = min(min(left, self.max_octets), self.max_segments * cython.cast(uint64_t, BOUNCE_OCTETS))
             octets = octets // self.sector * self.sector
         else:
-            octets = self._direct_octets(s)
+            octets = direct_octets(s, self.sector, self.max_octets, self.max_segments)
             if octets == 0:
                 return self._bounce(s)
-        if self.bounce_writes and operation != READ and self._conflicts(at, octets, True):
+        if self.bounce_writes and operation != READ and self.conflicts(at, octets, True):
             return cython.NULL
-        c = self._take_command(s, operation)
+        c = self.take_command(s, operation)
         c.at, c.octets, c.span = at, octets, octets
         c.changes = operation != READ
         c.flags = s.flags & (KEEP_ALLOCATED | FAST) if operation == WRITE_ZEROES else 0
@@ -522,7 +498,7 @@ class Queue:
                     or found.alone or found.octets % self.sector or c.span + found.octets > self.max_octets
                     or segments + found.segment_count > self.max_segments):
                 continue
-            if allowed_at(lane) > now or (self.bounce_writes and c.changes and self._conflicts(found.at, found.octets, True)):
+            if allowed_at(lane) > now or (self.bounce_writes and c.changes and self.conflicts(found.at, found.octets, True)):
                 return
             self._begin(lane, found, now)
             unlink(lane, found)
@@ -548,32 +524,6 @@ class Queue:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _direct_octets(self, s: cython.pointer[Slot]) -> uint64_t:
-        """How many octets, whole sectors, from the cursor on fit a command."""
-        limit: uint64_t = min(s.octets - s.cursor, self.max_octets)
-        part: cython.pointer[Segment] = segments_of(s)
-        skip: uint64_t = s.cursor
-        total: uint64_t = 0
-        step: uint64_t
-        count: uint32_t = 0
-        i: cython.int
-        for i in range(s.segment_count):
-            if skip >= part[i].octets:
-                skip -= part[i].octets
-                continue
-            step = part[i].octets - skip
-            skip = 0
-            while step and total < limit and count < self.max_segments:
-                total += min(step, _LONGEST_SEGMENT)
-                step -= min(step, _LONGEST_SEGMENT)
-                count += 1
-            if step or total >= limit:
-                break
-        return min(total, limit) // self.sector * self.sector
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
     def _bounce(self, s: cython.pointer[Slot]) -> cython.pointer[Command]:
         """By way of a buffer: one sector if only that is odd, else as much as the buffer holds. NULL: none is free."""
         c: cython.pointer[Command]
@@ -583,7 +533,7 @@ class Queue:
         whole: cython.bint
         end: uint64_t
         number: int32_t
-        if not self._need_bounce_memory():
+        if not self.need_bounce_memory():
             s.error = EIO
             return cython.NULL
         if at != begin and not s.odd and (begin + self.sector - s.at) % self.memory_alignment == 0:
@@ -596,9 +546,9 @@ class Queue:
         else:
             return cython.NULL
         room = (end + self.sector - 1) // self.sector * self.sector - begin
-        if s.operation != READ and self._conflicts(begin, room, False):
+        if s.operation != READ and self.conflicts(begin, room, False):
             return cython.NULL
-        c = self._take_command(s, READ)
+        c = self.take_command(s, READ)
         c.bounce, c.at, c.span, c.octets = number, begin, room, end - at
         self.bounce_used[number] = True
         s.lane.counters.bounced += 1
@@ -609,151 +559,8 @@ class Queue:
             if whole:
                 c.operation = WRITE
                 c.flags = FUA if s.flags & FUA and self.has_fua else 0
-                self._copy(c, False)
+                copy_bounced(c, self.buffer(c), False)
         return c
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _conflicts(self, at: uint64_t, span: uint64_t, only_bounces: cython.bint) -> cython.bint:
-        """Whether a command under way changes some of these sectors; or only such a one that goes by way of a buffer."""
-        i: cython.int
-        c: cython.pointer[Command]
-        for i in range(COMMANDS):
-            c = cython.address(self.commands[i])
-            if c.active and c.changes and (c.bounce >= 0 or not only_bounces) and c.at < at + span and at < c.at + c.span:
-                return True
-        return False
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _need_bounce_memory(self) -> cython.bint:
-        """The buffers, made when they are first needed; False when there is no memory for them."""
-        if self.bounce_data == cython.NULL:
-            with cython.gil:
-                try:
-                    memory = self.disk.allocate(BOUNCES * BOUNCE_OCTETS, f"{self.disk.info.name} bounce buffers")
-                except DeviceError:
-                    return False
-                self.bounce_memory = memory
-                self.bounce_data = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, memory.address))
-                self.bounce_iova = memory.iova
-        return True
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _need_zeros(self) -> cython.bint:
-        if self.zero_data == cython.NULL:
-            with cython.gil:
-                try:
-                    memory = self.disk.allocate(BOUNCE_OCTETS, f"{self.disk.info.name} zeros")
-                except DeviceError:
-                    return False
-                self.zero_memory = memory
-                self.zero_data = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, memory.address))
-                self.zero_iova = memory.iova
-                memset(self.zero_data, 0, BOUNCE_OCTETS)
-        return True
-
-    # Commands.
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _take_command(self, s: cython.pointer[Slot], operation: uint8_t) -> cython.pointer[Command]:
-        """A command for what is behind the request's cursor; NULL when all are taken."""
-        c: cython.pointer[Command] = self.free
-        if c == cython.NULL:
-            return cython.NULL
-        self.free = c.next
-        self.free_count -= 1
-        c.slot, c.operation, c.offset, c.parents, c.bounce = s, operation, s.cursor, 1, -1
-        c.next = cython.NULL
-        c.flags = c.tries = 0
-        c.at = c.octets = c.span = 0
-        c.then_write = c.changes = False
-        c.active = True
-        return c
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _give_command(self, c: cython.pointer[Command]) -> cython.void:
-        if c.active and c.bounce >= 0:
-            self.bounce_used[c.bounce] = False
-            self.bounce_writes -= c.changes
-        c.active = False
-        c.next = self.free
-        self.free = c
-        self.free_count += 1
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _push_ready(self, c: cython.pointer[Command]) -> cython.void:
-        """To be submitted when there is room, before anything else."""
-        c.next = cython.NULL
-        if self.ready_first == cython.NULL:
-            self.ready_first = c
-        else:
-            self.ready_last.next = c
-        self.ready_last = c
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _send(self, c: cython.pointer[Command], now: int64_t) -> cython.bint:
-        """Into the burst; False when it has no room."""
-        parts: Segment[256]
-        r: Request
-        r.tag = cython.cast(uint64_t, c - self.commands)
-        r.lba = c.at // self.sector
-        r.sectors = cython.cast(uint32_t, c.span // self.sector)
-        r.operation, r.flags = c.operation, c.flags
-        r.segment_count = cython.cast(uint16_t, self._segments(c, parts))
-        if not self.requests.add(cython.address(r), parts):
-            return False
-        c.started = now
-        if self.under_way == 0:
-            self.progress = now
-        self.under_way += 1
-        self.counters.commands[c.operation] += 1
-        return True
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _segments(self, c: cython.pointer[Command], out: cython.pointer[Segment]) -> cython.int:
-        """The memory of a command; how many pieces."""
-        s: cython.pointer[Slot] = c.slot
-        count: cython.int = 0
-        left: uint64_t = c.span
-        i: uint32_t
-        if c.operation == EXTENTS:
-            out[0] = segments_of(s)[0]
-            return 1
-        if c.operation != READ and c.operation != WRITE:
-            return 0
-        if c.bounce >= 0:
-            out.data = self.bounce_data + c.bounce * BOUNCE_OCTETS
-            out.iova = self.bounce_iova + c.bounce * BOUNCE_OCTETS
-            out.octets = cython.cast(uint32_t, c.span)
-            return 1
-        if s.operation == WRITE_ZEROES:
-            while left:
-                out[count].data, out[count].iova = self.zero_data, self.zero_iova
-                out[count].octets = cython.cast(uint32_t, min(left, BOUNCE_OCTETS))
-                left -= out[count].octets
-                count += 1
-            return count
-        if c.parents == 1:
-            return _slice(s, c.offset, c.octets, out)
-        for i in range(c.parents):
-            count += _slice(s, 0, s.octets, out + count)
-            s = s.next
-        return count
 
     # Back from the disk.
 
@@ -764,13 +571,13 @@ class Queue:
         """A command has ended."""
         s: cython.pointer[Slot] = c.slot
         then: cython.pointer[Slot]
-        i: uint32_t
+        _i: uint32_t
         if not c.active:
             return
         self.under_way -= 1
         histogram_add(cython.address(self.latency[c.operation]), now - c.started)
         if error:
-            self.counters.failed += 1
+            self.failed += 1
             if self._again(c, error):
                 return
         elif c.then_write:
@@ -778,23 +585,23 @@ class Queue:
             c.operation = WRITE
             c.tries = 0
             c.flags = FUA if s.flags & FUA and self.has_fua else 0
-            self._copy(c, False)
-            self._push_ready(c)
+            copy_bounced(c, self.buffer(c), False)
+            self.push_ready(c)
             return
         elif c.bounce >= 0 and c.operation == READ:
-            self._copy(c, True)
+            copy_bounced(c, self.buffer(c), True)
         elif c.operation == EXTENTS:
-            _in_units(s, c, self.sector)
+            in_units(s, c, self.sector)
         if c.operation == FLUSH:
             self.flushing = False
-        for i in range(c.parents):
+        for _i in range(c.parents):
             then = s.next if c.parents > 1 else cython.NULL
             if c.operation == FLUSH:
                 self.finish(s, error, now)
             else:
                 self._piece_done(s, error, now)
             s = then
-        self._give_command(c)
+        self.give_command(c)
 
     @cython.cfunc
     @cython.nogil
@@ -812,12 +619,12 @@ class Queue:
             c.slot.pieces -= 1
             if not c.slot.waits:
                 prepend(c.slot.lane, c.slot)
-            self._give_command(c)
+            self.give_command(c)
             return True
         if c.tries < self.retries and (error == EIO or error == EILSEQ or error == ETIMEDOUT):
             c.tries += 1
             c.slot.lane.counters.retried += 1
-            self._push_ready(c)
+            self.push_ready(c)
             return True
         return False
 
@@ -828,43 +635,15 @@ class Queue:
         """Each of its requests again by itself, so that an error is one request's."""
         s: cython.pointer[Slot] = c.slot
         then: cython.pointer[Slot]
-        i: uint32_t
-        for i in range(c.parents):
+        _i: uint32_t
+        for _i in range(c.parents):
             then = s.next
             s.alone = True
             s.cursor = 0
             s.pieces = 0
             prepend(s.lane, s)
             s = then
-        self._give_command(c)
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _copy(self, c: cython.pointer[Command], to_client: cython.bint) -> cython.void:
-        """Between the buffer and the client's memory: those octets of the sectors that are the client's."""
-        s: cython.pointer[Slot] = c.slot
-        data: cython.pointer[uint8_t] = self.bounce_data + c.bounce * BOUNCE_OCTETS + (s.at + c.offset - c.at)
-        part: cython.pointer[Segment] = segments_of(s)
-        skip: uint64_t = c.offset
-        left: uint64_t = c.octets
-        step: uint64_t
-        if s.operation == WRITE_ZEROES:
-            memset(data, 0, left)
-            return
-        while left:
-            if skip >= part.octets:
-                skip -= part.octets
-            else:
-                step = min(part.octets - skip, left)
-                if to_client:
-                    memcpy(part.data + skip, data, step)
-                else:
-                    memcpy(data, part.data + skip, step)
-                data += step
-                left -= step
-                skip = 0
-            part += 1
+        self.give_command(c)
 
     @cython.cfunc
     @cython.nogil
@@ -913,7 +692,7 @@ class Queue:
         else:
             lane.counters.requests[s.operation] += 1
             lane.counters.octets[s.operation] += s.octets
-        _tell(lane, s, error)
+        tell(lane, s, error)
 
     @cython.cfunc
     @cython.nogil
@@ -950,7 +729,7 @@ class Queue:
     def _lose(self, now: int64_t) -> cython.void:
         """The disk has left: everything ends."""
         i: cython.int
-        j: uint32_t
+        _j: uint32_t
         c: cython.pointer[Command]
         s: cython.pointer[Slot]
         then: cython.pointer[Slot]
@@ -962,7 +741,7 @@ class Queue:
             if not c.active:
                 continue
             s = c.slot
-            for j in range(c.parents):
+            for _j in range(c.parents):
                 then = s.next if c.parents > 1 else cython.NULL
                 s.error = ENODEV
                 s.pieces = 0 if c.operation == FLUSH else s.pieces - 1
@@ -971,79 +750,8 @@ class Queue:
                         unlink(s.lane, s)
                     self.finish(s, ENODEV, now)
                 s = then
-            self._give_command(c)
+            self.give_command(c)
         self.under_way = 0
         self.flushing = False
         self._fail_waiting(ENODEV, now)
 
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _tell(lane: cython.pointer[Lane], s: cython.pointer[Slot], error: cython.int) -> cython.void:
-    """The end of a request, for its client to fetch; the slot is free again."""
-    at: uint32_t = (lane.ended_first + lane.ended_count) & lane.ended_mask
-    lane.ended[at].tag = s.tag
-    lane.ended[at].error = error
-    lane.ended_count += 1
-    if lane.held == s:
-        lane.held = cython.NULL
-    s.next = lane.free
-    lane.free = s
-    lane.free_count += 1
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _is_odd(segments: cython.pointer[cython.const[Segment]], count: cython.int, alignment: uint32_t) -> cython.bint:
-    bits: uint64_t = 0
-    i: cython.int
-    for i in range(count):
-        bits |= segments[i].octets | cython.cast(uintptr_t, segments[i].data)
-    return bits & (alignment - 1) != 0
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _slice(s: cython.pointer[Slot], skip: uint64_t, octets: uint64_t, out: cython.pointer[Segment]) -> cython.int:
-    """The memory of some octets of a request; how many pieces."""
-    part: cython.pointer[Segment] = segments_of(s)
-    count: cython.int = 0
-    step: uint64_t
-    while octets:
-        if skip >= part.octets:
-            skip -= part.octets
-            part += 1
-            continue
-        step = min(min(part.octets - skip, octets), _LONGEST_SEGMENT)
-        out[count].data = part.data + skip
-        out[count].iova = part.iova + skip
-        out[count].octets = cython.cast(uint32_t, step)
-        count += 1
-        octets -= step
-        skip += step
-    return count
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _in_units(s: cython.pointer[Slot], c: cython.pointer[Command], sector: uint64_t) -> cython.void:
-    """What the disk told in its sectors, in the client's, and no more than was asked for."""
-    out: cython.pointer[Extent] = cython.cast(cython.pointer[Extent], segments_of(s).data)
-    room: uint32_t = segments_of(s).octets // cython.sizeof(Extent)
-    skip: uint64_t = s.at - c.at
-    left: uint64_t = s.octets
-    octets: uint64_t
-    i: uint32_t
-    for i in range(room):
-        octets = out[i].sectors * sector
-        if octets == 0 or left == 0:
-            out[i].sectors = out[i].flags = 0
-            return
-        octets = min(octets - skip, left)
-        skip = 0
-        left -= octets
-        out[i].sectors = cython.cast(uint32_t, octets // s.lane.unit)
