@@ -1,1 +1,1 @@
-"""Disks for NBD clients: the handshake (negotiation), requests and replies (peer, engine), and where clients come in (server)."""
+"""Disks for NBD clients: handshakes (negotiation), requests and replies (engine and below), where clients come in (server)."""

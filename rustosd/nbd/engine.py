@@ -31,21 +31,17 @@ from cython.cimports.rustosd.nbd.peer import (
     P_TRY,
     PAGE,
     PART_MOST,
-    REASONS,
     SECTORS_MOST,
     SLOTS,
     Peer,
     peer_break,
     peer_busy,
-    peer_complete,
-    peer_handed,
     peer_init,
-    peer_next,
     peer_over,
-    peer_receive,
-    peer_send,
     peer_set_arena,
 )
+from cython.cimports.rustosd.nbd.reply import send_replies
+from cython.cimports.rustosd.nbd.request import next_part, part_ended, part_handed, receive_requests
 
 from drivers.disk import GONE, DiskError, Feature
 from drivers.request import Operation
@@ -66,6 +62,8 @@ MAX_PAYLOAD = 32 << 20
 REASON_LABELS = ("disconnect", "eof", "lost", "bad_magic", "oversize", "mid_read_error", "stalled", "shutdown")
 """Why connections ended, as metrics call it: `Reason` in peer.pxd."""
 COMMAND_LABELS = ("read", "write", "disconnect", "flush", "trim", "cache", "write_zeroes", "block_status", "unknown")
+ERRORS = {name: getattr(wire, f"NBD_{name}")
+          for name in ("EPERM", "EIO", "ENOMEM", "EINVAL", "ENOSPC", "EOVERFLOW", "ENOTSUP", "ESHUTDOWN")}
 RETRY_S = 0.001
 _FLUSH_TAG = cython.declare(uint64_t, cython.cast(uint64_t, 1) << 63)
 
@@ -250,7 +248,7 @@ class Engine:
         """Counters since the export began: by command, by error, by how connections ended, octets read and written."""
         return {
             "requests": {label: self.counts.requests[i] for i, label in enumerate(COMMAND_LABELS) if label != "disconnect"},
-            "errors": {error.name.removeprefix("NBD_"): self.counts.errors[int(error)] for error in wire.Error if error},
+            "errors": {label: self.counts.errors[number] for label, number in ERRORS.items()},
             "ended": {label: self.counts.ended[i] for i, label in enumerate(REASON_LABELS)},
             "read_octets": self.counts.read_octets, "written_octets": self.counts.written_octets,
             "holes": self.counts.holes,
@@ -352,7 +350,7 @@ class Engine:
         i: uint32_t
         worked: cython.bint = False
         for i in range(self.active_count):
-            worked |= peer_receive(self.peers[self.active[i]])
+            worked |= receive_requests(self.peers[self.active[i]])
         return worked
 
     @cython.cfunc
@@ -364,19 +362,19 @@ class Engine:
         segment: Segment
         p: cython.pointer[Peer]
         i: uint32_t
-        k: cython.int
+        _k: cython.int
         found: cython.bint = True
         while found:
             found = False
             for i in range(self.active_count):
                 p = self.peers[self.active[(i + self.rotation) % self.active_count]]
-                for k in range(SHARE):
-                    if self.requests.count >= room or not peer_next(p, cython.address(request), cython.address(segment)):
+                for _k in range(SHARE):
+                    if self.requests.count >= room or not next_part(p, cython.address(request), cython.address(segment)):
                         break
                     if not self.requests.add(cython.address(request), cython.address(segment)):
                         self.rotation += 1
                         return
-                    peer_handed(p, cython.address(request))
+                    part_handed(p, cython.address(request))
                     self.under_way += 1
                     found = True
         self.rotation += 1
@@ -395,7 +393,7 @@ class Engine:
             if tag & _FLUSH_TAG:
                 continue
             p = self.peers[tag >> 16]
-            peer_complete(p, cython.cast(uint32_t, tag & 0xFFFF), self.completions.completions[i].error)
+            part_ended(p, cython.cast(uint32_t, tag & 0xFFFF), self.completions.completions[i].error)
             self._activate(p)
 
     @cython.cfunc
@@ -410,7 +408,7 @@ class Engine:
         worked: cython.bint = False
         for i in range(self.active_count):
             p = self.peers[self.active[i]]
-            worked |= peer_send(p, now)
+            worked |= send_replies(p, now)
             if peer_over(p) or (p.flags & P_GROW and p.pages_used == 0):
                 self.attention = True
             elif not peer_busy(p):
@@ -432,9 +430,9 @@ class Engine:
         i: uint32_t
         for i in range(self.active_count):
             p = self.peers[self.active[i]]
-            while peer_next(p, cython.address(request), cython.address(segment)):
-                peer_handed(p, cython.address(request))
-                peer_complete(p, cython.cast(uint32_t, request.tag & 0xFFFF), ENODEV)
+            while next_part(p, cython.address(request), cython.address(segment)):
+                part_handed(p, cython.address(request))
+                part_ended(p, cython.cast(uint32_t, request.tag & 0xFFFF), ENODEV)
 
     @cython.cfunc
     @cython.nogil

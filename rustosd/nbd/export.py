@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from drivers.disk import Disk, Feature
-from rustosd.nbd.wire import TransmissionFlag as Flag
+from rustosd.nbd import wire
 
 PREFERRED_OCTETS: Final = 4096
 CONTEXT: Final = "base:allocation"
@@ -46,15 +46,16 @@ class Export:
     def flags(self, structured: bool) -> int:
         """The transmission flags. All connections share the disk, so a flush on one covers what any has written."""
         has = self.disk.info.features
-        flags = Flag.FLAG_HAS_FLAGS | Flag.FLAG_SEND_FLUSH | Flag.FLAG_SEND_FUA | Flag.FLAG_CAN_MULTI_CONN | Flag.FLAG_SEND_CACHE
+        flags = (wire.FLAG_HAS_FLAGS | wire.FLAG_SEND_FLUSH | wire.FLAG_SEND_FUA | wire.FLAG_CAN_MULTI_CONN
+                 | wire.FLAG_SEND_CACHE)
         if structured:
-            flags |= Flag.FLAG_SEND_DF
+            flags |= wire.FLAG_SEND_DF
         if has & Feature.ROTATING:
-            flags |= Flag.FLAG_ROTATIONAL
+            flags |= wire.FLAG_ROTATIONAL
         if not self.writable:
-            return int(flags | Flag.FLAG_READ_ONLY)
+            return flags | wire.FLAG_READ_ONLY
         if has & Feature.TRIM:
-            flags |= Flag.FLAG_SEND_TRIM
+            flags |= wire.FLAG_SEND_TRIM
         if has & Feature.WRITE_ZEROES:
-            flags |= Flag.FLAG_SEND_WRITE_ZEROES | Flag.FLAG_SEND_FAST_ZERO
-        return int(flags)
+            flags |= wire.FLAG_SEND_WRITE_ZEROES | wire.FLAG_SEND_FAST_ZERO
+        return flags

@@ -1,6 +1,5 @@
 # One connection in its transmission phase, as a flat struct: no Python object is in it.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from drivers.request cimport Request, Segment
 
 cdef enum:
     SLOTS = 256                 # requests of one connection that are not answered yet; then it is read from no more
@@ -127,11 +126,9 @@ cdef struct Peer:
 
 cdef void peer_init(Peer *p, int fd, const Shape *shape, Counts *counts) noexcept nogil
 cdef void peer_set_arena(Peer *p, uint8_t *arena, uint64_t iova, uint32_t pages) noexcept nogil
-cdef bint peer_receive(Peer *p) noexcept nogil
-cdef bint peer_next(Peer *p, Request *request, Segment *segment) noexcept nogil
-cdef void peer_handed(Peer *p, const Request *request) noexcept nogil
-cdef void peer_complete(Peer *p, uint32_t slot, int error) noexcept nogil
-cdef bint peer_send(Peer *p, int64_t now) noexcept nogil
+cdef bint peer_take_memory(Peer *p, Slot *s, uint64_t octets) noexcept nogil
+cdef void peer_release(Peer *p, uint32_t slot) noexcept nogil
+cdef void peer_enqueue(Peer *p, uint32_t slot) noexcept nogil
 cdef void peer_break(Peer *p, uint32_t reason) noexcept nogil
 cdef bint peer_busy(const Peer *p) noexcept nogil
 cdef bint peer_over(const Peer *p) noexcept nogil

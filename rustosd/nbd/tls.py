@@ -92,6 +92,14 @@ def _psk_class() -> type[ssl.SSLContext]:
     return SSLPSKContext
 
 
+def _wrap(context: ssl.SSLContext, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+    """A connection's TLS. sslpsk3 would begin its handshake anew each time it is gone on with, so here it is told once."""
+    made = context.wrap_bio(incoming, outgoing, server_side=True)
+    if hasattr(context, "setup_psk_callbacks"):
+        context.setup_psk_callbacks(made)
+    return made
+
+
 class Relay:
     """Between a client's socket, on which TLS is spoken, and one end of a socketpair, which carries the same in plain.
 
@@ -104,7 +112,7 @@ class Relay:
         self._loop, self._outer, self._inner = loop, outer, inner
         self._secured, self._over = secured, over
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._tls = _wrap(context, self._incoming, self._outgoing)
         self._shaking = True
         self._to_outer, self._to_inner = bytearray(), bytearray()
         self._inner_eof = self._outer_eof = self._closed = False
@@ -175,7 +183,7 @@ class Relay:
     def _shake(self) -> str:
         """Go on with the handshake; why it has failed, or nothing."""
         try:
-            self._tls.do_handshake()
+            ssl.SSLObject.do_handshake(self._tls)
         except ssl.SSLWantReadError:
             return ""
         except (ssl.SSLError, OSError, ValueError):

@@ -1,12 +1,12 @@
 # The numbers of NBD's transmission phase, all in network order on the wire.
-cpdef enum Magic:
+cpdef enum:
     REQUEST_MAGIC = 0x25609513
     EXTENDED_REQUEST_MAGIC = 0x21e41c71
     SIMPLE_REPLY_MAGIC = 0x67446698
     STRUCTURED_REPLY_MAGIC = 0x668e33ef
     EXTENDED_REPLY_MAGIC = 0x6e8a278c
 
-cpdef enum Command:
+cpdef enum:
     CMD_READ = 0
     CMD_WRITE = 1
     CMD_DISC = 2
@@ -16,7 +16,7 @@ cpdef enum Command:
     CMD_WRITE_ZEROES = 6
     CMD_BLOCK_STATUS = 7
 
-cpdef enum CommandFlag:
+cpdef enum:
     CMD_FLAG_FUA = 0x01
     CMD_FLAG_NO_HOLE = 0x02
     CMD_FLAG_DF = 0x04
@@ -25,7 +25,7 @@ cpdef enum CommandFlag:
     CMD_FLAG_PAYLOAD_LEN = 0x20
 
 # What an export can do, as it is told to the client at the end of the handshake.
-cpdef enum TransmissionFlag:
+cpdef enum:
     FLAG_HAS_FLAGS = 0x0001
     FLAG_READ_ONLY = 0x0002
     FLAG_SEND_FLUSH = 0x0004
@@ -39,7 +39,7 @@ cpdef enum TransmissionFlag:
     FLAG_SEND_FAST_ZERO = 0x0800
     FLAG_BLOCK_STATUS_PAYLOAD = 0x1000
 
-cpdef enum Chunk:
+cpdef enum:
     REPLY_FLAG_DONE = 1
     CHUNK_NONE = 0
     CHUNK_OFFSET_DATA = 1
@@ -48,11 +48,11 @@ cpdef enum Chunk:
     CHUNK_BLOCK_STATUS_EXT = 6
     CHUNK_ERROR = 0x8001
 
-cpdef enum State:
+cpdef enum:
     STATE_HOLE = 1              # not backed by storage
     STATE_ZERO = 2              # reads as zeros
 
-cpdef enum Error:
+cpdef enum:
     NBD_OK = 0
     NBD_EPERM = 1
     NBD_EIO = 5
@@ -63,7 +63,7 @@ cpdef enum Error:
     NBD_ENOTSUP = 95
     NBD_ESHUTDOWN = 108
 
-cpdef enum Size:
+cpdef enum:
     REQUEST_OCTETS = 28
     EXTENDED_REQUEST_OCTETS = 32
     SIMPLE_REPLY_OCTETS = 16
