@@ -7,7 +7,8 @@ import select
 import pytest
 
 from drivers.block.client import Client
-from drivers.block.commands import OPERATION_NAMES, Queue
+from drivers.block.commands import OPERATION_NAMES
+from drivers.block.queue import Queue
 from drivers.block.ram import RamDisk
 from drivers.disk import GONE, Feature
 from drivers.request import CompletionBurst, ExtentFlag, Flag, Operation, RequestBurst
