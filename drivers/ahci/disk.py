@@ -19,7 +19,7 @@ from typing import Final
 from drivers.ahci.identify import IdentifyError, Identity, parse_error_log
 from drivers.ahci.line import Line, Wake
 from drivers.ahci.port import Port, Refused
-from drivers.ahci.queue import ARMED, MAX_REQUEST_SECTORS, MAX_SEGMENTS, SUSPECT, TROUBLE
+from drivers.ahci.queue import MAX_REQUEST_SECTORS, MAX_SEGMENTS, SUSPECT, TROUBLE
 from drivers.ahci.registers import DONE, ERRORS, PxIS, PxTFD, Signature
 from drivers.ahci.states import Event, State, after
 from drivers.ahci.steps import LOOK_NS, Procedure, Steps, run
@@ -115,11 +115,8 @@ class AhciDisk:
             return not self._queue.active           # there is nothing to sleep on
         if self._armed:
             return True                             # since it was armed nothing has come, or it is readable
-        code = self._queue.arm(DONE | ERRORS, ERRORS)
-        self._armed = code != TROUBLE
-        if code == TROUBLE:
-            self._looks = LOOKS - 1         # the next look is a closer one
-        return code == ARMED
+        self._armed = True
+        return self._queue.arm(DONE | ERRORS, DONE)     # an error that stands already interrupts at once
 
     def fileno(self) -> int:
         """What to wait on; -1 once closed."""

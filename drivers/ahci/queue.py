@@ -23,8 +23,7 @@ MAX_SEGMENTS, MAX_REQUEST_SECTORS = PRDS, MAX_SECTORS
 SUSPECT = -1
 """`harvest`: commands are done, and no FIS says so. Is the device still there?"""
 TROUBLE = -2
-"""`harvest`, `arm`: the device, or the controller, reports an error."""
-ARMED, DONE = 0, 1
+"""`harvest`: the device reports an error."""
 COMMANDS = {"identify": IDENTIFY_DEVICE, "read log": READ_LOG_EXT}
 _ONES = cython.declare(uint32_t, 0xFFFF_FFFF)
 
@@ -94,25 +93,20 @@ class CommandQueue:
         self._tell(out)
         return out.count
 
-    def arm(self, causes: uint32_t, errors: uint32_t) -> cython.int:
-        """Let the next of `causes` interrupt. ARMED; DONE when there is something to harvest; TROUBLE when PxIS has `errors`.
+    def arm(self, causes: uint32_t, news: uint32_t) -> bool:
+        """Let `causes` interrupt, those of them in `news` only when they come again; whether there is nothing to harvest.
 
-        DONE also leaves it armed.
+        It is armed either way. One read at the end sees what came meanwhile: it has the writes arrive before.
         """
-        status: uint32_t = cython.cast(uint32_t, self.mmio.load(self.port + P_IS))
-        word: uint32_t
-        if status & errors:
-            return TROUBLE
-        if self.ended_count:
-            return DONE
-        self.mmio.store(self.port + P_IS, status)
+        plain: cython.bint = self.active & self.plain != 0
+        self.mmio.store(self.port + P_IS, news)
         self.mmio.store(self.port + P_IE, causes)
+        if self.ended_count:
+            return False
         if self.active == 0 or self.frozen:
-            return ARMED
-        word = self._pending(self.active & self.plain != 0)
-        if self.active & ~word or self._received(self.active & self.plain != 0) >> 16 & STATUS_ERR:
-            return DONE
-        return ARMED
+            return True
+        word: uint32_t = cython.cast(uint32_t, self._pending(plain))
+        return not (self.active & ~word or self._received(plain) >> 16 & STATUS_ERR)
 
     def disarm(self, bit: uint32_t) -> None:
         """No interrupts from this port, and forget the one that came: IS gets `bit`. AHCI 10.7."""
@@ -265,10 +259,9 @@ class CommandQueue:
     def _tells_all(self, received: uint64_t, plain: cython.bint) -> cython.bint:
         """Whether this FIS, with no register, says that the one command under way is done.
 
-        Of several it may tell of some only, having overwritten the FIS of others. And where there is but one slot, the
-        register is asked whether it is free again, before the next command goes there.
+        Of several it may tell of some only, having overwritten the FIS of others.
         """
-        return (not plain and self.depth > 1 and self.active & (self.active - 1) == 0
+        return (not plain and self.active & (self.active - 1) == 0
                 and received >> 32 & self.active != 0 and not received >> 16 & STATUS_ERR)
 
     @cython.cfunc
@@ -432,6 +425,7 @@ class CommandQueue:
             self.mmio.store(self.port + P_SACT, mask)
             self.mmio.store(self.port + P_CI, mask)
         elif self.active == 0:
+            self._make_sure()
             mask = self._oldest(self.waiting)
             self.waiting &= ~mask
             self.active = mask

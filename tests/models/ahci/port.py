@@ -24,6 +24,10 @@ class Port:
         self.cause = self.mask = self.sact = self.ci = 0
         self.halted = False             # ERR:Fatal, until ST is cleared
         self.stuck_engine = 0           # PxCMD.CR stays set for so many looks
+        self.sact_reads = 0
+        self.slow_sact = 1              # only at so many reads PxSACT is seen to be clear after its FIS
+        self.ending = 0                 # bits of PxSACT that a FIS has told of already
+        self.loses_fises = False
         self.start_device()
 
     def start_device(self):
@@ -72,7 +76,10 @@ class Port:
         return self.link.errors
 
     def read_PxSACT(self):
-        return self.sact
+        self.sact_reads += 1
+        if self.sact_reads % self.slow_sact == 0:
+            self.ending = 0
+        return self.sact | self.ending
 
     def read_PxCI(self):
         return self.ci
@@ -113,7 +120,7 @@ class Port:
         if self.cmd.FRE and not new.FRE and self.cmd.ST:
             raise Misuse("FRE is cleared while ST stands (AHCI 10.3.2)")
         if self.cmd.ST and not new.ST:
-            self.ci = self.sact = 0         # AHCI 3.3.14
+            self.ci = self.sact = self.ending = 0       # AHCI 3.3.14
             self.halted = False
         self.cmd = new
         self.first_fis()
@@ -127,6 +134,8 @@ class Port:
     def write_PxSACT(self, value):
         if not self.cmd.ST:
             raise Misuse("PxSACT without ST (AHCI 3.3.13)")
+        if value & (self.sact | self.ending):
+            raise Misuse(f"slots {value & (self.sact | self.ending):#x} are not free yet, says PxSACT (AHCI 5.6.4)")
         self.sact |= value
 
     def write_PxCI(self, value):
@@ -134,7 +143,7 @@ class Port:
             raise Misuse("PxCI without ST (AHCI 3.3.14)")
         if value & self.ci:
             raise Misuse(f"slots {value & self.ci:#x} are issued twice")
-        queued = [self.fetch(slot).queued for slot in range(32) if (self.ci | self.sact | value) >> slot & 1]
+        queued = [self.fetch(slot).queued for slot in range(32) if (self.ci | self.sact | self.ending | value) >> slot & 1]
         if any(queued) and not all(queued):
             raise Misuse("queued and other commands together (SATA 13.6)")
         for slot in range(32):
@@ -150,7 +159,7 @@ class Port:
         return self.values.get(low, 0) | self.values.get(low + "U", 0) << 32
 
     def receive(self, at, fis):
-        if self.cmd.FRE:
+        if self.cmd.FRE and not self.loses_fises:
             self.hba.bus.write(self.address("PxFB") + at, fis)
 
     def fetch(self, slot) -> Command:
@@ -178,8 +187,9 @@ class Port:
         self.tfd = GOOD
         self.ci &= ~bit
         if c.queued:
-            self.sact &= ~bit
             self.receive(RECEIVED_SDB, bytes([0xA1, 0x40, GOOD, 0]) + struct.pack("<I", bit))
+            self.sact &= ~bit
+            self.ending |= bit if self.slow_sact > 1 else 0
             self.raise_cause(r.PxIS.SDBS.mask)
         else:
             self.receive(RECEIVED_D2H, bytes([0x34, 0x40, GOOD, 0]))
