@@ -4,6 +4,7 @@ import errno
 import hashlib
 import random
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,20 @@ class Bench:
             time.sleep(0.2)
         return said
 
+    @contextmanager
+    def plugged(self, disk):
+        """A disk that comes, is used under this name, and goes."""
+        link = self.main.port(EMPTY).link
+        with self.main.card.still():
+            link.plug(disk)
+        node = self.node(EMPTY)
+        try:
+            yield node
+        finally:
+            with self.main.card.still():
+                link.unplug()
+            self.guest.run(f"while test -b {node}; do sleep 0.2; done", timeout=60)     # libata tries three resets first
+
     def read(self, node, lbas, sectors=8, size=512):
         """Read so many sectors at each of these at once."""
         return self.guest.call(inside.read, node, [lba * size for lba in lbas], sectors * size)
@@ -111,10 +126,8 @@ def bench(tmp_path_factory):
         pytest.skip(str(why))
     with booted as guest:
         made = Bench(guest, tmp_path_factory.mktemp("sockets"))
-        try:
-            yield made
-        finally:
-            made.close()
+        yield made
+    made.close()
 
 
 @pytest.fixture(autouse=True)
@@ -272,41 +285,28 @@ def test_a_command_that_never_ends(bench, code):
 
 
 def test_a_drive_comes_and_goes_and_another_comes_in_its_place(bench):
-    link = bench.main.port(EMPTY).link
     for serial in ("COMES", "REPLACES"):
-        with bench.main.card.still():
-            link.plug(drive(serial, 8192))
-        node = bench.node(EMPTY)
-        assert f"SerialNo={serial}" in bench.guest.run(f"hdparm -i {node}").stdout.split()
-        with bench.main.card.still():
-            link.unplug()
-        bench.guest.run(f"while test -b {node}; do sleep 0.2; done", timeout=60)
+        with bench.plugged(drive(serial, 8192)) as node:
+            assert f"SerialNo={serial}" in bench.guest.run(f"hdparm -i {node}").stdout.split()
     said = bench.log()
     assert "SATA link down" in said and "detaching (SCSI" in said
 
 
 def test_what_was_not_flushed_is_lost_by_a_power_cut_and_fua_is_not(bench):
-    link, disk = bench.main.port(EMPTY).link, drive("CUT", 8192)
+    disk = drive("CUT", 8192)
     fill(disk, 8, range(0, 24))
-    old = contents(disk, 0, 24)
-    with bench.main.card.still():
-        link.plug(disk)
-    node = bench.node(EMPTY)
-    new = random.Random(9).randbytes(12 << 10)
-    disk.executed.clear()
-    assert bench.guest.call(inside.write, node, 0, new[:4096], durable=True) == 0
-    assert FLUSH_28 not in {code for code, _, _ in disk.executed}        # it was a write with the FUA bit
-    assert bench.guest.call(inside.write, node, 4096, new[4096:]) == 0
-    assert bench.read(node, [0], 24) == [new]
-    with bench.main.card.still():
-        link.unplug()
-        disk.power_cut()
-    bench.guest.run(f"while test -b {node}; do sleep 0.2; done", timeout=60)
-    with bench.main.card.still():
-        link.plug(disk)
-    assert bench.read(bench.node(EMPTY), [0], 24) == [new[:4096] + old[4096:]]
-    with bench.main.card.still():
-        link.unplug()
+    old, new = contents(disk, 0, 24), random.Random(9).randbytes(12 << 10)
+    with bench.plugged(disk) as node:
+        at_flush = []
+        disk.broken[FLUSH_28] = lambda c: at_flush.append(dict(disk.durable))
+        assert bench.guest.call(inside.write, node, 0, new[:4096], durable=True) == 0
+        # Linux writes with the FUA bit, and flushes for good measure.
+        assert b"".join(at_flush[0][lba] for lba in range(8)) == new[:4096]
+        assert bench.guest.call(inside.write, node, 4096, new[4096:]) == 0
+        assert bench.read(node, [0], 24) == [new]
+    disk.power_cut()
+    with bench.plugged(disk) as node:
+        assert bench.read(node, [0], 24) == [new[:4096] + old[4096:]]
 
 
 def test_security_can_be_frozen(bench):
@@ -338,18 +338,13 @@ def test_smart_as_smartctl_sees_it(bench):
 
 @pytest.mark.parametrize("queued", [True, False], ids=["queued", "plain"])
 def test_trim(bench, queued):
-    link, disk = bench.main.port(EMPTY).link, drive("TRIM", 8192, queued_trim=queued)
+    disk = drive("TRIM", 8192, queued_trim=queued)
     fill(disk, 10, range(0, 64))
-    with bench.main.card.still():
-        link.plug(disk)
-    node = bench.node(EMPTY)
-    bench.guest.run(f"blkdiscard -o 4096 -l 8192 {node}")
-    assert disk.trimmed == [(8, 16)]
-    assert (SEND_FPDMA if queued else DATA_SET_MANAGEMENT) in {code for code, _, _ in disk.executed}
-    assert bench.read(node, [0], 64)[0][4096:12288] == bytes(8192)
-    with bench.main.card.still():
-        link.unplug()
-    bench.guest.run(f"while test -b {node}; do sleep 0.2; done", timeout=60)
+    with bench.plugged(disk) as node:
+        bench.guest.run(f"blkdiscard -o 4096 -l 8192 {node}")
+        assert disk.trimmed == [(8, 16)]
+        assert (SEND_FPDMA if queued else DATA_SET_MANAGEMENT) in {code for code, _, _ in disk.executed}
+        assert bench.read(node, [0], 64)[0][4096:12288] == bytes(8192)
 
 
 def test_the_link_sleeps_and_wakes(bench):
