@@ -31,8 +31,11 @@ class Bench:
         self.model.clock = time.monotonic_ns
         self.card = Card(self.model)
         self.server = Server(str(directory / "socket"), self.card)
-        self.device = open_vfio_user(self.server.path)
-        self.controller = AhciController(self.device, interrupts=interrupts, **options)
+        try:
+            self.controller = AhciController(open_vfio_user(self.server.path), interrupts=interrupts, **options)
+        except BaseException:
+            self.server.close()
+            raise
         self.drive, self.disk = self.drives[0], self.controller.disks[0]
         self.memory = self.disk.allocate(64 * 4096, "test")
         self.requests, self.completions = RequestBurst(), CompletionBurst()
