@@ -37,14 +37,11 @@ class Rig:
         self.device = AhciDevice(self.model, (kind,) if kind else ())
         self.controller = AhciController(self.device, interrupts=(kind,) if kind else (), clock=self.clock, sleep=self.sleep,
                                          **options)
+        self.disk = self.controller.disks[0] if self.controller.disks else None
         self.model.lazy = lazy
         self.requests, self.completions = RequestBurst(), CompletionBurst()
         self.tag = 0
         self.ended = {}
-
-    @property
-    def disk(self):
-        return self.controller.disks[0]
 
     @property
     def drive(self):

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from drivers.ahci import registers as r
 from drivers.ahci.controller import AhciController
-from drivers.ahci.disk import RESETS
+from drivers.ahci.ladder import RESETS
 from drivers.ahci.states import State
 from drivers.disk import GONE, Disk, DiskInfo, Feature
 from drivers.errors import DeviceGone, DeviceRefused
