@@ -57,6 +57,17 @@ cdef extern from * nogil:
         HW_WRITE_FENCE(); *(volatile uint32_t *)p = HW_LITTLE32(v); }
     static inline uint32_t hw_dma_load32(const void *p) {
         uint32_t v = *(const volatile uint32_t *)p; return HW_LITTLE32(v); }
+    static inline uint32_t hw_load_acquire32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
+    static inline void hw_store_release32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE); }
+    static inline uint32_t hw_exchange32(void *p, uint32_t v) { return __atomic_exchange_n((uint32_t *)p, v, __ATOMIC_SEQ_CST); }
+    static inline void hw_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    static inline void hw_relax(void) {
+    #if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+    #elif defined(__aarch64__)
+        __asm__ __volatile__("yield");
+    #endif
+    }
     static inline void hw_dma_store64(void *p, uint64_t v) { *(volatile uint64_t *)p = HW_LITTLE64(v); }
     static inline uint64_t hw_dma_load64(const void *p) {
         uint64_t v = *(const volatile uint64_t *)p; return HW_LITTLE64(v); }
@@ -91,3 +102,10 @@ cdef extern from * nogil:
     void read_fence "hw_read_fence"() noexcept
     # Between stores to DMA memory and the store that hands them to the device.
     void write_fence "hw_write_fence"() noexcept
+    # Words that the kernel or another thread shares with us.
+    uint32_t load_acquire32 "hw_load_acquire32"(const void *p) noexcept
+    void store_release32 "hw_store_release32"(void *p, uint32_t v) noexcept
+    uint32_t exchange32 "hw_exchange32"(void *p, uint32_t v) noexcept
+    void full_fence "hw_full_fence"() noexcept
+    # In a loop that waits for another thread.
+    void relax "hw_relax"() noexcept
