@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Final
 
 from drivers.ahci.identify import Identity
 from drivers.ahci.queue import (
-    ARMED,
     MAX_REQUEST_SECTORS,
     MAX_SEGMENTS,
     MAX_TRIM_SECTORS,
     MEMORY_OCTETS,
     SUSPECT,
-    TROUBLE,
     CommandQueue,
 )
 from drivers.ahci.registers import DONE
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from drivers.ahci.packet import PacketDrive
 
 LOOKS: Final = 16
-"""Vain looks between two that also ask the controller's registers for errors."""
+"""Every so many vain looks, one asks the controller's registers, too: for errors, and for what no FIS has told."""
 SUSPICION: Final = 8
 """A command that has taken this part of its time, on a link with errors, is not waited for any longer."""
 TICK_NS: Final = 250 * MS
@@ -111,7 +109,8 @@ class AhciDisk:
         woken = self._armed and self._line.came(self.index, self._wake)
         if woken:
             self._disarm()
-        count = self.queue.harvest(burst)
+        due = self._clock() >= self._tick if self._armed else self._looks % LOOKS == LOOKS - 1
+        count = self.queue.harvest(burst, closely=woken or due)
         if self.multiplied:
             self.life.rotate()
         if count > 0:
@@ -119,7 +118,7 @@ class AhciDisk:
             return count
         if count == 0 and not woken and not self.gone and self.life.quiet:
             self._looks += 1
-            if self._clock() < self._tick if self._armed else self._looks % LOOKS:
+            if not due:
                 return 0
         if woken:
             self._line.tell_others(self.index)
@@ -133,12 +132,8 @@ class AhciDisk:
             return not self.queue.active            # there is nothing to sleep on
         if self._armed:
             return True                             # since it was armed nothing has come, or it is readable
-        errors = self.life.error_causes
-        code = self.queue.arm(DONE | errors, errors)
-        self._armed = code != TROUBLE
-        if code == TROUBLE:
-            self._looks = LOOKS - 1         # the next look is a closer one
-        return code == ARMED
+        self._armed = True
+        return self.queue.arm(DONE | self.life.error_causes, DONE)      # an error that stands already interrupts at once
 
     def fileno(self) -> int:
         """What to wait on; -1 once closed."""

@@ -24,9 +24,10 @@ def bring_up_disk(life: "AhciPort", pm: int | None) -> Procedure:
             found = replace(found, queued_trim=queued_trim(answer.data))
     if options.security_freeze and found.security.supported and not found.security.frozen:
         yield from _set(life, commands.security_freeze(), at)
-    if options.write_cache is not None and found.has_write_cache and options.write_cache != found.write_cache:
-        if (yield from _set(life, commands.write_cache(options.write_cache), at)):
-            found = found.with_write_cache(options.write_cache)
+    wanted = options.write_cache
+    switch = wanted is not None and found.has_write_cache and wanted != found.write_cache
+    if switch and (yield from _set(life, commands.write_cache(wanted), at)):
+        found = found.with_write_cache(wanted)
     if found.device_power:
         yield from _set(life, commands.device_power(options.link_power is LinkPower.SLUMBER and pm is None), at)
     return found

@@ -202,7 +202,7 @@ class AhciPort:
     def try_again(self, now: int) -> None:
         """Give a port that was given up, or is empty, another chance, with all limits lifted. Raises DeviceError."""
         if self.state not in (State.FAILED, State.ABSENT) or self._steps is not None:
-            raise DeviceError(self.name, f"it is {self.state.name.lower()}; only one that has failed or is empty is tried again")
+            raise DeviceError(self.name, f"it is {self.state.name.lower()}; one that has failed or is empty can be tried again")
         self.ladder.forget()
         self.port.speed_limit = 0
         self.note("tried again", "the operator asked for it")
@@ -443,8 +443,7 @@ class AhciPort:
                 understood = guilty != 0
             if understood and not port.stuck():
                 queue.fail(guilty, error)
-                if not port.regs.CMD.read().ST:
-                    port.start_commands()
+                port.start_commands()
                 self.to(Event.RECOVERED)
                 self.resume()
                 return
@@ -468,7 +467,9 @@ class AhciPort:
         if self.port.stuck():
             return errno.EIO
         self.port.start_commands()
-        return (yield from disk.pack.why(self, disk))
+        error = yield from disk.pack.why(self, disk)
+        yield from self.port.stop_commands()
+        return error
 
     def _queued_error(self, disk: AhciDisk) -> Procedure:
         """Which of the queued commands, all of which wait now, has failed, and its errno. SATA 13.6.4.
@@ -482,6 +483,7 @@ class AhciPort:
                 answer = yield from port.internal(commands.read_log(commands.QUEUED_ERROR_LOG), disk.pm)
                 log = parse_error_log(answer.data)
                 if log is not None and queue.waiting >> log.tag & 1:
+                    yield from port.stop_commands()
                     return 1 << log.tag, self._errno(disk, log.error, 1 << log.tag)
         # Without its name: a drive takes no commands until its log is read, so it is reset, and each gets its try alone.
         self._count(Trouble.UNEXPLAINED, "the drive's log does not say which queued command failed", True)
@@ -585,7 +587,7 @@ class AhciPort:
             raise
         except (DeviceTimeout, Refused, DeviceError, ValueError) as why:
             error = why
-        if isinstance(error, DeviceTimeout) or self.port.stuck():
+        if isinstance(error, DeviceTimeout) or self.port.busy():
             yield from self._reset(why=str(error or "the device is busy after a command of ours"))
         elif self.state is State.SERVING:
             self.to(Event.SERVED)

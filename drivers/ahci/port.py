@@ -142,10 +142,13 @@ class Port:
         self.regs.CMD.modify(ST=1)
 
     def stuck(self) -> bool:
-        """Whether only a reset helps: the command engine runs on, the device is busy or wants to move data, or the link is
-        down. AHCI 10.4.1."""
+        """Whether only a reset helps, after the command engine was stopped: it runs on, or `busy`. AHCI 10.4.1."""
+        return self.busy() or bool(self.regs.CMD.read().CR)
+
+    def busy(self) -> bool:
+        """Whether the device is busy or wants to move data, or the link is down."""
         tfd = self.regs.TFD.read()
-        return bool(tfd.BSY or tfd.DRQ or self.regs.CMD.read().CR or self.regs.SSTS.read().DET is not Detection.UP)
+        return bool(tfd.BSY or tfd.DRQ or self.regs.SSTS.read().DET is not Detection.UP)
 
     def kind(self) -> Signature | int:
         """What is at the other end."""

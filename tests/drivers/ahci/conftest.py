@@ -44,6 +44,11 @@ class Rig:
         self.ended = {}
 
     @property
+    def port(self):
+        """The model's."""
+        return self.model.ports[0]
+
+    @property
     def drive(self):
         return self.model.drives[0]
 
