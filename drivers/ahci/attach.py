@@ -55,8 +55,10 @@ def attach(life: "AhciPort") -> Procedure:
     port.start_commands()
     kind = yield from _kind(life)
     if kind == Signature.DISK:
-        life.place((yield from bring_up_disk(life, None)))
-        return SingleDisk(life.adapter.options.link_power)
+        found = yield from bring_up_disk(life, None)
+        life.place(found)
+        adapter = life.adapter
+        return SingleDisk(adapter.options.link_power if adapter.sleeps and found.host_power else LinkPower.ACTIVE)
     if kind == Signature.PACKET:
         port.is_packet(True)
         return (yield from packet.attach(life))

@@ -11,7 +11,7 @@ from drivers.ahci.internal import InternalCommand
 from drivers.ahci.life import Adapter, AhciPort
 from drivers.ahci.line import Line
 from drivers.ahci.options import Options
-from drivers.ahci.port import PLUG, Port
+from drivers.ahci.port import Port
 from drivers.ahci.queue import PORT_MEMORY_OCTETS
 from drivers.ahci.registers import MAX_PORTS, PORT_OCTETS, PORTS_AT, PortRegisters, ahci_map
 from drivers.ahci.states import State
@@ -125,7 +125,7 @@ class AhciController:
                 self.registers.IS.write(1 << port.index)
             port.look(self._clock())
             if pending >> port.index & 1 and port.state in (State.ABSENT, State.FAILED):
-                port.port.watch(PLUG)
+                port.port.watch()
 
     def _empty_ports(self) -> list[AhciPort]:
         return [port for port in self.ports if all(disk.gone for disk in port.disks)]
@@ -202,6 +202,7 @@ class AhciController:
         adapter = Adapter(
             device.name, device, self._mmio, self._line, self._clock, options=self.options,
             slots=min(cap.NCS + 1, self.options.depth) if cap.SNCQ else 1, multipliers=bool(cap.SPM),
+            sleeps=bool(cap.SALP and cap.PSC and cap.SSC),
             reach=(1 << 64) - 1 if cap.S64A else 1 << 32)
         for index in range(len(regs.PxCMD)):
             if not regs.PI.read() >> index & 1:

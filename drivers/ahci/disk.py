@@ -1,7 +1,8 @@
 """A drive, or a medium in one, as a `drivers.disk.Disk`: requests by bursts, sleep, and a look when something seems wrong."""
 
 import errno
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from drivers.ahci.identify import Identity
 from drivers.ahci.queue import (
@@ -14,8 +15,10 @@ from drivers.ahci.queue import (
 )
 from drivers.ahci.registers import DONE
 from drivers.ahci.states import State
+from drivers.ahci.steps import Procedure
 from drivers.device import DmaMemory
 from drivers.disk import GONE, DiskInfo, Feature
+from drivers.errors import DeviceError
 from drivers.registers import MS
 from drivers.request import CompletionBurst, RequestBurst
 
@@ -44,6 +47,8 @@ class AhciDisk:
         self.gone = ""
         """Why it is no more."""
         self.write_cache = Feature.WRITE_CACHE in identity.features
+        self.frozen = life.adapter.options.security_freeze and identity.security.supported
+        """Whether its security has been frozen."""
         self._line, self._clock, self._timeout_ns = adapter.line, adapter.clock, adapter.options.timeout_ns
         self._memory = adapter.device.dma_alloc(MEMORY_OCTETS, f"ahci {self.name}", below_4g=adapter.below_4g)
         self.queue = CommandQueue(adapter.mmio, life.offset, life.port.memory, self._memory, adapter.reach, pm)
@@ -133,7 +138,7 @@ class AhciDisk:
         if self._armed:
             return True                             # since it was armed nothing has come, or it is readable
         self._armed = True
-        return self.queue.arm(DONE | self.life.error_causes, DONE)      # an error that stands already interrupts at once
+        return self.queue.arm(DONE | self.life.port.error_causes, DONE)      # an error that stands already interrupts at once
 
     def fileno(self) -> int:
         """What to wait on; -1 once closed."""
@@ -170,6 +175,13 @@ class AhciDisk:
         self.life.forget(self)
         if self.life.stopped:           # else it stays until the controller does no DMA any more
             self._memory.free()
+
+    def perform(self, procedure: Procedure, ended: Callable[[Any, Exception | None], None]) -> None:
+        """Have commands of our own carried out (`smart`, `service`); `ended` gets their result or error, within `complete`."""
+        if self.gone:
+            ended(None, DeviceError(self.name, f"there is no disk: {self.gone}"))
+        else:
+            self.life.perform(procedure, ended)
 
     # For the port.
 
@@ -220,7 +232,7 @@ class AhciDisk:
         waited = now - self._oldest_since
         if waited >= self._timeout_ns:
             return self, mask, False
-        if waited >= self._timeout_ns // SUSPICION and self.life.port.regs.SERR.read():
+        if waited >= self._timeout_ns // SUSPICION and self.life.port.link_errors():
             # The link had errors, and the command may have been lost with them. (QEMU before 8.1 tells of a queued command's
             # error nowhere else once another has succeeded.)
             return self, mask, True

@@ -24,7 +24,7 @@ def bring_up_disk(life: "AhciPort", pm: int | None) -> Procedure:
             found = replace(found, queued_trim=queued_trim(answer.data))
     if options.security_freeze and found.security.supported and not found.security.frozen:
         yield from _set(life, commands.security_freeze(), at)
-    wanted = options.write_cache
+    wanted = life.write_cache.get(at, options.write_cache)
     switch = wanted is not None and found.has_write_cache and wanted != found.write_cache
     if switch and (yield from _set(life, commands.write_cache(wanted), at)):
         found = found.with_write_cache(wanted)

@@ -27,11 +27,11 @@ from drivers.ahci.disk import AhciDisk
 from drivers.ahci.identify import IdentifyError, parse_error_log
 from drivers.ahci.ladder import RESETS, Ladder, Measure, Trouble
 from drivers.ahci.line import Line
-from drivers.ahci.options import LinkPower, Options
+from drivers.ahci.options import Options
 from drivers.ahci.packet import AGAIN
 from drivers.ahci.port import EVERYTHING, PLUG, Port, Refused
 from drivers.ahci.queue import SUSPECT, TROUBLE
-from drivers.ahci.registers import ERRORS, PxIS, PxTFD
+from drivers.ahci.registers import PxIS, PxTFD
 from drivers.ahci.states import Event, State, after
 from drivers.ahci.steps import LOOK_NS, Procedure, Steps, run
 from drivers.device import Device
@@ -73,6 +73,8 @@ class Adapter:
     """The first address it does not reach."""
     multipliers: bool
     """CAP.SPM."""
+    sleeps: bool
+    """CAP.SALP, with partial and slumber."""
     options: Options
 
     @property
@@ -96,6 +98,8 @@ class _Service:
 
     procedure: Procedure
     ended: Callable[[Any, Exception | None], None]
+    routine: bool = False
+    """Nobody asked for it but we ourselves, every now and then."""
 
 
 class AhciPort:
@@ -113,6 +117,8 @@ class AhciPort:
         self.attached: attach.Attached | None = None
         """What is at the other end of the link."""
         self.ladder = Ladder()
+        self.write_cache: dict[int, bool] = {}
+        """What an operator wants, by the port behind a multiplier."""
         self.counts = {"errors_device": 0, "errors_link": 0, "errors_bus": 0, "timeouts": 0, "recoveries": 0, "resets": 0,
                        "slowdowns": 0, "queuing_off": 0, "plugs": 0}
         self.events: deque[PortEvent] = deque(maxlen=EVENTS)
@@ -158,9 +164,9 @@ class AhciPort:
             status = self._status()
             if status == EVERYTHING or (code == SUSPECT and not self._present()):
                 self.left(str(DeviceGone(self.adapter.name)))
-            elif status & self.plug_causes:
+            elif status & self.port.plug_causes:
                 self._start(self._plugged("the link went or came"), now)
-            elif code == TROUBLE or status & self.error_causes:
+            elif code == TROUBLE or status & self.port.error_causes:
                 self._start(self._recover(status), now)
             elif self._services:
                 self._serve_when_idle(now)
@@ -168,7 +174,7 @@ class AhciPort:
                 self._start(self._hung(*hung), now)
             elif self.attached is not None and self.attached.asks and now >= self._ask_at:
                 self._ask_at = now + ASK_NS
-                self.perform(self.attached.ask(self), lambda value, error: None)
+                self._services.append(_Service(self.attached.ask(self), lambda value, error: None, routine=True))
         elif self.state in (State.ABSENT, State.FAILED) and not self._closed:
             status = self._status()
             if status == EVERYTHING:
@@ -213,21 +219,6 @@ class AhciPort:
         self.events.append(PortEvent(self.adapter.clock(), what, why))
         self.event_count += 1
 
-    @property
-    def link_power(self) -> LinkPower:
-        """How far the link may sleep now."""
-        return self.attached.link_power if self.attached is not None else LinkPower.ACTIVE
-
-    @property
-    def plug_causes(self) -> int:
-        """What of PxIS says that somebody came or went; of a link that may sleep, PhyRdy says nothing. AHCI 8.3.1."""
-        return PLUG & ~PxIS.PRCS.mask if self.link_power is not LinkPower.ACTIVE else PLUG
-
-    @property
-    def error_causes(self) -> int:
-        """What of PxIS needs attention."""
-        return ERRORS & ~PLUG | self.plug_causes
-
     def _status(self) -> int:
         return int(self.port.regs.IS.read())
 
@@ -260,23 +251,26 @@ class AhciPort:
         self.reason = why
         self.note("given up", why)
         self.to(Event.GIVE_UP)
-        self._lose(self.disks, why)
+        self._lose_all(why)
         with suppress(DeviceError, OSError):
-            self.port.watch(PLUG)
+            self.port.watch()
 
     def left(self, why: str) -> None:
         """The controller has gone, or was closed."""
         self.reason = why
         self._steps = None
         self.to(Event.LEFT)
-        self._lose(self.disks, why)
+        self._lose_all(why)
 
     def _lose(self, disks: list[AhciDisk], why: str) -> None:
-        """These disks are no more, and neither is what was asked of the port."""
-        for disk in list(disks):
-            if not disk.gone:
-                disk.lose(why)
-                self.on_disk(disk, False)
+        """These disks are no more."""
+        for disk in disks:
+            disk.lose(why)
+            self.on_disk(disk, False)
+
+    def _lose_all(self, why: str) -> None:
+        """Nobody is attached any more, so nothing can be asked of the port."""
+        self._lose(self._live(), why)
         self.attached = None
         while self._services:
             self._services.popleft().ended(None, DeviceError(self.name, why))
@@ -298,18 +292,19 @@ class AhciPort:
         """Nobody is there: wait for somebody."""
         self.reason = why
         self.to(Event.NO_DISK)
-        self._lose(self.disks, why)
-        self.port.watch(PLUG)
+        self._lose_all(why)
+        self.port.watch()
 
     def _attach(self) -> Procedure:
         """The device is idle: find out what it is, and go on with what waits."""
         self.to(Event.STARTED)
+        self.reason = ""
         found = yield from attach.attach(self)
         if found is None:
             yield from self.port.stop_commands()
             self._empty(self.reason)
             return
-        self.attached, self.reason = found, ""
+        self.attached = found
         self.port.sleep(found.link_power)
         self.to(Event.IDENTIFIED)
         self._ask_at = self.adapter.clock() + ASK_NS
@@ -412,7 +407,7 @@ class AhciPort:
             return
         queue = disk.queue
         told = queue.received_error() or int(port.regs.TFD.read())
-        link_errors = int(port.regs.SERR.read())
+        link_errors = port.link_errors()
         if status & PxIS.TFES.mask and not status & (_BUS | _LINK):
             queue.settle()
         active = queue.active
@@ -588,6 +583,8 @@ class AhciPort:
         except (DeviceTimeout, Refused, DeviceError, ValueError) as why:
             error = why
         if isinstance(error, DeviceTimeout) or self.port.busy():
+            if not service.routine:
+                self.ladder.resets = 0      # a drive that cannot do this can do others
             yield from self._reset(why=str(error or "the device is busy after a command of ours"))
         elif self.state is State.SERVING:
             self.to(Event.SERVED)

@@ -10,7 +10,7 @@ from drivers.ahci.commands import Answer, Own
 from drivers.ahci.internal import InternalCommand
 from drivers.ahci.options import LinkPower
 from drivers.ahci.queue import FIS_OFFSET, LIST_OFFSET
-from drivers.ahci.registers import ERRORS, Detection, PortRegisters, PxIS, PxTFD, Signature, Transition
+from drivers.ahci.registers import ERRORS, Detection, PortRegisters, PxIS, PxSERR, PxTFD, Signature, Transition
 from drivers.ahci.steps import Pause, Procedure, Until
 from drivers.device import DmaMemory
 from drivers.errors import DeviceError, DeviceGone, DeviceTimeout
@@ -30,8 +30,6 @@ SETTLE_NS: Final = 100 * MS
 LOOK_AT_PHY_NS: Final = 10 * MS
 RESTLESS_NS: Final = 2_000 * MS
 """A PHY that has not settled by then is taken at its last word."""
-WAKE_NS: Final = 100 * MS
-"""A link wakes within 10 ms from slumber. SATA 8.1."""
 SRST_NS: Final = 1 * MS
 """SRST stands for 5 us at least. SATA 11.4."""
 SRST_ANSWER_NS: Final = 3_000 * MS
@@ -39,6 +37,7 @@ EVERYTHING: Final = 0xFFFF_FFFF
 PLUG: Final = PxIS.PCS.mask | PxIS.PRCS.mask | PxIS.CPDS.mask
 """What of PxIS says that a device came or went."""
 
+_WOKE: Final = PxSERR.N.mask | PxSERR.W.mask
 _FIS_D2H: Final = 0x34
 _NO_SLEEP: Final = 3
 _NO_SLUMBER: Final = 2
@@ -63,7 +62,7 @@ class Port:
         self._internal = internal
         self.speed_limit = 0
         """Generation of the link; 0: as fast as both sides can."""
-        self._forbidden = _NO_SLEEP
+        self._policy = LinkPower.ACTIVE
 
     # Bring-up and the end.
 
@@ -89,13 +88,14 @@ class Port:
         regs.SCTL.write(DET=0, SPD=self.speed_limit, IPM=_NO_SLEEP)
         regs.SERR.write(EVERYTHING)
         cmd = regs.CMD.read()
-        regs.CMD.modify(POD=1 if cmd.CPD else cmd.POD, SUD=1, ICC=Transition.ACTIVE, ATAPI=0, ALPE=0, PMA=0)
+        self._stay_awake()
+        regs.CMD.modify(POD=1 if cmd.CPD else cmd.POD, SUD=1, ICC=Transition.ACTIVE)
         regs.CMD.modify(FRE=1)
         yield Until(regs.CMD.read, lambda cmd: cmd.FR, ENGINE_NS, "PxCMD.FR")
 
     def comreset(self) -> Procedure:
         """Reset the link and the device behind it. The command engine must be off. AHCI 10.4.2."""
-        self.regs.CMD.modify(ALPE=0, PMA=0, ATAPI=0)
+        self._stay_awake()
         self.regs.SCTL.write(DET=1, SPD=self.speed_limit, IPM=_NO_SLEEP)
         yield Pause(COMRESET_NS)
         self.regs.SCTL.modify(DET=0)
@@ -154,10 +154,25 @@ class Port:
         """What is at the other end."""
         return _signature(int(self.regs.SIG.read()))
 
-    def watch(self, causes: int) -> None:
-        """No commands run: let only these interrupt."""
+    def watch(self) -> None:
+        """No commands run: only who comes or goes interrupts."""
         self.regs.IS.write(EVERYTHING)
-        self.regs.IE.write(causes)
+        self.regs.IE.write(PLUG)
+
+    @property
+    def plug_causes(self) -> int:
+        """What of PxIS says that somebody came or went; of a link that may sleep, PhyRdy says nothing. AHCI 8.3.1."""
+        return PLUG & ~PxIS.PRCS.mask if self._policy is not LinkPower.ACTIVE else PLUG
+
+    @property
+    def error_causes(self) -> int:
+        """What of PxIS needs attention."""
+        return ERRORS & ~PLUG | self.plug_causes
+
+    def link_errors(self) -> int:
+        """PxSERR, without what only says that the link woke."""
+        errors = int(self.regs.SERR.read())
+        return errors & ~_WOKE if self._policy is not LinkPower.ACTIVE else errors
 
     # What kind of device there is, where it matters to the controller. AHCI 3.3.7.
 
@@ -175,15 +190,14 @@ class Port:
 
     def sleep(self, policy: LinkPower) -> None:
         """Let the link sleep as far as the policy has it. Changes of PhyRdy are then no news."""
-        self.regs.SCTL.modify(IPM=_FORBIDDEN[policy])
-        self.regs.CMD.modify(ALPE=int(policy is not LinkPower.ACTIVE), ASP=int(policy is LinkPower.SLUMBER))
+        self._policy = policy
+        if policy is not LinkPower.ACTIVE:
+            self.regs.SCTL.modify(IPM=_FORBIDDEN[policy])
+            self.regs.CMD.modify(ALPE=1, ASP=int(policy is LinkPower.SLUMBER))
 
-    def wake(self) -> Procedure:
-        """The link awake, and kept so. AHCI 8.3.1.1."""
-        self.regs.CMD.modify(ALPE=0, ASP=0)
-        self.regs.SCTL.modify(IPM=_NO_SLEEP)
-        self.regs.CMD.modify(ICC=Transition.ACTIVE)
-        yield Until(self.regs.SSTS.read, lambda ssts: ssts.DET is Detection.UP and ssts.IPM == 1, WAKE_NS, "PxSSTS.IPM=active")
+    def _stay_awake(self) -> None:
+        self._policy = LinkPower.ACTIVE
+        self.regs.CMD.modify(ALPE=0, ASP=0, PMA=0, ATAPI=0)
 
     # Commands of our own.
 
@@ -195,16 +209,16 @@ class Port:
         regs = self.regs
         self._internal.start(own.fis(pm), own.flags(pm), own.octets, own.data, own.packet)
         try:
-            yield Until(regs.CI.read, lambda ci: not ci & 1 or regs.IS.read() & ERRORS, own.timeout_ns,
+            yield Until(regs.CI.read, lambda ci: not ci & 1 or regs.IS.read() & self.error_causes, own.timeout_ns,
                         f"the end of {own.name}")
         finally:
             data = self._internal.end(own.octets)
         tfd, cause = regs.TFD.read(), regs.IS.read()
-        if tfd.ERR or tfd.DF or regs.CI.read() & 1 or cause & ERRORS & ~PLUG:
+        if tfd.ERR or tfd.DF or regs.CI.read() & 1 or cause & self.error_causes & ~PLUG:
             refused = Refused(self.name, f"it answers {own.name} with status {tfd} ({cause})", int(tfd) & 0xFF, tfd.ERROR)
             yield from self._restart()
             raise refused
-        if cause & PLUG:
+        if cause & self.plug_causes:
             raise DeviceTimeout(self.name, f"the end of {own.name}: the link went", int(cause), 0.0)
         answer = Answer(data, self._internal.received())
         regs.IS.write(cause)

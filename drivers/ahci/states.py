@@ -70,12 +70,10 @@ TRANSITIONS: Final = {
     (State.RECOVERING, Event.GIVE_UP): State.FAILED,
     (State.SERVING, Event.GIVE_UP): State.FAILED,
     (State.READY, Event.GIVE_UP): State.FAILED,
-    (State.LOST, Event.GIVE_UP): State.FAILED,
     # The ways back.
     (State.ABSENT, Event.PLUG): State.LOST,
     (State.FAILED, Event.PLUG): State.LOST,
     (State.READY, Event.PLUG): State.LOST,
-    (State.RECOVERING, Event.PLUG): State.LOST,
 } | {(state, Event.LEFT): State.GONE for state in State}
 
 
