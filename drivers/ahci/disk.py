@@ -86,7 +86,7 @@ class AhciDisk:
     @property
     def features(self) -> Feature:
         """As they are now: the write cache can be switched."""
-        return self.identity.features if self.write_cache else self.identity.features & ~Feature.WRITE_CACHE
+        return self.identity.with_write_cache(self.write_cache).features
 
     # drivers.disk.Disk
 

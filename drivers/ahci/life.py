@@ -174,7 +174,7 @@ class AhciPort:
                 self._start(self._hung(*hung), now)
             elif self.attached is not None and self.attached.asks and now >= self._ask_at:
                 self._ask_at = now + ASK_NS
-                self._services.append(_Service(self.attached.ask(self), lambda value, error: None, routine=True))
+                self._enqueue(_Service(self.attached.ask(self), lambda value, error: None, routine=True))
         elif self.state in (State.ABSENT, State.FAILED) and not self._closed:
             status = self._status()
             if status == EVERYTHING:
@@ -197,8 +197,13 @@ class AhciPort:
         if self.state <= State.ABSENT or self._closed:
             ended(None, DeviceError(self.name, f"there is no disk: {self.reason or self.state.name.lower()}"))
             return
-        self._services.append(_Service(procedure, ended))
-        for disk in self.disks:
+        self._enqueue(_Service(procedure, ended))
+
+    def _enqueue(self, service: _Service) -> None:
+        """Nothing is issued any more until it has been done, or requests without end would keep it waiting."""
+        self._services.append(service)
+        for disk in self._live():
+            disk.queue.held = True
             disk.call()
 
     def ask_soon(self) -> None:
@@ -344,7 +349,7 @@ class AhciPort:
         if self._holder not in live:
             self._holder = live[0] if live else None
         for disk in live:
-            disk.resume(held=disk.multiplied and disk is not self._holder)
+            disk.resume(held=bool(self._services) or (disk.multiplied and disk is not self._holder))
 
     def rotate(self) -> None:
         """Give the port to the next device that has something to do, once the one that has it has nothing under way."""
@@ -562,9 +567,8 @@ class AhciPort:
     # Commands of our own.
 
     def _serve_when_idle(self, now: int) -> None:
-        """Hold requests back until nothing runs, then let our own commands have the port."""
+        """Once nothing runs any more, let our own commands have the port."""
         for disk in self._live():
-            disk.queue.held = True
             if disk.queue.active:
                 if (hung := disk.hung(now)) is not None:
                     self._start(self._hung(*hung), now)

@@ -4,7 +4,8 @@ import errno
 
 import pytest
 
-from drivers.ahci import life, registers as r
+from drivers.ahci import life
+from drivers.ahci import registers as r
 from drivers.ahci.ladder import RESETS
 from drivers.ahci.life import RETURN_NS
 from drivers.ahci.options import Options
