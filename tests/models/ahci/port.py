@@ -291,12 +291,12 @@ class Port:
             self.raise_cause(r.PxIS.TFES.mask | r.PxIS.SDBS.mask)
             return
         self.tfd = GOOD
-        self.sact &= ~(1 << c.slot)
-        self.ending |= 1 << c.slot if self.slow_sact > 1 else 0
         if answer.moved:
             setup = struct.pack("<BBHQIIII", 0x41, c.target | (0 if c.write else 0x20), 0, c.slot, 0, 0, answer.moved, 0)
             self.receive(RECEIVED_DMA_SETUP, setup)
         self.receive(RECEIVED_SDB, bytes([0xA1, 0x40 | c.target, GOOD, 0]) + struct.pack("<I", 1 << c.slot))
+        self.sact &= ~(1 << c.slot)         # after the FIS is in memory: AHCI 5.3
+        self.ending |= 1 << c.slot if self.slow_sact > 1 else 0
         self.raise_cause(r.PxIS.SDBS.mask)
 
     def notify(self, target: int) -> None:
