@@ -36,6 +36,7 @@ cdef extern from * nogil:
     static inline void hw_put64(void *p, uint64_t v) { hw_store64(p, HW_SWAP64(v)); }
     static inline int64_t hw_now_ns(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t);
         return (int64_t)t.tv_sec * 1000000000ll + t.tv_nsec; }
+    static inline unsigned hw_trailing_zeros(uint64_t v) { return (unsigned)__builtin_ctzll(v); }
     static inline unsigned hw_log2_ceil(uint64_t v) { return v < 2 ? 0 : 64 - (unsigned)__builtin_clzll(v - 1); }
     /* x86 keeps the order of loads and of stores, also between ordinary and uncached memory: only the compiler is held
        back. On ARM a device is an observer outside the inner shareable domain. */
@@ -91,6 +92,8 @@ cdef extern from * nogil:
     int64_t now_ns "hw_now_ns"() noexcept
     # The smallest k with v <= 2**k, 0 to 64.
     unsigned log2_ceil "hw_log2_ceil"(uint64_t v) noexcept
+    # Of a value that is not 0: how many zero bits are below its lowest one.
+    unsigned trailing_zeros "hw_trailing_zeros"(uint64_t v) noexcept
     # Device registers: one access, little-endian, after all earlier stores to DMA memory; a read before all later loads.
     uint32_t mmio_read32 "hw_mmio_read32"(const void *p) noexcept
     void mmio_write32 "hw_mmio_write32"(void *p, uint32_t v) noexcept
