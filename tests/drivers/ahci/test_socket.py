@@ -57,7 +57,8 @@ class Bench:
             count = self.disk.complete(self.completions)
             ended.update(self.completions.items())
             assert count != GONE
-            if not count and self.disk.arm():
+            takes_more = len(self.requests) and self.disk.room()
+            if not count and not takes_more and self.disk.arm():
                 at = self.disk.wake_at()
                 left = LIMIT_S if at is None else max(0.0, (at - time.monotonic_ns()) / 1e9)
                 select.select([self.disk.fileno()], [], [], min(left, LIMIT_S))
