@@ -28,7 +28,7 @@ def test_done_is_said_by_silence(rustosctl, words):
 @pytest.mark.parametrize(("words", "status", "said"), [
     (("kill", "902"), 1, "rustosctl ps"), (("process", "show", "0"), 1, "rustosctl status"),
     (("kill", "0"), 1, "service manager"), (("nice", "0", "5"), 1, "Nice="),
-    (("kill", "901", "-s", "BOGUS"), 2, "HUP, INT"), (("nice", "901", "99"), 2, "99"), (("kill",), 2, "pid"),
+    (("kill", "901", "-s", "BOGUS"), 2, "HUP, INT"), (("nice", "901", "99"), 2, "19"), (("kill",), 2, "pid"),
 ])
 def test_what_cannot_be_done_says_what_to_do(rustosctl, words, status, said):
     ended, out, err = rustosctl(*words)
