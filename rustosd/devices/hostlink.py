@@ -225,9 +225,13 @@ class _Restoring:
         if not (masters := self.route.link_lookup(ifname=port.master)):
             self.complaints.append(f"{state.name} is not part of {port.master}, which is gone")
             return
-        if uppers.is_alone(port) and self._now()["flags"] & _IFF_UP:
+        decides = uppers.decides(port)
+        if decides and self._now()["flags"] & _IFF_UP:
             self._do(f"{state.name} cannot be changed", self.route.link, "set", index=self.index, state="down")
         self._do(f"{state.name} is not part of {port.master}", self.route.link, "set", index=self.index, master=masters[0])
+        if decides and self._now(masters[0]).get("address") != port.mac:
+            self._do(f"{port.master} has not its MAC address {port.mac}", self.route.link, "set", index=masters[0],
+                     address=port.mac)
         self.complaints += uppers.set_port(state.name, port)
 
     def _vlan(self, vlan: Vlan) -> None:
@@ -247,7 +251,7 @@ class _Restoring:
                 time.sleep(_POLL_S)
         now = self._now()
         renamed = now.get("ifname") != state.name
-        readdressed = (now.get("address") or "") != state.mac and not uppers.is_alone(state.port)
+        readdressed = (now.get("address") or "") != state.mac and not uppers.decides(state.port)
         if (renamed or readdressed) and now["flags"] & _IFF_UP:
             self._do(f"{state.name} cannot be changed", self.route.link, "set", index=self.index, state="down")
         if renamed:
@@ -264,8 +268,8 @@ class _Restoring:
         if state.alias and now.get("ifalias") != state.alias:
             self._do(f"{state.name} has not its alias", self.route.link, "set", index=self.index, ifalias=state.alias)
 
-    def _now(self) -> Any:
-        (link,) = self.route.link("get", index=self.index)
+    def _now(self, index: int | None = None) -> Any:
+        (link,) = self.route.link("get", index=index or self.index)
         return link
 
     def _settings(self) -> None:

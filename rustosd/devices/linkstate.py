@@ -78,6 +78,8 @@ class Port(_Fact):
     master: str
     kind: str = ""
     """"bridge", "bond"."""
+    mac: str = ""
+    """The master's, which a bond forgets with its last port."""
     settings: dict[str, str] = {}
     """A bridge's of this port: "path_cost", "hairpin_mode"."""
 

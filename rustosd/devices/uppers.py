@@ -14,7 +14,7 @@ from rustosd.devices.linkstate import LinkState, Port, Vlan
 
 VLAN: Final = "vlan"
 _CHANGED_MASK: Final = 0x1F     # all of VLAN_FLAG_..., linux/if_vlan.h
-_ALONE: Final = frozenset({"bond", "team"})
+_DECIDES: Final = frozenset({"bond", "team"})
 """Masters that give their ports a MAC address of their choice, and take them only while they are down."""
 _NET: Final = Path("/sys/class/net")
 _DONE: Final = frozenset({"flush", "config_pending", "config_complete", "change_ack", "hold_timer", "forward_delay_timer",
@@ -54,12 +54,13 @@ def read_port(route: IPRoute, link: Any, names: dict[int, str]) -> Port | None:
     if not master:
         return None
     (above,) = route.link("get", index=master)
-    return Port(master=names.get(master) or "", kind=kind_of(above), settings=dict(_port_settings(link.get("ifname"))))
+    return Port(master=names.get(master) or "", kind=kind_of(above), mac=above.get("address") or "",
+                settings=dict(_port_settings(link.get("ifname"))))
 
 
-def is_alone(port: Port | None) -> bool:
+def decides(port: Port | None) -> bool:
     """Whether its master decides on the port's MAC address, and wants it down first."""
-    return port is not None and port.kind in _ALONE
+    return port is not None and port.kind in _DECIDES
 
 
 def set_port(name: str, port: Port) -> Iterator[str]:
