@@ -305,7 +305,7 @@ def hung_on(nic):
                          "ip -d link show type vlan; for each in lan.5 lan.6; do ip addr show $each; done; ip route; "
                          "bridge -d link", check=False).stdout
     said = re.sub(r"^\d+: |(Link detected|Speed|Duplex|MDI-X): .*|inet6 fe80.*|(valid|preferred)_lft.*| linkdown| state \w+|"
-                  r"(?<=<)\S+(?=>)|\w+_timer \S+", "", said, flags=re.M)
+                  r"(?<=<)\S+(?=>)|\w+_timer +\S+", "", said, flags=re.M)
     return sorted(" ".join(line.split()) for line in said.splitlines())
 
 
