@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tests.lab.guest import AHCI, CARDS, Finished, Guest
-from tests.lab.image import ROOT
+from tests.lab.packages import ROOT
 
 NIC: Final = CARDS["e1000e"]
 V4, V6 = "10.9.7.2", "fd09:7::2"

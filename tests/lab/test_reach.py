@@ -9,7 +9,8 @@ import pytest
 from tests.lab import inside_reach as inside
 from tests.lab import inside_take, inside_vfio
 from tests.lab.guest import CARDS, EDU, Guest
-from tests.lab.image import LabUnavailable, ubuntu_image
+from tests.lab.image import ubuntu_image
+from tests.lab.packages import LabUnavailable
 from tests.lab.test_take import TAKE, V6, Nic, driver_of, end, start
 from tests.support import edu
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.guest import CARDS, Finished, Guest
-from tests.lab.image import ROOT, LabUnavailable
+from tests.lab.packages import ROOT, LabUnavailable
 
 BDF = CARDS["e1000e"].bdf
 CONFIG = f"""\
