@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -155,6 +156,30 @@ def test_a_port_goes_back_to_its_bridge(netns):
         pytest.skip("this kernel has no bridges")
     netns.run("ip", "link", "del", "b9")
     assert netns.call(a_port_of_a_bridge) == ["v0 is not part of b0, which is gone"]
+
+
+def ethtool(*words):
+    return subprocess.run(["ethtool", *words], check=True, capture_output=True, text=True).stdout
+
+
+def settings_by_ethtool():
+    host("link set v0 up")
+    ethtool("-L", "v0", "rx", "2")
+    ethtool("-K", "v0", "tso", "off", "rx", "off")
+    before = ethtool("-k", "v0"), ethtool("-l", "v0")
+    state = hostlink.read("v0")
+    anew(state.mac)
+    assert (ethtool("-k", "v9").replace("v9", "v0"), ethtool("-l", "v9").replace("v9", "v0")) != before
+    assert hostlink.restore(journalled(state), "v9") == []
+    assert (ethtool("-k", "v0"), ethtool("-l", "v0")) == before
+    rings = msgspec.structs.replace(state, hardware={"rings": bytes(36).hex()})
+    return hostlink.restore(rings, "v0")
+
+
+def test_what_ethtool_sets_comes_back(netns):
+    if not shutil.which("ethtool"):
+        pytest.skip("ethtool is not installed")
+    assert netns.call(settings_by_ethtool) == ["v0 has not its rings as ethtool showed them: Operation not supported"]
 
 
 def what_fails_is_said():
