@@ -62,12 +62,12 @@ def host(lines=FULL):
 def shown():
     """What ip(8) tells of v0, without what time changes and without numbers of interfaces.
 
-    Nor with the link-local routes that the kernel makes by itself, which settle late and in any order.
+    Nor with routes that the kernel makes of addresses by itself, which settle late and in any order.
     """
     lines = itertools.chain.from_iterable(ip(words).splitlines() for words in (
         "addr show v0", "route show table all dev v0", "-6 route show table all dev v0", "-4 route show table main",
         "-6 route show table main"))
-    lines = [line for line in lines if not re.search(r"^local fe80::(?!1234)|^fe80::/64 dev \S+ proto kernel", line)]
+    lines = [line for line in lines if not re.search(r"table local proto kernel|^fe80::/64 dev \S+ proto kernel", line)]
     return [re.sub(r"^\d+: |(expires|valid_lft|preferred_lft) \d+sec| tentative|@\S+", "", line).strip() for line in lines]
 
 
