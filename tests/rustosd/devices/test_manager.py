@@ -511,7 +511,7 @@ class FakeDisk:
 
 
 def test_the_disks_of_a_controller_are_there_while_it_is(world, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rustosd.disks", SimpleNamespace(AsyncDisk=FakeDisk))
+    monkeypatch.setitem(sys.modules, "rustosd.storage", SimpleNamespace(SharedDisk=FakeDisk))
 
     async def scenario(w):
         held, = await w.manager.take([SATA])
