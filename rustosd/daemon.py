@@ -27,6 +27,7 @@ from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
 from rustosd import health, metrics
+from rustosd.capture.captures import Captures
 from rustosd.config import Config, InterfaceConfig, RouteConfig
 from rustosd.control.operations import LOOPBACK_INDEX, Operations, version
 from rustosd.control.server import ControlServer
@@ -85,6 +86,7 @@ class Daemon:
         self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
         self.handoff: Handoff | None = None
+        self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
@@ -139,6 +141,7 @@ class Daemon:
         await self.devices.start()
         for route in self.config.route:
             self._add_route(route)
+        undo.callback(self.captures.close)
         undo.callback(self.pump.flush)      # while the NICs are still there to carry the last resets away
         undo.callback(self.network.abort)
         if self.config.sockets.enabled:

@@ -122,9 +122,7 @@ class E1000:
         """Take all frames of the burst and empty it; how many the device refused, which are lost and counted."""
         if self._gone:
             self._counts["tx_dropped_gone"] += len(burst)
-            refused = len(burst)
-            burst.clear()
-            return refused
+            return burst.refuse()
         return self._tx.transmit(burst)
 
     def room(self) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import acpi, calls, device, disk, shell, tables
+from rustosd.cli import acpi, calls, capture, device, disk, shell, tables
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.control import protocol as p
@@ -279,6 +279,7 @@ def _summary(address: str, sent: int, answered_us: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
+app.command("capture")(capture.capture)
 app.add_typer(device.app, name="device")
 app.add_typer(disk.app, name="disk")
 app.command("acpi")(acpi.acpi)

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from rustosd.control import protocol as p
 from rustosd.control.acpi_operations import AcpiOperations
+from rustosd.control.capture_operations import USEFUL_ENDS as USEFUL_ENDS
+from rustosd.control.capture_operations import CaptureOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.pinger import Answer
 
-# Verdicts that are no drops: the frame did what it came for.
-USEFUL_ENDS = frozenset({"delivered", "answered", "forwarded"})
 LOOPBACK_INDEX = 0
 
 
@@ -29,6 +29,8 @@ class Core(Protocol):
     counter_help: Mapping[str, str]
     devices: Devices | None
     """The PCI devices of the daemon; None where it can have none."""
+    captures: Any
+    """`rustosd.capture.captures.Captures` or its like."""
 
     def kick(self) -> None:
         """The stack was changed from outside the pump: let out what it has to say."""
@@ -47,7 +49,7 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, DiskOperations):
+class Operations(DeviceOperations, AcpiOperations, DiskOperations, CaptureOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
