@@ -126,14 +126,15 @@ class Reader:
 
     def feed_whole(self, octets: bytes) -> bytes:
         """As `feed`, but packets are left alone."""
-        octets, end = self._rest + octets, 0
+        octets, whole = self._rest + octets, 0
         for kind, body, end in _walk(octets):
+            whole = end
             if kind == INTERFACE:
                 self.names.append(_taken_apart(body[8:]).get(_IF_NAME, b"?").decode())
             elif kind == STATISTICS:
                 self._statistics(body)
-        self._rest = octets[end:]
-        return octets[:end]
+        self._rest = octets[whole:]
+        return octets[:whole]
 
     @property
     def complete(self) -> bool:

@@ -16,13 +16,14 @@ _V6_UNREACHABLE: Final = {0: "unreachable route {to}", 1: "unreachable prohibite
                           3: "unreachable address {to}", 4: "unreachable port, {to} {name} port {port}"}
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6"}
 _TRUNCATED: Final = "[truncated]"
+_TORN: Final = (struct.error, IndexError, ValueError, OSError)      # what reading beyond the end raises
 
 
 def summary(octets: bytes, length: int) -> str:
     """What is to be known of a frame; `length` is the whole one's, of which `octets` may be only the beginning."""
     try:
         return _ethernet(octets, length)
-    except (struct.error, IndexError, ValueError):
+    except _TORN:
         return f"{_mac(octets[6:12])} > {_mac(octets[:6])}, length {length} {_TRUNCATED}" if len(octets) >= 14 else (
             f"length {length} {_TRUNCATED}")
 
@@ -94,7 +95,7 @@ def _transport(protocol: int, octets: bytes, length: int, source: str, to: str) 
         ports = struct.unpack_from("!HH", octets)
         text = _tcp(octets, length) if protocol == 6 else f"UDP, length {struct.unpack_from('!H', octets, 4)[0] - 8}"
         return f"{source}.{ports[0]} > {to}.{ports[1]}: {text}"
-    except (struct.error, IndexError):
+    except _TORN:
         return f"{source} > {to}: {_PROTOCOLS[protocol]} {_TRUNCATED}, length {length}"
 
 
