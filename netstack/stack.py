@@ -281,6 +281,10 @@ class Stack:
         """What came back for echo requests since the last call; see netstack.icmp.echo_replies."""
         return icmp_module.echo_replies(self.state)
 
+    def probe_answers(self) -> list:
+        """What ICMP errors said of UDP probes since the last call; see netstack.icmp.probe_answers."""
+        return icmp_module.probe_answers(self.state)
+
     # -- inside ------------------------------------------------------------------------------------
 
     @cython.cfunc

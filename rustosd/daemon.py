@@ -48,6 +48,7 @@ from rustosd.status import document
 from rustosd.status.document import Reporter
 from rustosd.status.site import site
 from rustosd.supervisor import Supervisor
+from rustosd.tracer import Tracer
 
 HOST_CLIENTS = 64
 """Connections at once to the metrics' own port and socket."""
@@ -88,6 +89,7 @@ class Daemon:
         self.handoff: Handoff | None = None
         self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
         self.pinger = Pinger(self.stack, self.pump.kick)
+        self.tracer = Tracer(self.stack, self.pump.kick, self.pinger)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
@@ -259,6 +261,7 @@ class Daemon:
     def _on_events(self) -> None:
         self.network.dispatch()
         self.pinger.dispatch()
+        self.tracer.dispatch()
 
     # rustosd.control.operations.Core
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import acpi, calls, capture, device, disk, shell, tables
+from rustosd.cli import acpi, calls, capture, device, disk, shell, tables, traceroute
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.control import protocol as p
@@ -280,6 +280,7 @@ def _summary(address: str, sent: int, answered_us: Sequence[float]) -> str:
 
 
 app.command("capture")(capture.capture)
+app.command("traceroute")(traceroute.traceroute)
 app.add_typer(device.app, name="device")
 app.add_typer(disk.app, name="disk")
 app.command("acpi")(acpi.acpi)

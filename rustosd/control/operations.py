@@ -15,6 +15,7 @@ from rustosd.control.capture_operations import CaptureOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
+from rustosd.control.trace_operations import TraceOperations
 from rustosd.pinger import Answer
 
 LOOPBACK_INDEX = 0
@@ -31,6 +32,8 @@ class Core(Protocol):
     """The PCI devices of the daemon; None where it can have none."""
     captures: Any
     """`rustosd.capture.captures.Captures` or its like."""
+    tracer: Any
+    """`rustosd.tracer.Tracer` or its like."""
 
     def kick(self) -> None:
         """The stack was changed from outside the pump: let out what it has to say."""
@@ -49,7 +52,7 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, DiskOperations, CaptureOperations):
+class Operations(DeviceOperations, AcpiOperations, DiskOperations, CaptureOperations, TraceOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
