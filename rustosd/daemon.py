@@ -29,10 +29,11 @@ from netstack.stack import Stack
 from rustosd import health, metrics
 from rustosd.capture.captures import Captures
 from rustosd.config import Config, InterfaceConfig, RouteConfig
-from rustosd.control.operations import LOOPBACK_INDEX, Operations, version
+from rustosd.control.names import LOOPBACK_INDEX, version
+from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer
 from rustosd.devices.kernel import undo as give_back
-from rustosd.devices.manager import DeviceManager
+from rustosd.devices.manager import DeviceManager, Held
 from rustosd.devices.manager import interfaces as device_interfaces
 from rustosd.devices.watch import Watch
 from rustosd.handoff import Handoff, Limits
@@ -46,6 +47,7 @@ from rustosd.services.http import HttpService, UnixHttpService
 from rustosd.services.iperf3 import Iperf3Service
 from rustosd.status import document
 from rustosd.status.document import Reporter
+from rustosd.status.recorder import resident_octets
 from rustosd.status.site import site
 from rustosd.supervisor import Supervisor
 from rustosd.tracer import Tracer
@@ -275,6 +277,19 @@ class Daemon:
             return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
         return {}
 
+    def nic_details(self, name: str) -> Mapping[str, Any]:
+        if (tap := self.taps.get(name)) is not None:
+            return {"kind": "tap", "statistics": tap.nic.statistics()}
+        held = device_interfaces(self.devices.held.values()).get(name)
+        return {} if held is None else _device_details(held)
+
+    def resident_octets(self) -> int:
+        return resident_octets()
+
+    @property
+    def users(self) -> Mapping[int, Any]:
+        return self.network.connections
+
     def gone_devices(self) -> list[tuple[str, str]]:
         return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]
 
@@ -333,6 +348,21 @@ class Daemon:
         if hosts:
             lines += ["Try, in another terminal:", *_suggestions(hosts, self.config)]
         return "\n".join([*lines, "Ctrl-C stops it."])
+
+
+def _device_details(held: Held) -> dict[str, Any]:
+    """What a NIC's driver knows; every driver tells its statistics, not every one of the rest."""
+    driver = held.driver
+    link, rings = getattr(driver, "link", None), getattr(driver, "rings", None)
+    chip = getattr(driver, "chip", None)
+    return {
+        "kind": type(driver).__name__.lower(), "device": held.bdf, "backend": held.backend,
+        "model": None if chip is None else f"Intel {chip.name}",
+        "speed_mbps": link[0] if link else None, "duplex": ("full" if link[1] else "half") if link else None,
+        "rings": dict(zip(("receive", "transmit"), rings, strict=True)) if rings else {},
+        "interrupts": getattr(driver, "interrupt_kind", None), "moderation_us": getattr(driver, "moderation_us", None),
+        "statistics": driver.statistics(),
+    }
 
 
 def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:

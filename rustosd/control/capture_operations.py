@@ -4,10 +4,8 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from rustosd.control import capture_protocol as p
+from rustosd.control.names import USEFUL_ENDS
 from rustosd.control.server import Handed, OperationFailed
-
-# Verdicts that are no drops: the frame did what it came for.
-USEFUL_ENDS = frozenset({"delivered", "answered", "forwarded"})
 
 
 class CaptureCore(Protocol):

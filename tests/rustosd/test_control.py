@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rustosd.control import protocol as p
 from rustosd.control import server as server_module
 from rustosd.control.client import CallFailed, Client, Unreachable
-from rustosd.control.operations import Operations, endpoint
+from rustosd.control.names import endpoint
+from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer, Handed, Peer
 from tests.rustosd.fake import FakeCore
 from tests.rustosd.fake_devices import OURS
