@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -19,6 +20,7 @@ from rustosd.control import network_protocol as p
 from rustosd.control.client import Client
 
 ONCE_SIZE = (80, 40)        # of a sample that goes to no terminal
+_SEQUENCE = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]")      # an arrow or the like, of which we have none
 
 
 def top(
@@ -137,8 +139,7 @@ class _Terminal:
             pressed = os.read(self._input, 64)
             if not pressed:
                 raise KeyboardInterrupt         # hung up
-            # what begins with ESC and goes on is an arrow or the like, of which we have none
-            yield from "" if pressed[:1] == b"\x1b" and len(pressed) > 1 else pressed.decode(errors="ignore")
+            yield from _SEQUENCE.sub("", pressed.decode(errors="ignore"))
 
     def _stop(self) -> None:
         """As the shell expects of Ctrl-Z; we go on where it says so."""

@@ -130,8 +130,6 @@ class View:
 
     def take(self, sample: p.Sample) -> None:
         """One more sample; there are rates from the second one on."""
-        if self._before is not None and sample.uptime_s < self._before.uptime_s:
-            self._before, self.histories = None, {}     # another daemon
         if self._before is not None:
             self.now = rates(self._before, sample)
             for nic in self.now.nics:
@@ -225,7 +223,8 @@ def _connections(now: Rates, sort: str, width: int, room: int) -> list[Line]:
     ids, owners = max((len(row.id) for row in rows), default=2), max((len(row.owner) for row in rows), default=5)
     longest = max((len(end) for row in rows for end in (row.local, row.remote)), default=6)
     side = max(12, min(longest, (width - _CONNECTION_COLUMNS - ids - min(owners, 16)) // 2))
-    lines = [Line(f"{'ID':>{ids}}  {'RX b/s':>8} {'TX b/s':>8} {'RTT':>9}  {'LOCAL':<{side}}  {'REMOTE':<{side}}  OWNER", "bold")]
+    lines = [Line(f"{'ID':>{ids}}  {'RX b/s':>8} {'TX b/s':>8} {'RTT':>9}  {'LOCAL':<{side}}  {'REMOTE':<{side}}  OWNER",
+                  "bold")]
     lines += [Line(f"{row.id:>{ids}}  {_si(row.rx_bits_per_s):>8} {_si(row.tx_bits_per_s):>8} {milliseconds(row.rtt_us):>9}  "
                    f"{_short(row.local, side):<{side}}  {_short(row.remote, side):<{side}}  {row.owner}") for row in rows]
     if not rows:

@@ -66,6 +66,8 @@ PARAMS = {
     "disk.show": {"disk": "LAB-DISK0"}, "disk.read": {"disk": "LAB-DISK0", "offset": 0, "octets": 1},
     "disk.write": {"disk": "LAB-DISK0", "offset": 0, "octets": "AAAA"}, "disk.flush": {"disk": "LAB-DISK0"},
     "disk.bench": {"disk": "LAB-DISK0", "seconds": 0.01},
+    "nic.show": {"name": "rustos0"}, "conn.show": {"id": "7.2"}, "conn.close": {"id": "7.2"},
+    "trace.hop": {"address": "203.0.113.9", "hop_limit": 1},
 }
 
 
