@@ -15,8 +15,10 @@ class Model:
 
     size, address = 0x1100, 0
 
-    def __init__(self, *drives, cap=None, ports=None, handoff=False):
-        self.drives = drives
+    def __init__(self, *drives, cap=None, ports=None, handoff=False, strict=True, hot_plug=False):
+        """`strict` False: what is only unwise goes into `habits` and is done. Linux has some."""
+        self.drives, self.strict, self.hot_plug = drives, strict, hot_plug
+        self.habits = set()
         self.implemented = ports if ports is not None else (1 << max(len(drives), 1)) - 1
         self.cap = int(r.CAP(NP=3, NCS=31, SAM=1, SNCQ=1, S64A=1) if cap is None else cap)
         self.map = ahci_map(32)
@@ -24,6 +26,7 @@ class Model:
         self.gone = self.zeros = self.lazy = False
         self.resets = 0
         self.writes = []
+        self.ports = []
         self.device = self.bus = None
         self.clock = lambda: 0
         self.power_on()
@@ -31,10 +34,20 @@ class Model:
     def attach(self, device):
         self.device = device
 
+    def forbid(self, what: str) -> None:
+        """The specification forbids it, and yet adapters do what they were told."""
+        if self.strict:
+            raise Misuse(what)
+        self.habits.add(what)
+
     def power_on(self):
         self.ghc = 1 << 31 if r.CAP(self.cap).SAM else 0
         self.status = 0
-        self.ports = [Port(self, i, self.drives[i] if i < len(self.drives) else None) for i in range(32)]
+        plugged = [port.drive for port in self.ports] or [*self.drives, *[None] * (32 - len(self.drives))]
+        self.ports = [Port(self, i, device) for i, device in enumerate(plugged)]
+        for port in self.ports:
+            if port.drive is not None:
+                port.drive.join(port)
 
     def run(self, most: int = 64) -> None:
         """Carry out what is issued."""
@@ -68,8 +81,11 @@ class Model:
         if self.gone or self.zeros:
             return
         found = self.map.find(at, writing=True)
-        if found is None or not found[0].access.writable:
-            raise Misuse(f"write to {self.map.name_at(at, True)}, which cannot be written")
+        if found is None:
+            raise Misuse(f"write to {at:#x}, where no register is")
+        if not found[0].access.writable:
+            self.forbid(f"write to {self.map.name_at(at, True)}, which cannot be written")
+            return
         register, index = found
         name = register.__name__
         if (value & ~register.known & ONES and register.access not in (W1C, W1S)) or register.access is Access.RO:
@@ -89,6 +105,8 @@ class Model:
             self.line()
         elif name == "IS":
             self.status &= ~value
+            if self.device and self.device.interrupt:
+                self.device.interrupt.line(False)       # what is still pending is told again. AHCI 10.7.2.1
             self.line()
         elif name == "BOHC":
             self.bohc = value & ~1 if value & 2 else value
