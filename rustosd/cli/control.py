@@ -13,6 +13,7 @@ import typer
 from rustosd.cli import acpi, calls, capture, details, device, disk, shell, tables, top, traceroute
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
+from rustosd.cli.run import run as run_command
 from rustosd.control import network_protocol as network
 from rustosd.control import protocol as p
 from rustosd.control.client import DEFAULT_SOCKET
@@ -315,6 +316,7 @@ app.command("traceroute")(traceroute.traceroute)
 app.add_typer(device.app, name="device")
 app.add_typer(disk.app, name="disk")
 app.command("acpi")(acpi.acpi)
+app.command("run")(run_command)
 
 
 def main() -> None:
