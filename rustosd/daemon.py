@@ -26,7 +26,7 @@ from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import health, metrics
+from rustosd import block_metrics, health, metrics
 from rustosd.capture.captures import Captures
 from rustosd.config import Config, InterfaceConfig, RouteConfig
 from rustosd.control.names import LOOPBACK_INDEX, version
@@ -49,6 +49,7 @@ from rustosd.status import document
 from rustosd.status.document import Reporter
 from rustosd.status.recorder import resident_octets
 from rustosd.status.site import site
+from rustosd.storage import Storage
 from rustosd.supervisor import Supervisor
 from rustosd.tracer import Tracer
 
@@ -88,6 +89,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
+        self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None
         self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
         self.pinger = Pinger(self.stack, self.pump.kick)
@@ -96,7 +98,7 @@ class Daemon:
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
-            notes=lambda: health.by_severity(self.reporter.notes())))
+            notes=lambda: health.by_severity(self.reporter.notes()), disks=lambda: block_metrics.collect(self.storage)))
 
     async def run(self, announce: bool = True) -> None:
         """Start, serve until asked to stop, give everything back. Raises one of StartFailed when it cannot start."""
@@ -143,6 +145,8 @@ class Daemon:
         if self.config.device:
             self.watch.start()      # before the devices: none shall come unseen in between
         await self.devices.start()
+        undo.callback(self.storage.close)
+        self.storage.open(self.config.disk)
         for route in self.config.route:
             self._add_route(route)
         undo.callback(self.captures.close)
@@ -289,6 +293,10 @@ class Daemon:
     @property
     def users(self) -> Mapping[int, Any]:
         return self.network.connections
+
+    def _device_disks(self) -> Iterator[Any]:
+        for held in self.devices.held.values():
+            yield from held.disks.values()
 
     def gone_devices(self) -> list[tuple[str, str]]:
         return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]

@@ -34,6 +34,8 @@ class Core(Protocol):
     """`rustosd.tracer.Tracer` or its like."""
     pump: Any
     """`rustosd.pump.Pump` or its like."""
+    storage: Iterable[Any]
+    """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
     def kick(self) -> None:
         """The stack was changed from outside the pump: let out what it has to say."""
