@@ -40,6 +40,7 @@ from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
+from rustosd.processes import Processes
 from rustosd.pump import Pump
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
@@ -92,6 +93,7 @@ class Daemon:
         self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None
         self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
+        self.processes = Processes()
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.tracer = Tracer(self.stack, self.pump.kick, self.pinger)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
@@ -159,6 +161,7 @@ class Daemon:
             undo.callback(self.handoff.close)
         control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
                                 self.supervisor.socket("control"), _group_id(self.config))
+        undo.callback(self.processes.close)
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)

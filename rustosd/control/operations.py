@@ -14,9 +14,11 @@ from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
 from rustosd.control.names import LOOPBACK_INDEX, USEFUL_ENDS, connection_id, endpoint, version
 from rustosd.control.network_operations import NetworkOperations
+from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.pinger import Answer
+from rustosd.processes import Processes
 
 
 class Core(Protocol):
@@ -34,6 +36,7 @@ class Core(Protocol):
     """`rustosd.tracer.Tracer` or its like."""
     pump: Any
     """`rustosd.pump.Pump` or its like."""
+    processes: Processes
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
@@ -64,7 +67,8 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, DiskOperations, CaptureOperations, TraceOperations, NetworkOperations):
+class Operations(DeviceOperations, AcpiOperations, DiskOperations, CaptureOperations, TraceOperations, NetworkOperations,
+                 ProcessOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

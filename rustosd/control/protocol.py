@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rustosd.control import capture_protocol, device_protocol, disk_protocol, network_protocol, trace_protocol
+from rustosd.control import (
+    capture_protocol,
+    device_protocol,
+    disk_protocol,
+    network_protocol,
+    process_protocol,
+    trace_protocol,
+)
 from rustosd.control.base import Done, Method, Nothing, Parameters, Row
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
 
@@ -201,7 +208,7 @@ METHODS = {method.name: method for method in (
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *network_protocol.METHODS,
-    *trace_protocol.METHODS,
+    *process_protocol.METHODS, *trace_protocol.METHODS,
 )}
 
 
