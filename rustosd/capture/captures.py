@@ -203,11 +203,12 @@ class Captures:
                                     for number, tally in enumerate(tallies))
         _cancel(capture.deadline)
         capture.deadline = self._loop.call_later(FAREWELL_S, self._forget, capture)
-        log.info("capture_ended", interfaces=list(capture.names), lost=sum(tally.lost for tally in tallies))
         self._flush(capture)
 
     def _stop_showing(self, capture: _Capture) -> None:
         if capture in self._running:
+            lost = sum(capture.tape.tally(number).lost for number in range(len(capture.names)))
+            log.info("capture_ended", interfaces=list(capture.names), lost=lost)
             self._running = [other for other in self._running if other is not capture]
             if not self._running:
                 self._pump.show_frames(None)
