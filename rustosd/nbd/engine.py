@@ -181,13 +181,8 @@ class Engine:
             self.running = False
         if self.closed:
             return
-        if breaths == BUDGET:
+        if breaths == BUDGET or self._polls_on(breaths != 0) or not self._wait():
             self._schedule()
-            return
-        if not self._wait():
-            self._schedule()
-        elif breaths or self.poll_until:
-            self._poll_on(now_ns(), breaths != 0)
 
     def flush(self):
         """A future that ends when everything that was written is durable, with None or DiskError."""
@@ -301,7 +296,8 @@ class Engine:
                 self._fill(min(room, cython.cast(cython.int, REQUESTS)))
             before = self.requests.count
             if before:
-                worked |= self.submit(self.requests) > 0
+                count = self.submit(self.requests)
+                worked |= count > 0
         if self.under_way:
             count = self.complete(self.completions)
             if count == GONE:
@@ -569,14 +565,18 @@ class Engine:
         return True
 
     @cython.cfunc
-    def _poll_on(self, now: int64_t, worked: cython.bint):
-        """Keep looking for a while instead of sleeping, as long as that pays: as `rustosd.pump` does."""
+    @cython.exceptval(-1, check=True)
+    def _polls_on(self, worked: cython.bint) -> cython.bint:
+        """Whether to keep looking for a while instead of sleeping, as long as that pays: as `rustosd.pump` does."""
+        now: int64_t
+        if not (worked or self.poll_until):
+            return False
+        now = now_ns()
         if self.poll_until and worked:
             self.misses = self.passes = 0
         elif self.poll_until:
             if now < self.poll_until:
-                self._schedule()
-                return
+                return True
             self.misses = min(2 * self.misses + 1, MAX_PASSES)
             self.passes = self.misses
         self.poll_until = 0
@@ -584,7 +584,8 @@ class Engine:
             self.passes -= 1
         elif worked and self.busy_poll_ns:
             self.poll_until = now + self.busy_poll_ns
-            self._schedule()
+            return True
+        return False
 
     @cython.cfunc
     def _schedule(self):
