@@ -12,6 +12,7 @@ from rustosd.control import protocol as p
 from rustosd.control.acpi_operations import AcpiOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
+from rustosd.control.nbd_operations import NbdOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.pinger import Answer
 
@@ -29,6 +30,8 @@ class Core(Protocol):
     counter_help: Mapping[str, str]
     devices: Devices | None
     """The PCI devices of the daemon; None where it can have none."""
+    exports: Any
+    """`rustosd.nbd.exports.Exports`; None when NBD is switched off."""
 
     def kick(self) -> None:
         """The stack was changed from outside the pump: let out what it has to say."""
@@ -39,6 +42,9 @@ class Core(Protocol):
     def services(self) -> Iterable[str]:
         """The running services with their ports, as "http/80"."""
 
+    def nbd_uris(self) -> list[str]:
+        """Where NBD clients reach the first export; another's name goes behind the path's slash."""
+
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         """Send an echo request and wait; None when nothing came in time. Raises OSError when it cannot be sent."""
 
@@ -47,7 +53,7 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, DiskOperations):
+class Operations(DeviceOperations, AcpiOperations, DiskOperations, NbdOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

@@ -71,10 +71,10 @@ _FLUSH_TAG = cython.declare(uint64_t, cython.cast(uint64_t, 1) << 63)
 @cython.final
 @cython.cclass
 class Engine:
-    """The connections of one export. The disk is its own to drive, not to close.
+    """The connections of one export. The disk is its own to drive, not to close: `detach`, close the disk, then `free`.
 
-    `owner.ended(index, reason)` is told of each connection that is over. `budget.take(octets)` says whether there is so much
-    memory, `budget.give(octets)` gives it back.
+    `owner.ended(index, reason)` is told of each connection that is over, `owner.gone()` that the disk has left.
+    `budget.take(octets)` says whether there is so much memory, `budget.give(octets)` gives it back.
     """
 
     def __cinit__(self):
@@ -249,28 +249,27 @@ class Engine:
             "holes": self.counts.holes,
         }
 
-    def close(self) -> None:
-        """Let go of the loop, and of the connections without more ado. May be called twice.
-
-        Requests that are at the disk must have ended before, or the disk be closed by now.
-        """
-        i: uint32_t
+    def detach(self) -> None:
+        """Let go of the loop and drive the disk no more. May be called twice."""
         if self.closed:
             return
         self.closed = True
         self.loop.remove_reader(self.epoll)
-        self.loop.remove_reader(self.disk_fd)
+        if not self.gone:
+            self.loop.remove_reader(self.disk_fd)
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.flush_ended is not None and not self.flush_ended.done():
+            self.flush_ended.set_exception(DiskError(self.name, errno.ENODEV, "the export has ended"))
+
+    def free(self) -> None:
+        """Close the connections and give back their memory, out of whose reach the disk is by now. May be called twice."""
+        i: uint32_t
         for i in range(self.capacity):
             if self.peers[i] != cython.NULL:
                 peer_break(self.peers[i], ENDED_SHUTDOWN)
                 self._remove(i)
-        if self.flush_ended is not None and not self.flush_ended.done():
-            self.flush_ended.set_exception(DiskError(self.name, errno.ENODEV, "the export has ended"))
-        close_descriptor(self.epoll)
-        self.epoll = -1
 
     # One breath.
 
@@ -530,6 +529,7 @@ class Engine:
         self.requests.clear()
         self.under_way = 0
         self._end_flush()
+        self.owner.gone()
 
     @cython.cfunc
     def _end_flush(self):

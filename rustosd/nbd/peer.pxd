@@ -117,6 +117,7 @@ cdef struct Peer:
     uint32_t out_head
     uint32_t out_count
     uint64_t out_sent           # octets of the first one that are sent
+    bint held                   # ... whose next piece is at the disk: a simple reply, into which no other may come
     uint32_t at_disk            # requests
     uint8_t *arena
     uint64_t arena_iova
