@@ -11,7 +11,20 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
-from rustosd.values import Address, Cidr, ExportName, FilePath, HostPort, InterfaceName, Mac, PciAddress, Prefix, SocketPath
+from rustosd.values import (
+    Address,
+    Cidr,
+    DiskName,
+    ExportName,
+    FilePath,
+    HostPort,
+    InterfaceName,
+    Mac,
+    PciAddress,
+    Prefix,
+    Size,
+    SocketPath,
+)
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
@@ -113,6 +126,21 @@ class RouteConfig(_Section):
     via: Address | None = None
     interface: str | None = None
     metric: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFE)] = 0
+
+
+class DiskConfig(_Section):
+    """One disk that is kept in a file, in memory, or on a block device of the host."""
+
+    name: DiskName
+    kind: Literal["file", "ram", "device"] = "file"
+    path: FilePath | None = None
+    size: Size | None = None
+    sector_octets: Literal[512, 4096] = 512
+    read_only: bool = False
+    direct: bool = False
+    optional: bool = False
+    client_requests_per_s: Annotated[int, msgspec.Meta(ge=0, le=100_000_000)] = 0
+    client_octets_per_s: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
 
 
 class ServiceConfig(_Section):
@@ -219,6 +247,7 @@ class Config(_Section):
     export: tuple[ExportConfig, ...] = ()
     device: tuple[DeviceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
+    disk: tuple[DiskConfig, ...] = ()
 
 
 def default_text() -> str:
@@ -250,7 +279,7 @@ def load(path: str | Path | None) -> Config:
 def parse(text: str, name: str) -> Config:
     """The configuration in a text, completed from the built-in one. Raises ConfigError, which calls it `name`.
 
-    Tables are completed key by key; arrays ([[interface]], [[device]], [[route]]) are taken whole or not at all.
+    Tables are completed key by key; arrays ([[interface]], [[device]], [[route]], [[disk]]) are taken whole or not at all.
     """
     try:
         given = tomllib.loads(text)
@@ -275,7 +304,7 @@ def to_toml(config: Config) -> str:
     """A configuration as TOML, all defaults spelled out: `parse(to_toml(c)) == c`."""
     import tomli_w
     values = msgspec.to_builtins(config, enc_hook=str)
-    for key in ("device", "export", "route"):
+    for key in ("device", "route"):
         if not values[key]:
             del values[key]
     return tomli_w.dumps(_without_none(values))
@@ -346,6 +375,7 @@ def _check(config: Config) -> None:
     _check_same_device(config)
     _check_routes(config, names)
     _check_nbd(config)
+    _check_disks(config)
     services = [(name, getattr(config.service, name)) for name in ("echo", "iperf3", "http")]
     ports: dict[int, str] = {}
     for name, service in services:
@@ -390,6 +420,28 @@ def _check_gateways(section: InterfaceConfig | DeviceConfig, path: tuple, adopts
         if version in families:
             raise _Wrong((*path, "gateway", j), f"a second IPv{version} gateway; use [[route]] with a metric")
         families.add(version)
+
+
+def _check_disks(config: Config) -> None:
+    names: set[str] = set()
+    paths: dict[str, str] = {}
+    for i, disk in enumerate(config.disk):
+        path = ("disk", i)
+        if disk.name in names:
+            raise _Wrong((*path, "name"), f"{disk.name} is the name of another disk already")
+        names.add(disk.name)
+        if disk.kind == "ram":
+            for key in ("path", "direct", "read_only"):
+                if getattr(disk, key):
+                    raise _Wrong((*path, key), 'is for kind = "file" and "device", not for memory')
+            if disk.size is None:
+                raise _Wrong(path, 'needs size = "..." for kind = "ram"')
+        elif disk.path is None:
+            raise _Wrong(path, f'needs path = "..." for kind = "{disk.kind}"')
+        elif disk.kind == "device" and disk.size is not None:
+            raise _Wrong((*path, "size"), "a device has its own")
+        elif (other := paths.setdefault(disk.path, disk.name)) != disk.name:
+            raise _Wrong((*path, "path"), f"{disk.path} is disk {other} already")
 
 
 def _check_same_device(config: Config) -> None:
@@ -440,7 +492,7 @@ def _check_nbd(config: Config) -> None:
         raise _Wrong(("nbd", "tls", "mode"), f'{tls.mode} needs certificate = "FILE" or psk = "FILE"; docs/nbd.md shows how to '
                                              "make either")
     if tls.client_ca is not None and tls.certificate is None:
-        raise _Wrong(("nbd", "tls", "client_ca"), "clients are asked for a certificate by a server that has one: certificate = ...")
+        raise _Wrong(("nbd", "tls", "client_ca"), "only a server with a certificate = ... can ask clients for theirs")
     first: dict[str, int] = {}
     for i, export in enumerate(config.export):
         if (other := first.setdefault(export.name, i)) != i:

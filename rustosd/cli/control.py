@@ -12,6 +12,7 @@ import typer
 from rustosd.cli import acpi, calls, device, disk, shell, tables
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
+from rustosd.cli.run import run as run_command
 from rustosd.control import protocol as p
 from rustosd.control.client import DEFAULT_SOCKET
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
@@ -282,6 +283,7 @@ def _summary(address: str, sent: int, answered_us: Sequence[float]) -> str:
 app.add_typer(device.app, name="device")
 app.add_typer(disk.app, name="disk")
 app.command("acpi")(acpi.acpi)
+app.command("run")(run_command)
 
 
 def main() -> None:

@@ -32,6 +32,8 @@ class Core(Protocol):
     """The PCI devices of the daemon; None where it can have none."""
     exports: Any
     """`rustosd.nbd.exports.Exports`; None when NBD is switched off."""
+    storage: Iterable[Any]
+    """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
     def kick(self) -> None:
         """The stack was changed from outside the pump: let out what it has to say."""

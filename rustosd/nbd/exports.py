@@ -81,7 +81,8 @@ class Exports:
     def disk_closes(self, disk: str) -> None:
         """A disk, or the one that a partition is of, is about to be closed: nothing of ours may look at it any more."""
         for name, served in tuple(self.server.served.items()):
-            if served.export.disk.info.name.partition("/p")[0] == disk or served.export.disk.info.name == disk:
+            used = served.export.disk.info.name
+            if disk in (used, used.rpartition("/p")[0]):
                 self.server.let_go(name)
                 self.server.loop.call_soon(served.engine.free)
 
