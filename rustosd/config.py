@@ -517,7 +517,7 @@ def _choices(path: tuple) -> str:
             kind = kind.__args__[0]
         else:
             kind = {field.name: field.type for field in msgspec.structs.fields(kind)}[key]
-    return f"; one of {', '.join(kind.__args__)}" if get_origin(kind) is Literal else ""
+    return f"; one of {', '.join(map(str, kind.__args__))}" if get_origin(kind) is Literal else ""
 
 
 def _path_of(text: str) -> tuple:

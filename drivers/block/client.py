@@ -59,7 +59,7 @@ class Client:
         below = queue.disk.info
         unit = sector_octets or below.sector_octets
         begin, octets = window or (0, below.octets)
-        if not (0 <= begin and 0 < octets <= below.octets - begin) or (begin | octets) % below.sector_octets:
+        if begin < 0 or not 0 < octets <= below.octets - begin or (begin | octets) % below.sector_octets:
             raise ValueError(f"a window of {octets} octets at {begin} is not on {below.name}, or no whole sectors")
         if unit not in (*UNITS, below.sector_octets) or octets % unit or begin % unit:
             raise ValueError(f"sectors of {unit} octets on {below.name}: 1, 512, 4096 and its own are possible")
