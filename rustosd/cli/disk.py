@@ -313,9 +313,12 @@ def export(
 
 
 @app.command()
-def unexport(name: Annotated[str, typer.Argument(metavar="EXPORT", autocompletion=_complete_export)]) -> None:
+def unexport(name: Annotated[str, typer.Argument(metavar="EXPORT", autocompletion=_complete_export)],
+             json: Json = False) -> None:
     """Let NBD clients use it no more: requests under way end, then their connections, and all is flushed."""
-    call("export.del", nbd_protocol.ExportChoice(name=checked(ExportName, name)))
+    done = call("export.del", nbd_protocol.ExportChoice(name=checked(ExportName, name)))
+    if json:
+        tables.print_json("export", done)
 
 
 # Files and what a person sees meanwhile
