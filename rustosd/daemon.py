@@ -44,6 +44,7 @@ from rustosd.nbd.negotiation import Tls
 from rustosd.nbd.server import Limits as NbdLimits
 from rustosd.nbd.server import NbdServer
 from rustosd.pinger import Answer, Pinger
+from rustosd.processes import Processes
 from rustosd.pump import Pump
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
@@ -96,6 +97,7 @@ class Daemon:
         self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None
         self.exports: Exports | None = None
+        self.processes = Processes()
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
@@ -161,6 +163,7 @@ class Daemon:
             undo.callback(self.handoff.close)
         control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
                                 self.supervisor.socket("control"), _group_id(self.config))
+        undo.callback(self.processes.close)
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)

@@ -13,8 +13,10 @@ from rustosd.control.acpi_operations import AcpiOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
 from rustosd.control.nbd_operations import NbdOperations
+from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.pinger import Answer
+from rustosd.processes import Processes
 
 # Verdicts that are no drops: the frame did what it came for.
 USEFUL_ENDS = frozenset({"delivered", "answered", "forwarded"})
@@ -32,6 +34,7 @@ class Core(Protocol):
     """The PCI devices of the daemon; None where it can have none."""
     exports: Any
     """`rustosd.nbd.exports.Exports`; None when NBD is switched off."""
+    processes: Processes
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
@@ -55,7 +58,7 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, DiskOperations, NbdOperations):
+class Operations(DeviceOperations, AcpiOperations, DiskOperations, NbdOperations, ProcessOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

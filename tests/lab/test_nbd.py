@@ -39,8 +39,8 @@ def test_a_filesystem_on_linux_s_nbd(guest):
     guest.run("nbd-client -d /dev/nbd0", timeout=60)
     told = serving.result()
     requests = told["requests"]
-    assert requests["read"] and requests["write"] and requests["flush"] and requests["trim"] and not sum(told["errors"].values())
-    assert told["ended"]["disconnect"] == 2
+    assert all(requests[name] for name in ("read", "write", "flush", "trim")) and not sum(told["errors"].values())
+    assert told["ended"]["disconnect"] and sum(told["ended"].values()) == 2
 
     serving = connected(guest)          # another server on the same file has all of it
     guest.run(f"mount -o ro /dev/nbd0 {MOUNT} && sha256sum < {MOUNT}/file | cmp - /tmp/nbd.sum && umount {MOUNT}", timeout=120)

@@ -123,7 +123,7 @@ NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
      "f:2: control.socket: 'run/x' is no absolute path, such as /run/rustosd/control.sock"),
     ('"a\\nb" = 1',
      "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, status, host, log, "
-     "device, route, disk"),
+     "nbd, export, device, route, disk"),
     ("[metrics]\nenabled = 1", "f:2: metrics.enabled: expected bool, got int"),
     ('[metrics]\nlisten = "localhost:9477"',
      "f:2: metrics.listen: 'localhost:9477' is no address and port, such as 127.0.0.1:9477 or [::1]:9477"),
@@ -138,8 +138,8 @@ NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
      "f:3: route[0].via: 192.0.2.1 is in no connected prefix (10.77.0.0/24, fd77::/64)"),
     ('[[route]]\nto = "10.0.0.0/8"\ninterface = "eth7"',
      "f:3: route[0].interface: no interface is called eth7; there is rustos0"),
-    ('[nbd.tls]\nmode = "required"', 'f:2: nbd.tls.mode: required needs certificate = "FILE" or psk = "FILE"; docs/nbd.md shows '
-     "how to make either"),
+    ('[nbd.tls]\nmode = "required"',
+     'f:2: nbd.tls.mode: required needs certificate = "FILE" or psk = "FILE"; docs/nbd.md shows how to make either'),
     ('[nbd.tls]\nmode = "on"', "f:2: nbd.tls.mode: invalid enum value 'on'; one of off, optional, required"),
     ('[nbd]\nunix = "nbd.sock"', "f:2: nbd.unix: 'nbd.sock' is no absolute path, such as /run/rustosd/control.sock"),
     ('[nbd]\nmax_request_octets = 67108864', "f:2: nbd.max_request_octets: expected int <= 33554432"),

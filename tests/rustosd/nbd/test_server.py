@@ -46,7 +46,7 @@ async def test_a_client_that_does_not_read_its_answers_is_not_heard(make):
     made = make(Limits(handshake_s=1.0))
     for number in range(50):
         made.export(f"{number}" + "x" * 200)
-    reader, writer = await greeted(made.path)
+    _, writer = await greeted(made.path)
     writer.transport.pause_reading()
     writer.write(struct.pack(">I", 3))
     for _ in range(2000):
