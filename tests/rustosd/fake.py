@@ -154,6 +154,11 @@ class FakeCore:
         self.kicks = 0
         self.pings = []
 
+    @property
+    def storage(self):
+        held = self.devices.held.values() if self.devices else ()
+        return [disk for each in held for disk in each.disks.values()]
+
     def kick(self):
         self.kicks += 1
 
