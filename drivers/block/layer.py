@@ -1,4 +1,4 @@
-"""A disk on top of a disk, in Python: what it does to requests is for its subclasses. For tests and rehearsals, not for speed."""
+"""A disk on top of a disk, in Python: what it does to requests its subclasses say. For tests and rehearsals, not for speed."""
 
 import os
 import select
