@@ -38,6 +38,7 @@ from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
+from rustosd.processes import Processes
 from rustosd.pump import Pump
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
@@ -87,6 +88,7 @@ class Daemon:
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
         self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None
+        self.processes = Processes()
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
@@ -152,6 +154,7 @@ class Daemon:
             undo.callback(self.handoff.close)
         control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
                                 self.supervisor.socket("control"), _group_id(self.config))
+        undo.callback(self.processes.close)
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)
