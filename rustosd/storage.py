@@ -111,6 +111,14 @@ class Storage:
         """The disk of this very name."""
         return next((disk for disk in self if disk.info.name == name), None)
 
+    def troubles(self) -> Iterator[tuple[str, str, str]]:
+        """Disks that need attention: name, the health check's code, what is wrong."""
+        for disk in self:
+            if disk.queue.stalled:
+                yield disk.info.name, "disk-stalled", "answers nothing, and requests wait"
+            if disk.queue.disk.statistics().get("flush_lost"):
+                yield disk.info.name, "disk-flush-lost", "failed to make durable what it was given"
+
     async def client(self, name: str, user: str, **options: Any) -> Client:
         """An end of a disk or partition for `user`; options as of `drivers.block.client.Client`.
 

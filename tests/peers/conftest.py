@@ -25,6 +25,10 @@ journal = "{folder}/journal.jsonl"
 [metrics]
 listen = "127.0.0.1:9477"
 socket = "{folder}/metrics.sock"
+[[disk]]
+name = "disk0"
+path = "{folder}/disk0.img"
+size = "64MiB"
 """
 
 

@@ -199,6 +199,9 @@ class FakeCore:
     def gone_devices(self):
         return []
 
+    def disk_troubles(self):
+        return []
+
     def services(self):
         return ["echo/7", "http/80"]
 

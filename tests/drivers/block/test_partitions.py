@@ -25,7 +25,7 @@ def table_of(image, sector_octets=512):
 
     async def read(lba, sectors):
         reads.append(lba)
-        assert 0 <= lba and 0 < sectors and (lba + sectors) * sector_octets <= len(image)
+        assert lba >= 0 and sectors > 0 and (lba + sectors) * sector_octets <= len(image)
         return bytes(image[lba * sector_octets:(lba + sectors) * sector_octets])
 
     waiting = read_table(read, len(image) // sector_octets, sector_octets)
@@ -47,7 +47,8 @@ def made_by_sfdisk(tmp_path, script):
 
 @needs_sfdisk
 def test_a_gpt_of_sfdisk(tmp_path):
-    image = made_by_sfdisk(tmp_path, "label: gpt\nfirst-lba: 2048\nsize=1MiB, name=eins\nsize=512KiB, name=\"zwei 2\", type=uefi\n")
+    image = made_by_sfdisk(tmp_path, "label: gpt\nfirst-lba: 2048\nsize=1MiB, name=eins\n"
+                                     "size=512KiB, name=\"zwei 2\", type=uefi\n")
     table = table_of(image)
     assert (table.kind, table.note) == ("gpt", "") and len(table.identity) == 36
     assert [part[:5] for part in table.partitions] == [
@@ -56,7 +57,8 @@ def test_a_gpt_of_sfdisk(tmp_path):
 
 @needs_sfdisk
 def test_an_mbr_with_logical_partitions_of_sfdisk(tmp_path):
-    image = made_by_sfdisk(tmp_path, "label: dos\nlabel-id: 0x12345678\nstart=64, size=100, type=83\nstart=1000, size=5000, type=5\n"
+    image = made_by_sfdisk(tmp_path, "label: dos\nlabel-id: 0x12345678\n"
+                                     "start=64, size=100, type=83\nstart=1000, size=5000, type=5\n"
                                      "start=1064, size=100, type=82\nstart=2000, size=200, type=83\n")
     table = table_of(image)
     assert (table.kind, table.identity) == ("mbr", "12345678")
