@@ -101,7 +101,7 @@ class Storage:
                                  direct=config.direct, create_octets=size, allow_device=config.kind == "device")
         self.own[name] = SharedDisk(disk, self._loop, requests_per_s=config.client_requests_per_s,
                                     octets_per_s=config.client_octets_per_s)
-        log.info("disk_open", disk=name, kind=config.kind, octets=disk.info.octets)
+        log.debug("disk_open", disk=name, kind=config.kind, octets=disk.info.octets)
 
     def __iter__(self) -> Iterator[SharedDisk]:
         yield from self.own.values()
