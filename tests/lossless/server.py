@@ -16,6 +16,7 @@ from drivers.block.file import FileDisk
 from drivers.block.layer import Asked, Layer
 from drivers.block.volatile import VolatileDisk
 from drivers.request import Operation, RequestBurst
+from rustosd import log
 from rustosd.nbd.export import Export
 from rustosd.nbd.server import NbdServer
 from rustosd.storage import SharedDisk
@@ -43,4 +44,5 @@ async def serve(file: str, socket: str, lies: bool) -> None:
 
 
 if __name__ == "__main__":
+    log.configure("warning")
     uvloop.run(serve(sys.argv[1], sys.argv[2], "--lie" in sys.argv[3:]))
