@@ -5,8 +5,10 @@ its standard input is an order as JSON, each line of its output the answer. What
 this program ends with an error only when it is used wrongly.
 """
 
+import ctypes
 import errno
 import json
+import os
 import random
 import select
 import sys
@@ -25,9 +27,8 @@ CHUNK = 2048
 """Sectors of one read while everything is compared."""
 LOUD = 20
 """So many wrong sectors are told; there is no need for more."""
-SLACK_S = 30
-"""How long the last requests may take once no more are made."""
 MIX = {"write": 40, "read": 25, "fua": 8, "flush": 8, "zero": 8, "trim": 8, "zero_fua": 3}
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Request(NamedTuple):
@@ -40,8 +41,12 @@ class Request(NamedTuple):
 class Load:
     """One disk's load. Sizes in sectors of 512 octets."""
 
-    def __init__(self, sectors: int, seed: int, unit: int = 1) -> None:
-        """Uses the disk's first `sectors`; `unit`: requests begin and end at multiples of it, 8 on a disk of 4 KiB sectors."""
+    def __init__(self, sectors: int, seed: int, unit: int = 1, mix: dict[str, int] | None = None) -> None:
+        """Uses the disk's first `sectors`; `unit`: requests begin and end at multiples of it, 8 on a disk of 4 KiB sectors.
+
+        `mix`: how often each kind of request is made, in place of MIX.
+        """
+        self.mix = mix or MIX
         self.history = History()
         self.sectors, self.unit = sectors, unit
         self.random = random.Random(seed)
@@ -51,6 +56,13 @@ class Load:
         self.done = 0
         self.errors: Counter[str] = Counter()
         self.wrong: list[Wrong] = []
+
+    def enter(self, namespace: str) -> dict[str, Any]:
+        """From now on connect inside this network namespace, a file."""
+        with open(namespace) as file:
+            if _libc.setns(file.fileno(), 0):
+                return {"error": f"setns to {namespace}: {os.strerror(ctypes.get_errno())}"}
+        return {}
 
     def connect(self, uri: str, connections: int, patience_s: float) -> dict[str, Any]:
         """Open the export, as often as asked for; tries again until the time is over."""
@@ -73,8 +85,11 @@ class Load:
         return {"octets": first.get_size(), "flush": first.can_flush(), "fua": first.can_fua(), "trim": first.can_trim(),
                 "zero": first.can_zero()}
 
-    def run(self, operations: int, depth: int, seconds: float) -> dict[str, Any]:
-        """That many requests, or until nobody answers any more, or until the time is over."""
+    def run(self, operations: int, depth: int, seconds: float, slack_s: float) -> dict[str, Any]:
+        """That many requests, or until nobody answers any more, or until the time is over.
+
+        Those under way then have `slack_s` to end; what has not by then is `stuck`, and may have been done or not.
+        """
         self.done, self.errors, self.wrong = 0, Counter(), []
         limit = time.monotonic() + seconds
         begun = 0
@@ -83,7 +98,7 @@ class Load:
                 begun += 1
             if not self._wait():
                 break
-        while self.under_way and time.monotonic() < limit + SLACK_S and self._wait():
+        while self.under_way and time.monotonic() < limit + slack_s and self._wait():
             pass
         answered, stuck = self.done, len(self.under_way)
         for request in list(self.under_way.values()):
@@ -121,7 +136,7 @@ class Load:
         if not (alive := self._alive()):
             return False
         handle = self.random.choice(alive)
-        kind = self.random.choices(list(MIX), list(MIX.values()))[0]
+        kind = self.random.choices(list(self.mix), list(self.mix.values()))[0]
         place = range(0) if kind == "flush" else self._place()
         if place is None:
             return False
@@ -231,7 +246,8 @@ def main(orders: TextIO, answers: TextIO) -> None:
     """Carry out orders until there are no more."""
     made = json.loads(orders.readline())
     load = Load(**made)
-    verbs: dict[str, Callable[..., dict[str, Any]]] = {"connect": load.connect, "run": load.run, "verify": load.verify}
+    verbs: dict[str, Callable[..., dict[str, Any]]] = {
+        "enter": load.enter, "connect": load.connect, "run": load.run, "verify": load.verify}
     for line in orders:
         order = json.loads(line)
         print(json.dumps(verbs[order.pop("do")](**order)), file=answers, flush=True)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.netns import Netns
+
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
 PATIENCE_S = 20.0
@@ -50,9 +52,14 @@ def need_libnbd() -> None:
 class Load:
     """A load that runs; its requests are made by `run`, or by `begin` and `ended` while the test does something to the disk."""
 
-    def __init__(self, process: subprocess.Popen, **made: int) -> None:
+    def __init__(self, process: subprocess.Popen, **made: Any) -> None:
         self._process = process
         self._send(made)
+
+    def enter(self, netns: Netns | None) -> None:
+        """From now on connect inside this network namespace; None: in the one we are in."""
+        self._send({"do": "enter", "namespace": str(netns.path) if netns else f"/proc/{os.getpid()}/ns/net"})
+        self._answer()
 
     def connect(self, uri: str, connections: int = 1, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """Open the export; what it can do. Raises LoadFailed."""
@@ -64,9 +71,9 @@ class Load:
         self.begin(operations, depth, seconds)
         return self.ended()
 
-    def begin(self, operations: int = 1_000_000, depth: int = 16, seconds: float = 60) -> None:
-        """As `run`, without waiting for the end."""
-        self._send({"do": "run", "operations": operations, "depth": depth, "seconds": seconds})
+    def begin(self, operations: int = 1_000_000, depth: int = 16, seconds: float = 60, slack_s: float = 30) -> None:
+        """As `run`, without waiting for the end. Requests under way when the time is over have `slack_s` to end."""
+        self._send({"do": "run", "operations": operations, "depth": depth, "seconds": seconds, "slack_s": slack_s})
 
     def ended(self) -> Ran:
         """Wait for the end of what `begin` began."""
@@ -91,13 +98,13 @@ class Load:
 
 
 @contextmanager
-def load(sectors: int = 8192, seed: int = 1, unit: int = 1) -> Iterator[Load]:
+def load(sectors: int = 8192, seed: int = 1, unit: int = 1, mix: dict[str, int] | None = None) -> Iterator[Load]:
     """A load on this machine; see `tests.lossless.load.Load`."""
     need_libnbd()
     process = subprocess.Popen([PYTHON, "-m", "tests.lossless.load"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                text=True)
     try:
-        yield Load(process, sectors=sectors, seed=seed, unit=unit)
+        yield Load(process, sectors=sectors, seed=seed, unit=unit, mix=mix)
     finally:
         process.stdin.close()
         process.kill()
