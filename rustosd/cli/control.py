@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import acpi, calls, device, disk, shell, tables
+from rustosd.cli import acpi, calls, device, disk, report, shell, tables, upkeep
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.control import protocol as p
@@ -75,7 +75,7 @@ def _noun(name: str, text: str, listing: tables.Listing, method: str) -> typer.T
 
 @app.command()
 def status(json: Json = False) -> None:
-    """The daemon in one look. Exit status 3 when none is running."""
+    """The daemon in one look, and what needs attention. Exit status 3 when none is running."""
     now: p.Status = call("daemon.status")
     if json:
         tables.print_json("status", now)
@@ -86,6 +86,7 @@ def status(json: Json = False) -> None:
         ("listeners", str(now.listeners)), ("services", tables.plain(now.services)),
         ("frames in", str(now.rx_frames)), ("frames out", str(now.tx_frames)), ("dropped", str(now.dropped_frames)),
     ))
+    upkeep.print_notes(now.health)
 
 
 nic = _noun("nic", "Interfaces of the stack.", tables.NICS, "nic.list")
@@ -282,6 +283,11 @@ def _summary(address: str, sent: int, answered_us: Sequence[float]) -> str:
 app.add_typer(device.app, name="device")
 app.add_typer(disk.app, name="disk")
 app.command("acpi")(acpi.acpi)
+app.command("reload")(upkeep.reload)
+app.add_typer(upkeep.config, name="config")
+app.add_typer(upkeep.log, name="log")
+app.add_typer(upkeep.crash, name="crash")
+app.command("report")(report.report)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from rustosd.control.acpi_operations import AcpiOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
+from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
 from rustosd.pinger import Answer
 
 # Verdicts that are no drops: the frame did what it came for.
@@ -20,7 +21,7 @@ USEFUL_ENDS = frozenset({"delivered", "answered", "forwarded"})
 LOOPBACK_INDEX = 0
 
 
-class Core(Protocol):
+class Core(UpkeepCore, Protocol):
     """What the operations need of the daemon; a test can be one without a device."""
 
     stack: Any
@@ -42,12 +43,11 @@ class Core(Protocol):
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         """Send an echo request and wait; None when nothing came in time. Raises OSError when it cannot be sent."""
 
-
     def open_session(self, pid: int) -> socket.socket:
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, DiskOperations):
+class Operations(DeviceOperations, AcpiOperations, DiskOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
@@ -70,7 +70,7 @@ class Operations(DeviceOperations, AcpiOperations, DiskOperations):
             rx_frames=sum(row["rx_frames"] for row in interfaces),
             tx_frames=sum(row["tx_frames"] for row in interfaces),
             dropped_frames=sum(drop.frames for drop in self.drops_list(p.Nothing())),
-            services=list(self.core.services()),
+            services=list(self.core.services()), health=self.health_list(p.Nothing()),
         )
 
     def nic_list(self, _: p.Nothing) -> list[p.Nic]:

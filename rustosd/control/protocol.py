@@ -1,15 +1,15 @@
 """What crosses the control socket: every method once, with the types of its parameters and its result.
 
 JSON-RPC 2.0, one message a line. The server decodes by these types, the client too, and a row printed as a table
-or as JSON is one of these structs. Optional values are null when there is nothing to tell. What is about devices and
-disks is in `device_protocol` and `disk_protocol`.
+or as JSON is one of these structs. Optional values are null when there is nothing to tell. What is about devices, disks
+and upkeep is in `device_protocol`, `disk_protocol` and `upkeep_protocol`.
 """
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rustosd.control import device_protocol, disk_protocol
+from rustosd.control import device_protocol, disk_protocol, upkeep_protocol
 from rustosd.control.base import Done, Method, Nothing, Parameters, Row
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
 
@@ -42,6 +42,7 @@ class Status(Row):
     tx_frames: int
     dropped_frames: int
     services: list[str]         # name and port, "http/80"
+    health: list[upkeep_protocol.HealthNote]        # the worst first
 
 
 class Nic(Row):
@@ -197,10 +198,10 @@ METHODS = {method.name: method for method in (
     Method("conn.list", ConnectionQuery, Connections, False, "Connections, listeners and UDP sockets."),
     Method("drops.list", Nothing, list[Drop], False, "Why frames were dropped, every reason."),
     Method("counters.list", Nothing, list[Count], False, "The counters of the stack."),
-    Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer."),
+    Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer.", guarded=True),
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
-    *device_protocol.METHODS, *disk_protocol.METHODS,
+    *device_protocol.METHODS, *disk_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 
 

@@ -19,7 +19,7 @@ LOOPBACK_INDEX: Final = 0
 _PAGE_OCTETS: Final = os.sysconf("SC_PAGE_SIZE")
 _NIC_FIELDS: Final = ("rx_octets", "tx_octets", "rx_frames", "tx_frames")
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Watched(Protocol):
@@ -71,6 +71,10 @@ class Recorder:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def figures(self) -> Figures:
+        """What has been counted up to now."""
+        return figures(self.watched, self.clock())
 
     def history(self, name: str) -> list[Rates]:
         """The rates of an interface between figures, the oldest first; at most POINTS."""

@@ -16,7 +16,7 @@ from rustosd.control import protocol as p
 from rustosd.control import server as server_module
 from rustosd.control.client import CallFailed, Client, Unreachable
 from rustosd.control.operations import Operations, endpoint
-from rustosd.control.server import ControlServer, Handed, Peer
+from rustosd.control.server import EVERYTHING, ControlServer, Handed, Peer
 from tests.rustosd.fake import FakeCore
 from tests.rustosd.fake_devices import OURS
 
@@ -181,7 +181,7 @@ async def test_a_client_that_does_not_read_is_dropped(server, core, monkeypatch)
 
 async def test_strangers_are_shown_the_door(server, monkeypatch):
     monkeypatch.setattr(server_module.os, "geteuid", lambda: 12345)
-    monkeypatch.setattr(ControlServer, "_peer_of", lambda server, writer: None)
+    monkeypatch.setattr(ControlServer, "_peer_of", lambda server, writer: Peer(1, 12345, frozenset()))
     reader, writer = await connect(server)
     assert json.loads(await reader.readline())["error"]["code"] == p.FORBIDDEN
     assert await reader.read() == b""
@@ -274,7 +274,7 @@ json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats
     st.sampled_from(sorted(p.METHODS)) | st.text(max_size=8), json_values, json_values))
 def test_any_line_is_answered_or_is_a_notification(line):
     server = ControlServer("/nowhere", Operations(FakeCore()))
-    reply = asyncio.run(server.answer(line, Peer(1, 0, True)))
+    reply = asyncio.run(server.answer(line, Peer(1, 0, EVERYTHING)))
     if isinstance(reply, Handed):
         reply.end.close()
     elif reply is not None:

@@ -358,7 +358,7 @@ async def main():
     handoff = Handoff(AsyncStack(Stack(bytes(32)), asyncio.get_running_loop(), lambda: None))
     core = FakeCore()
     core.open_session = handoff.open_session
-    server = ControlServer({str(tmp_path / "control.sock")!r}, Operations(core), group_id=23456)
+    server = ControlServer({str(tmp_path / "control.sock")!r}, Operations(core), groups=Groups(sockets=23456))
     await server.start()
     print("up", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
