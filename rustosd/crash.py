@@ -68,6 +68,7 @@ class CrashBox:
         self.keep = keep
         self.header = Header(version, os.getpid(), _now(), _boot(), config)
         self._map: mmap.mmap | None = None
+        self._reports: list[Report] | None = None       # as they were when somebody last asked
         self._box_fd = self._fault_fd = -1
         self._directory_is_ours = False
         self._lock = threading.Lock()
@@ -188,9 +189,11 @@ class CrashBox:
                 + "".join(f"\n=== {title} ===\n{content.rstrip()}\n" for title, content in sections))
         octets = text.encode(errors="replace")[:MAX_REPORT_OCTETS]
         path = self.directory / name
+        self._reports = None
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.with_suffix(".new").write_bytes(octets)
+            with open(path.with_suffix(".new"), "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                file.write(octets)
             path.with_suffix(".new").replace(path)
             for old in sorted(self.directory.glob("crash-*.txt"))[:-self.keep]:
                 old.unlink(missing_ok=True)
@@ -201,6 +204,11 @@ class CrashBox:
 
     def reports(self) -> list[Report]:
         """Those there are, the newest first."""
+        if self._reports is None:
+            self._reports = self._found()
+        return list(self._reports)
+
+    def _found(self) -> list[Report]:
         rows = []
         for path in sorted(self.directory.glob("crash-*.txt"), reverse=True):
             with contextlib.suppress(OSError, UnicodeDecodeError), open(path) as file:
@@ -216,6 +224,7 @@ class CrashBox:
     def remove(self, name: str | None = None) -> int:
         """Remove one report, or all; how many. Raises ValueError when there is none of that name."""
         names = [report.name for report in self.reports()] if name is None else [self._known(name)]
+        self._reports = None
         for each in names:
             (self.directory / each).unlink(missing_ok=True)
         return len(names)

@@ -372,6 +372,10 @@ class Daemon:
     def notes(self) -> list[Note]:
         return self.reporter.notes()
 
+    def upkeep(self) -> health.Upkeep:
+        return health.Upkeep(self.reconfigurer.failed, [change.key for change in self.reconfigurer.waiting],
+                             [report.name for report in self.crashes.reports()])
+
     def about(self) -> About:
         return about.about(version(), time.monotonic() - self._started_at, self.reconfigurer.path, self.supervisor.listens)
 

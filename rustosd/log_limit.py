@@ -81,5 +81,5 @@ class Limiter:
 
     def _end(self, windows: OrderedDict[Hashable, _Window], key: Hashable) -> None:
         window = windows.pop(key, None)
-        if window is not None and window.held and len(self._untold) < MAX_KEYS:
+        if window is not None and window.held and len(self._untold) < 2 * MAX_KEYS:
             self._untold.append(Burst(window.source, window.held))

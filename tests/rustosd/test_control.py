@@ -65,6 +65,8 @@ PARAMS = {
     "disk.show": {"disk": "LAB-DISK0"}, "disk.read": {"disk": "LAB-DISK0", "offset": 0, "octets": 1},
     "disk.write": {"disk": "LAB-DISK0", "offset": 0, "octets": "AAAA"}, "disk.flush": {"disk": "LAB-DISK0"},
     "disk.bench": {"disk": "LAB-DISK0", "seconds": 0.01},
+    "log.set": {"logger": "rustosd.devices", "level": "debug"}, "log.tail": {"limit": 5},
+    "crash.show": {"name": "crash-20261128T180000Z-4711.txt"},
 }
 
 
@@ -155,9 +157,18 @@ async def test_half_a_message_leaves_nothing_behind(server):
     await until(lambda: not server.clients)
 
 
-async def test_clients_beyond_the_bound_are_turned_away(server):
+async def test_clients_beyond_the_bound_are_turned_away_roots_later_than_others(server, monkeypatch):
+    member = Peer(1, 12345, frozenset({"read"}))
     held = [await connect(server) for _ in range(server.max_clients)]
     await until(lambda: len(server.clients) == server.max_clients)
+    with monkeypatch.context() as patched:
+        patched.setattr(ControlServer, "_peer_of", lambda server, writer: member)
+        reader, writer = await connect(server)
+        assert json.loads(await reader.readline())["error"]["code"] == p.BUSY
+        writer.close()
+        await until(lambda: len(server.clients) == server.max_clients)
+    held += [await connect(server) for _ in range(server_module.ROOTS_OWN_CLIENTS)]
+    await until(lambda: len(server.clients) == len(held))
     reader, writer = await connect(server)
     assert json.loads(await reader.readline())["error"]["code"] == p.BUSY
     assert await reader.read() == b""

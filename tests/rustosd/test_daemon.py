@@ -20,6 +20,8 @@ CONFIG = """\
 socket = "{directory}/run/control.sock"
 [host]
 journal = "{directory}/run/journal.jsonl"
+[crash]
+directory = "{directory}/crash"
 """
 START_S = 30
 STOP_S = 15
