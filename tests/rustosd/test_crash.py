@@ -159,7 +159,7 @@ def test_a_start_that_is_refused_is_no_crash(tmp_path):
 
     async def scenario():
         daemon = Daemon(settings, logs=log.configure("error", "json", open(os.devnull, "w")))      # noqa: SIM115
-        with pytest.raises(Exception, match="0000:ff:1f.7"):
+        with pytest.raises(Exception, match=r"0000:ff:1f\.7"):
             await daemon.run(announce=False)
 
     asyncio.run(scenario())
