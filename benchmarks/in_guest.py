@@ -9,7 +9,7 @@ from benchmarks import lab_disk, lab_nic
 from benchmarks.lab import BenchError
 from benchmarks.report import Report, Row
 from tests.lab.guest import Guest, GuestError
-from tests.lab.image import LabUnavailable
+from tests.lab.packages import LabUnavailable
 
 
 def measure(seconds: float, rounds: int, report: Report, say: Callable[[str], None]) -> None:

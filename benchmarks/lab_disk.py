@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tests.lab import inside_ahci as inside
 from tests.lab.guest import AHCI, Guest, GuestError
-from tests.lab.image import LabUnavailable
+from tests.lab.packages import LabUnavailable
 
 SECONDS = 3.0
 GOAL = 5.0

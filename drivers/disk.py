@@ -30,6 +30,8 @@ class Feature(IntFlag):
     WRITE_ZEROES = 256
     FAST_ZEROES = 512
     """WRITE_ZEROES takes less time than writing zeros would."""
+    EXTENTS = 1024
+    """It knows which sectors are backed by storage, and which read as zeros."""
 
 
 @dataclass(frozen=True, slots=True)

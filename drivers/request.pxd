@@ -10,12 +10,23 @@ cpdef enum Operation:
     FLUSH = 2               # what was completed before is durable
     TRIM = 3                # nobody needs what is in these sectors; no segments
     WRITE_ZEROES = 4        # they read as zeros from now on; no segments
+    EXTENTS = 5             # what is behind these sectors: the one segment is filled with `Extent`s, in order, and after the
+                            # last one, if there is room, one of 0 sectors; they may tell of fewer sectors than was asked
 
 # Of a request that changes sectors.
 cpdef enum Flag:
     FUA = 1                 # what it did is durable once it is complete
     KEEP_ALLOCATED = 2      # WRITE_ZEROES: the sectors stay backed by storage, a later write finds room
     FAST = 4                # WRITE_ZEROES: EOPNOTSUPP unless it takes less than writing the zeros
+
+# Of an extent.
+cpdef enum ExtentFlag:
+    HOLE = 1                # no storage is behind it
+    ZERO = 2                # it reads as zeros
+
+cdef struct Extent:
+    uint32_t sectors
+    uint32_t flags
 
 # Memory by both its names: a device knows the iova, a file's backend the address.
 cdef struct Segment:

@@ -12,11 +12,16 @@ class Operation(IntFlag):
     FLUSH = 2
     TRIM = 3
     WRITE_ZEROES = 4
+    EXTENTS = 5
 
 class Flag(IntFlag):
     FUA = 1
     KEEP_ALLOCATED = 2
     FAST = 4
+
+class ExtentFlag(IntFlag):
+    HOLE = 1
+    ZERO = 2
 
 class RequestBurst:
     def __init__(self) -> None: ...

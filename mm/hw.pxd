@@ -36,6 +36,7 @@ cdef extern from * nogil:
     static inline void hw_put64(void *p, uint64_t v) { hw_store64(p, HW_SWAP64(v)); }
     static inline int64_t hw_now_ns(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t);
         return (int64_t)t.tv_sec * 1000000000ll + t.tv_nsec; }
+    static inline unsigned hw_trailing_zeros(uint64_t v) { return (unsigned)__builtin_ctzll(v); }
     static inline unsigned hw_log2_ceil(uint64_t v) { return v < 2 ? 0 : 64 - (unsigned)__builtin_clzll(v - 1); }
     /* x86 keeps the order of loads and of stores, also between ordinary and uncached memory: only the compiler is held
        back. On ARM a device is an observer outside the inner shareable domain. */
@@ -57,6 +58,17 @@ cdef extern from * nogil:
         HW_WRITE_FENCE(); *(volatile uint32_t *)p = HW_LITTLE32(v); }
     static inline uint32_t hw_dma_load32(const void *p) {
         uint32_t v = *(const volatile uint32_t *)p; return HW_LITTLE32(v); }
+    static inline uint32_t hw_load_acquire32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
+    static inline void hw_store_release32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE); }
+    static inline uint32_t hw_exchange32(void *p, uint32_t v) { return __atomic_exchange_n((uint32_t *)p, v, __ATOMIC_SEQ_CST); }
+    static inline void hw_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    static inline void hw_relax(void) {
+    #if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+    #elif defined(__aarch64__)
+        __asm__ __volatile__("yield");
+    #endif
+    }
     static inline void hw_dma_store64(void *p, uint64_t v) { *(volatile uint64_t *)p = HW_LITTLE64(v); }
     static inline uint64_t hw_dma_load64(const void *p) {
         uint64_t v = *(const volatile uint64_t *)p; return HW_LITTLE64(v); }
@@ -80,6 +92,8 @@ cdef extern from * nogil:
     int64_t now_ns "hw_now_ns"() noexcept
     # The smallest k with v <= 2**k, 0 to 64.
     unsigned log2_ceil "hw_log2_ceil"(uint64_t v) noexcept
+    # Of a value that is not 0: how many zero bits are below its lowest one.
+    unsigned trailing_zeros "hw_trailing_zeros"(uint64_t v) noexcept
     # Device registers: one access, little-endian, after all earlier stores to DMA memory; a read before all later loads.
     uint32_t mmio_read32 "hw_mmio_read32"(const void *p) noexcept
     void mmio_write32 "hw_mmio_write32"(void *p, uint32_t v) noexcept
@@ -91,3 +105,10 @@ cdef extern from * nogil:
     void read_fence "hw_read_fence"() noexcept
     # Between stores to DMA memory and the store that hands them to the device.
     void write_fence "hw_write_fence"() noexcept
+    # Words that the kernel or another thread shares with us.
+    uint32_t load_acquire32 "hw_load_acquire32"(const void *p) noexcept
+    void store_release32 "hw_store_release32"(void *p, uint32_t v) noexcept
+    uint32_t exchange32 "hw_exchange32"(void *p, uint32_t v) noexcept
+    void full_fence "hw_full_fence"() noexcept
+    # In a loop that waits for another thread.
+    void relax "hw_relax"() noexcept

@@ -10,7 +10,8 @@ import termios
 from tests.lab import demo
 from tests.lab.demo import DemoFailed
 from tests.lab.guest import Guest, GuestError, GuestTimeout
-from tests.lab.image import LabUnavailable, ubuntu_image
+from tests.lab.image import ubuntu_image
+from tests.lab.packages import LabUnavailable
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.guest import Guest
-from tests.lab.image import LabUnavailable
+from tests.lab.packages import LabUnavailable
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 1200

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.agent import PORT_NAME, pack, unpack
-from tests.lab.image import CACHE, Image, LabUnavailable, environment, image, initrd
+from tests.lab.emulator import INSTALLED, newer
+from tests.lab.image import Image, environment, image, initrd
+from tests.lab.packages import CACHE, LabUnavailable
 from tests.support.netns import Netns, unavailable
 
 BOOT_S = 300.0
@@ -163,15 +165,18 @@ class Guest:
 
     `append` goes to the kernel's command line; `iommu` False leaves the IOMMU out; `acpi_hotplug` False has slots signal
     by PCIe's own means; `systemd` makes systemd the first process; `kernel` is another than `image.image()`. `terminal`
-    connects this process's terminal with the guest's /dev/hvc0.
+    connects this process's terminal with the guest's /dev/hvc0. `models` are sockets of vfio-user servers, by the address
+    their device has ("0x5"): such a guest runs on a newer QEMU and has these instead of cards, disks and slots.
     """
 
     def __init__(self, *, cpus: int = 2, memory_mib: int = 1024, iommu: bool = True, acpi_hotplug: bool = True,
-                 systemd: bool = False, append: str = "", terminal: bool = False, kernel: Image | None = None) -> None:
+                 systemd: bool = False, append: str = "", terminal: bool = False, kernel: Image | None = None,
+                 models: dict[str, Path] | None = None) -> None:
         """Raises LabUnavailable, and GuestError when it does not come up."""
         if why := unavailable():
             raise LabUnavailable(why)
         kernel = kernel or image()
+        emulator = newer() if models else INSTALLED
         sweep()
         self._process: subprocess.Popen | None = None
         self._calls: dict[int, Call] = {}
@@ -194,9 +199,10 @@ class Guest:
                     file.truncate(DISK_OCTETS)
             options = _machine(kernel, initrd(kernel, self.directory), cpus, memory_mib)
             if iommu:
-                options += _IOMMU       # before the devices whose DMA it translates
+                # Before the devices whose DMA it translates. A device outside of QEMU has to be told of every mapping.
+                options += [*_IOMMU[:-1], f"{_IOMMU[-1]},caching-mode=on"] if models else _IOMMU
                 append = f"intel_iommu=on iommu=pt {append}"
-            options += [*_root(), *_devices(self.directory)]
+            options += [*_root(), *(_served(models, memory_mib) if models else _devices(self.directory))]
             if systemd:
                 # What a first boot does to this machine's files, which are not the guest's, only costs time.
                 append = "lab.systemd systemd.firstboot=no systemd.condition-needs-update=0 systemd.show_status=0 " + append
@@ -212,8 +218,8 @@ class Guest:
                         "-chardev", f"socket,id=monitor,fd={monitor.fileno()}", "-mon", "chardev=monitor,mode=control"]
             # It shall not outlive us, however we end, and never be in others' way.
             self._process = self.netns.popen(
-                "setpriv", "--pdeathsig", "KILL", "nice", "-n", "10", "qemu-system-x86_64", "-accel", _accelerator(kernel),
-                *options, pass_fds=(agent.fileno(), monitor.fileno()), env=environment(),
+                "setpriv", "--pdeathsig", "KILL", "nice", "-n", "10", *emulator.command, "-accel", _accelerator(kernel),
+                *options, pass_fds=(agent.fileno(), monitor.fileno()), env={**environment(), **emulator.environment},
                 stdin=None if terminal else subprocess.DEVNULL)
             agent.close()
             monitor.close()
@@ -435,6 +441,16 @@ def _devices(directory: Path) -> list[str]:
             path, cache = f"blkdebug:{directory}/blkdebug:{path}", "writeback"
         options += ["-drive", f"if=none,id={name},file={path},format=raw,cache={cache}", "-device",
                     f"ide-hd,id={name}-disk,drive={name},bus=ahci.{port},serial=LAB-{name.upper()},rerror=report,werror=report"]
+    return options
+
+
+def _served(models: dict[str, Path], memory_mib: int) -> list[str]:
+    """Devices that are vfio-user servers, and memory that these may map."""
+    options = ["-machine", "sata=off,memory-backend=memory", "-object",
+               f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on"]
+    for address, path in models.items():
+        device = {"driver": "vfio-user-pci", "bus": "pcie.0", "addr": address, "socket": {"type": "unix", "path": str(path)}}
+        options += ["-device", json.dumps(device)]
     return options
 
 

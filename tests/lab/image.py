@@ -4,7 +4,6 @@ Debian's is what the lab boots. Ubuntu's is for what Debian builds no kernel wit
 Deleting build/lab fetches the newest kernels again. Nothing is installed here: scripts/lab does that.
 """
 
-import fcntl
 import lzma
 import os
 import re
@@ -13,13 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-CACHE = ROOT / "build" / "lab"
+from tests.lab.packages import CACHE, ROOT, LabUnavailable, alone, apt, debian, run_apt, unpack
+
 HERE = Path(__file__).resolve().parent
 
 TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "cpio": "cpio", "depmod": "kmod",
@@ -28,14 +26,9 @@ TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "
 _IN_INITRD = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 _APPLETS = ("sh", "mount", "mkdir", "insmod", "switch_root", "cat", "cp", "echo", "grep", "reboot")
 _KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
-_DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _UBUNTU = "noble"
 _UNWANTED = ("drivers/gpu", "drivers/media", "drivers/infiniband", "drivers/staging", "drivers/iio", "sound")
 """Two thirds of Debian's modules; nobody needs them here."""
-
-
-class LabUnavailable(Exception):
-    """The lab cannot run on this machine; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +65,7 @@ def _image(prefix: str, fetch: Callable[[Path], str]) -> Image:
                              f"{' '.join(lacking)}")
     if os.geteuid():
         raise LabUnavailable("the lab needs root, for network namespaces and to share the host's root with the guest")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with _alone():
+    with alone():
         found = sorted(CACHE.glob(f"{prefix}*/vmlinux"), key=lambda path: path.stat().st_mtime)
         home = found[-1].parent if found else _unpack(prefix, fetch)
     version = home.name.removeprefix(prefix)
@@ -121,14 +113,6 @@ def extract_vmlinux(bzimage: bytes) -> bytes:
     return lzma.LZMADecompressor().decompress(payload)
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """One process at a time fills the cache."""
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _fetch_debian(directory: Path) -> str:
     """The package that `linux-image-amd64` stands for today."""
     return _download(directory, [], "linux-image-amd64", "on Debian run `apt-get update`; elsewhere unpack that "
@@ -139,35 +123,16 @@ def _fetch_ubuntu(directory: Path) -> str:
     """The packages that `linux-image-generic` stands for today, from Ubuntu's archive, checked by the keys Debian has of it."""
     keyring = _KEYRING
     if not keyring.exists():
-        debian = _apt(directory / "debian", f"deb [signed-by={_DEBIAN_KEYRING}] http://deb.debian.org/debian trixie main")
-        _run_apt(directory, debian, "download", "ubuntu-keyring")
+        trixie = apt(directory / "debian", debian("trixie"))
+        run_apt(directory, trixie, "download", "ubuntu-keyring")
         subprocess.run(["dpkg-deb", "-x", next(directory.glob("ubuntu-keyring*.deb")), directory / "keys"], check=True)
         next(directory.glob("ubuntu-keyring*.deb")).unlink()
         keyring = directory / "keys" / _KEYRING.relative_to("/")
     source = f"deb [arch=amd64 signed-by={keyring}] http://archive.ubuntu.com/ubuntu"
-    ubuntu = _apt(directory / "ubuntu", f"{source} {_UBUNTU} main", f"{source} {_UBUNTU}-updates main")
+    ubuntu = apt(directory / "ubuntu", f"{source} {_UBUNTU} main", f"{source} {_UBUNTU}-updates main")
     version = _download(directory, ubuntu, "linux-image-generic", "is Ubuntu's archive within reach?")
-    _run_apt(directory, ubuntu, "download", f"linux-modules-{version}")
+    run_apt(directory, ubuntu, "download", f"linux-modules-{version}")
     return version
-
-
-def _apt(home: Path, *sources: str) -> list[str]:
-    """Options that let apt work with these sources only, and leave the machine's own alone; its lists are fetched."""
-    for name in ("lists/partial", "cache/archives/partial"):
-        (home / name).mkdir(parents=True)
-    (home / "sources.list").write_text("".join(f"{source}\n" for source in sources))
-    options = [f"Dir::State::lists={home}/lists", f"Dir::Cache={home}/cache", f"Dir::Etc::sourcelist={home}/sources.list",
-               "Dir::Etc::sourceparts=-"]
-    words = [word for option in options for word in ("-o", option)]
-    _run_apt(home, words, "update")
-    return words
-
-
-def _run_apt(directory: Path, options: list[str], *command: str) -> None:
-    done = subprocess.run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", *options, *command], cwd=directory,
-                          capture_output=True, text=True, check=False)
-    if done.returncode or (command == ("update",) and done.stderr):        # apt calls unreachable sources a warning
-        raise LabUnavailable(f"cannot fetch {' '.join(command)}: {done.stderr.strip()}. Run `apt-get update` and try again")
 
 
 def _download(directory: Path, options: list[str], name: str, advice: str) -> str:
@@ -176,7 +141,7 @@ def _download(directory: Path, options: list[str], name: str, advice: str) -> st
     match = re.search(r"Depends: linux-image-([0-9]\S+)", found.stdout)
     if not match:
         raise LabUnavailable(f"apt knows no {name}: {advice}")
-    _run_apt(directory, options, "download", f"linux-image-{match[1]}")
+    run_apt(directory, options, "download", f"linux-image-{match[1]}")
     return match[1]
 
 
@@ -187,11 +152,9 @@ def _unpack(prefix: str, fetch: Callable[[Path], str]) -> Path:
         version = fetch(directory)
         home = directory / "home"
         home.mkdir()
-        exclude = [f"--exclude=./lib/modules/*/kernel/{name}" for name in _UNWANTED]
+        exclude = [f"./lib/modules/*/kernel/{name}" for name in _UNWANTED]
         for archive in directory.glob("*.deb"):
-            with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as tar:
-                subprocess.run(["tar", "-x", "-C", home, *exclude, "--exclude=./usr/share"], stdin=tar.stdout,
-                               check=True)
+            unpack(archive, home, *exclude, "./usr/share")
         subprocess.run(["depmod", "-b", home, version], env=environment(), check=True)
         bzimage = home / "boot" / f"vmlinuz-{version}"
         try:

@@ -10,7 +10,7 @@ import pytest
 from tests.lab import inside_hotplug as inside
 from tests.lab.cable import PATIENCE_S, pattern, wait_for
 from tests.lab.guest import AHCI, CARDS, Guest, GuestError
-from tests.lab.image import LabUnavailable
+from tests.lab.packages import LabUnavailable
 
 CARD = CARDS["e1000"]
 """The one that stays."""

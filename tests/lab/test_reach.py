@@ -9,7 +9,8 @@ import pytest
 from tests.lab import inside_reach as inside
 from tests.lab import inside_vfio
 from tests.lab.guest import CARDS, EDU, Guest
-from tests.lab.image import LabUnavailable, ubuntu_image
+from tests.lab.image import ubuntu_image
+from tests.lab.packages import LabUnavailable
 from tests.support import edu
 
 E1000, E1000E = CARDS["e1000"], CARDS["e1000e"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.guest import CARDS, Guest
-from tests.lab.image import LabUnavailable
+from tests.lab.packages import LabUnavailable
 
 BDF = CARDS["e1000e"].bdf
 CONFIG = f"""\

@@ -7,7 +7,7 @@ import pytest
 
 from tests.lab import inside_vfio as inside
 from tests.lab.guest import CARDS, EDU, Guest
-from tests.lab.image import LabUnavailable
+from tests.lab.packages import LabUnavailable
 
 E1000, E1000E, E1000_45, RTL8139 = (CARDS[name] for name in ("e1000", "e1000e", "e1000-45", "rtl8139"))
 BACKENDS = ("vfio", "uio")

@@ -287,7 +287,7 @@ class Server:
         packet = stream.receive()
         _need(packet.command == VERSION and packet.flags == 0 and not packet.fds, "the first message is no VERSION")
         major, minor = struct.unpack_from("=HH", packet.payload)
-        _need((major, minor) == (0, 1), f"version {major}.{minor}")
+        _need(major == 0 and minor in (0, 1), f"version {major}.{minor}")       # QEMU says 0.0
         _need(packet.payload.endswith(b"\0"), "a text without its end")
         told = json.loads(packet.payload[4:-1])["capabilities"]
         _need(1 <= told["max_msg_fds"] <= 253 and told["max_data_xfer_size"] >= 4096, f"capabilities {told}")
@@ -299,7 +299,7 @@ class Server:
             port._second = Stream(ours, 0)
             mine["twin_socket"] = {"supported": True, "fd_index": 0}
             fds = (theirs.detach(),)
-        payload = struct.pack("=HH", 0, 1) + json.dumps({"capabilities": mine}).encode() + b"\0"
+        payload = struct.pack("=HH", major, minor) + json.dumps({"capabilities": mine}).encode() + b"\0"
         try:
             stream.send(packet.number, VERSION, REPLY, payload, fds=fds)
         finally:
