@@ -5,7 +5,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 HIDDEN: Final = "(hidden)"
-_NAMES: Final = re.compile(r"pass(word|phrase|wd)?$|secret|token|psk$|credential|cookie|private_?key$", re.IGNORECASE)
+_NAMES: Final = re.compile(r"(^|_)pass$|pass(word|phrase|wd)$|secret|token|psk$|credential|cookie|private_?key$", re.IGNORECASE)
 _ON_A_COMMAND_LINE: Final = re.compile(r"(?P<name>[\w.-]*(?:pass(?:word|phrase|wd)?|secret|token|psk|credential|key)[\w.-]*)"
                                        r"(?P<sign>[=:]\s*)(?P<value>\"[^\"]*\"|'[^']*'|[^\s,;&]+)", re.IGNORECASE)
 
