@@ -60,6 +60,8 @@ class DiskInfo:
     """Of one TRIM or WRITE_ZEROES; 0: as many as there are."""
     trim_sectors: int = 1
     """What TRIM works on: of a range only whole, aligned multiples of this many sectors may be forgotten."""
+    memory_alignment: int = 2
+    """Of a segment's address and of its octets; a power of two."""
 
     @property
     def octets(self) -> int:
@@ -93,8 +95,8 @@ class Disk(Protocol):
         EIO         the disk says that it failed, no more
 
     Order: requests under way together are done in any order; a flush is for what was *completed* before it was submitted,
-    and a driver may hold back others around it. Sizes: `DiskInfo`. Segments lie at even addresses, in memory of
-    `allocate`, with 2 to 4194304 octets each.
+    and a driver may hold back others around it. Sizes: `DiskInfo`. Segments lie in memory of `allocate`, at even
+    addresses and with an even number of octets unless `DiskInfo.memory_alignment` is 1, with at most 4194304 octets each.
 
     To wait: `complete` until it says 0, then `arm`; if that is true sleep until `fileno` is readable or `wake_at` has
     come, whichever is first, then `complete` again. Who polls just goes on calling `complete`.

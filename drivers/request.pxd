@@ -18,6 +18,7 @@ cpdef enum Flag:
     FUA = 1                 # what it did is durable once it is complete
     KEEP_ALLOCATED = 2      # WRITE_ZEROES: the sectors stay backed by storage, a later write finds room
     FAST = 4                # WRITE_ZEROES: EOPNOTSUPP unless it takes less than writing the zeros
+    BARRIER = 8             # of any request to a queue's client: it waits for all before it, and all behind it wait for it
 
 # Of an extent.
 cpdef enum ExtentFlag:

@@ -55,6 +55,20 @@ class RequestBurst:
         """The requests' tags, in order."""
         return [self.requests[i].tag for i in range(self.count)]
 
+    def items(self) -> list:
+        """Each request, for disks written in Python: (operation, tag, lba, sectors, flags, segments as (address, octets))."""
+        found = []
+        for i in range(self.count):
+            r: cython.pointer[Request] = cython.address(self.requests[i])
+            segments = [(cython.cast(uintptr_t, self.segments[r.first_segment + k].data),
+                         self.segments[r.first_segment + k].octets) for k in range(r.segment_count)]
+            found.append((r.operation, r.tag, r.lba, r.sectors, r.flags, segments))
+        return found
+
+    def take(self, taken: cython.int) -> None:
+        """Forget the first so many: a disk written in Python has taken them."""
+        self.drop(max(0, min(taken, self.count)))
+
     @cython.ccall
     def clear(self):
         """Forget all requests."""
@@ -101,6 +115,10 @@ class CompletionBurst:
     def items(self) -> list:
         """(tag, errno) of each; errno 0: done."""
         return [(self.completions[i].tag, self.completions[i].error) for i in range(self.count)]
+
+    def append(self, tag: uint64_t, error: cython.int = 0) -> bool:
+        """Add one; False when the burst is full."""
+        return self.add(tag, error)
 
     @cython.ccall
     def clear(self):

@@ -13,6 +13,7 @@ from drivers.device import DmaMemory
 from drivers.disk import GONE, Disk, DiskError
 from drivers.request import CompletionBurst, Operation, RequestBurst
 from drivers.workload import Workload
+from rustosd.busy_poll import BusyPoll
 
 CHUNK: Final = 128 << 10
 CHUNKS: Final = 32
@@ -21,6 +22,9 @@ LONGEST: Final = 64 << 20
 """Octets of one `read` or `write`: its caller has them all in memory at once."""
 BUDGET: Final = 16
 """Bursts in one turn, before the loop's other callbacks get their share."""
+
+BUSY_POLL_NS: Final = 100_000
+"""How long completions are looked for before sleep: a solid-state disk's read takes no longer."""
 
 _WHY: Final = {
     errno.EINVAL: "it does not fit the disk: beyond its end, or no whole sectors",
@@ -87,6 +91,7 @@ class AsyncDisk:
         self._buffer_waiters: deque[asyncio.Future] = deque()
         self._workload: Workload | None = None
         self._scheduled = self._closed = self._gone = False
+        self._poll = BusyPoll(BUSY_POLL_NS)
         self._timer: asyncio.TimerHandle | None = None
         self._fd = disk.fileno()
         self._loop.add_reader(self._fd, self._turn)
@@ -247,20 +252,27 @@ class AsyncDisk:
         self._turn()
 
     def _turn(self) -> None:
-        """Submit and complete as long as there is something to do; then sleep on the disk's descriptor."""
+        """Submit and complete as long as there is something to do, look on for a moment; then sleep on the descriptor."""
         if self._closed or self._gone:
             return
+        submitted = completed = False
         for _ in range(BUDGET):
             busy = self._submit()
+            submitted |= busy
             count = self.disk.complete(self._completions)
             if count == GONE:
                 self._lose()
                 return
             if count:
+                completed = True
                 self._tell()
             elif not busy:
                 break
         else:
+            self._schedule()
+            return
+        waiting = self._under_way or (self._workload is not None and self._workload.under_way)
+        if waiting and self._poll.go_on(time.monotonic_ns(), submitted or completed, completed):
             self._schedule()
             return
         if not self.disk.arm():

@@ -17,11 +17,11 @@ import structlog
 from drivers.nic import GONE, LinkTeller, Nic
 from mm.frame import BURST, RxBurst, TxBurst
 from mm.histogram import Histogram
+from rustosd.busy_poll import BusyPoll
 
 BUSY_POLL_US = 50
 BUDGET = 8
 """Breaths in one turn: full bursts both ways keep the loop's other callbacks waiting for about a millisecond."""
-MAX_PASSES = 63
 LINK_CHECK_S = 1.0
 COMPLAINT_NS = 1_000_000_000
 _MS = 1_000_000
@@ -67,7 +67,6 @@ class _Counts:
     kicks: int = 0              # turns asked for by applications
     timers: int = 0             # turns because time has passed
     yields: int = 0             # budgets used up
-    busy_polls: int = 0         # looks that found nothing, before sleep
     rx_bursts: int = 0
     rx_frames: int = 0
     tx_bursts: int = 0
@@ -85,7 +84,7 @@ class Pump:
         self._loop = loop
         self._stack = stack
         self._on_events = on_events
-        self._busy_poll_ns = busy_poll_us * 1000
+        self._poll = BusyPoll(busy_poll_us * 1000)
         self._ports: tuple[_Port, ...] = ()
         self._rx = RxBurst()
         self._tx = TxBurst()
@@ -97,9 +96,6 @@ class Pump:
         self._running = False               # what applications write now is flushed before the turn ends
         self._scheduled = False             # a turn waits in the loop's queue
         self._dirty = False                 # the stack may have events or frames for us
-        self._poll_until = 0                # not 0: looking for frames instead of sleeping
-        self._misses = 0                    # how many chances to poll the last vain polls have cost ...
-        self._pass = 0                      # ... and how many of them are left to pass
         self._wake = 0                      # when `_timer` fires
         self._timer: asyncio.TimerHandle | None = None
         self._link_timer: asyncio.TimerHandle | None = None
@@ -172,7 +168,7 @@ class Pump:
 
     def statistics(self) -> dict[str, int]:
         """Counters since the pump was made."""
-        return asdict(self._counts)
+        return asdict(self._counts) | {"busy_polls": self._poll.vain_looks}
 
     def histograms(self) -> dict[str, tuple[int, list[int]]]:
         """Rows of `mm.histogram.Histogram`: frames of bursts, rx_burst and tx_burst, and turns that found work, in ns."""
@@ -257,30 +253,8 @@ class Pump:
         if breaths == BUDGET:
             self._counts.yields += 1
             self._schedule()
-        elif breaths or self._poll_until:
-            self._poll_on(now, bool(breaths), self._counts.rx_frames != rx_before)
-
-    def _poll_on(self, now: int, worked: bool, received: bool) -> None:
-        """After work, keep looking for a while instead of sleeping; as long as that pays.
-
-        To wake an idle processor takes tens of microseconds, and an answer may be nearer than that. But with frames at
-        longer intervals, polling only burns the processor that the sender or an application could use. So each vain
-        poll doubles the number of chances that are let pass before the next, and a frame found forgets them.
-        """
-        if received and self._poll_until:
-            self._misses = self._pass = 0
-        elif self._poll_until and not worked:
-            self._counts.busy_polls += 1
-            if now < self._poll_until:
-                self._schedule()
-                return
-            self._misses = min(2 * self._misses + 1, MAX_PASSES)
-            self._pass = self._misses
-        self._poll_until = 0
-        if worked and self._pass:
-            self._pass -= 1
-        elif worked and self._busy_poll_ns:
-            self._poll_until = now + self._busy_poll_ns
+        elif ((breaths or self._poll.looking)
+              and self._poll.go_on(now, breaths > 0, self._counts.rx_frames != rx_before)):
             self._schedule()
 
     def _breathe(self, now: int) -> bool:

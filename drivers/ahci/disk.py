@@ -19,7 +19,7 @@ from typing import Final
 from drivers.ahci.identify import IdentifyError, Identity, parse_error_log
 from drivers.ahci.line import Line, Wake
 from drivers.ahci.port import Port, Refused
-from drivers.ahci.queue import ARMED, MAX_REQUEST_SECTORS, MAX_SEGMENTS, SUSPECT, TROUBLE
+from drivers.ahci.queue import MAX_REQUEST_SECTORS, MAX_SEGMENTS, SUSPECT, TROUBLE
 from drivers.ahci.registers import DONE, ERRORS, PxIS, PxTFD, Signature
 from drivers.ahci.states import Event, State, after
 from drivers.ahci.steps import LOOK_NS, Procedure, Steps, run
@@ -35,7 +35,7 @@ TRIES: Final = 3
 RESETS: Final = 3
 """So many times in a row a device is reset without a request done in between before it is given up."""
 LOOKS: Final = 16
-"""Vain looks between two that also ask the controller's registers for errors."""
+"""Every so many vain looks, one asks the controller's registers, too: for errors, and for what no FIS has told."""
 SUSPICION: Final = 8
 """A command that has taken this part of its time, on a link with errors, is not waited for any longer."""
 TICK_NS: Final = 250 * MS
@@ -96,13 +96,14 @@ class AhciDisk:
         woken = self._armed and self._line.came(self.index)
         if woken:
             self._disarm()
-        count = self._queue.harvest(burst)
+        due = self._clock() >= self._tick if self._armed else self._looks % LOOKS == LOOKS - 1
+        count = self._queue.harvest(burst, closely=woken or due)
         if count > 0:
             self._looks = 0
             return count
         if count == 0 and not woken and self._steps is None and self.state is State.READY:
             self._looks += 1
-            if self._clock() < self._tick if self._armed else self._looks % LOOKS:
+            if not due:
                 return 0
         return self._look_closer(count, burst)
 
@@ -114,11 +115,8 @@ class AhciDisk:
             return not self._queue.active           # there is nothing to sleep on
         if self._armed:
             return True                             # since it was armed nothing has come, or it is readable
-        code = self._queue.arm(DONE | ERRORS, ERRORS)
-        self._armed = code != TROUBLE
-        if code == TROUBLE:
-            self._looks = LOOKS - 1         # the next look is a closer one
-        return code == ARMED
+        self._armed = True
+        return self._queue.arm(DONE | ERRORS, DONE)     # an error that stands already interrupts at once
 
     def fileno(self) -> int:
         """What to wait on; -1 once closed."""

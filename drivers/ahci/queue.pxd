@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from drivers.mmio cimport Mmio
 from drivers.request cimport Completion, CompletionBurst, Request, RequestBurst, Segment
 
@@ -112,8 +112,8 @@ cdef class CommandQueue:
     cdef uint64_t reach         # the first address the controller does not reach
     cdef object memory
     cdef Slot slots[SLOTS]
-    cdef uint8_t free[SLOTS]
-    cdef int free_count
+    cdef uint8_t free[SLOTS]            # a queue in a circle: who ended last is used again last
+    cdef int free_first, free_count
     cdef readonly int depth
     cdef readonly bint queued   # READ and WRITE go by NCQ
     cdef bint plain_fua
@@ -121,6 +121,7 @@ cdef class CommandQueue:
     cdef uint32_t sector_octets
     cdef readonly uint32_t active       # slots that the device has
     cdef readonly uint32_t waiting      # slots that are filled and not issued
+    cdef uint32_t unsure                # the slot whose end a FIS alone has told, until PxSACT agrees
     cdef readonly uint32_t plain        # slots, active or waiting, whose command is not a queued one
     cdef readonly bint frozen           # nothing is issued
     cdef readonly int dead              # not 0: every request ends with this errno
@@ -141,6 +142,10 @@ cdef class CommandQueue:
     cdef void _finish(self, uint32_t mask, int error) noexcept nogil
     cdef void _tell(self, CompletionBurst out) noexcept nogil
     cdef uint32_t _oldest(self, uint32_t mask) noexcept nogil
-    cdef uint32_t _received(self, bint plain) noexcept nogil
+    cdef uint64_t _received(self, bint plain) noexcept nogil
+    cdef bint _tells_all(self, uint64_t received, bint plain) noexcept nogil
+    cdef int _look(self, bint closely, bint trust) except? 1
+    cdef int64_t _pending(self, bint plain) except? -1
+    cdef int _make_sure(self) except? -1
     cdef int _issue(self) except? -1
     cdef CommandTable *_table(self, uint32_t index) noexcept nogil

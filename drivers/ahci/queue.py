@@ -10,9 +10,9 @@ from cython.cimports.drivers.mmio import Mmio
 from cython.cimports.drivers.request import FUA, REQUESTS, CompletionBurst, Request, RequestBurst, Segment
 from cython.cimports.drivers.request import FLUSH, READ, WRITE
 from cython.cimports.libc.errno import EINVAL, EOPNOTSUPP
-from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t, uintptr_t
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.mm.hw import dma_load32, dma_store64
+from cython.cimports.mm.hw import dma_load64, dma_store64
 
 if not cython.compiled:
     raise ImportError("drivers.ahci.queue must be compiled: python setup.py build_ext --inplace")
@@ -23,8 +23,7 @@ MAX_SEGMENTS, MAX_REQUEST_SECTORS = PRDS, MAX_SECTORS
 SUSPECT = -1
 """`harvest`: commands are done, and no FIS says so. Is the device still there?"""
 TROUBLE = -2
-"""`harvest`, `arm`: the device, or the controller, reports an error."""
-ARMED, DONE = 0, 1
+"""`harvest`: the device reports an error."""
 COMMANDS = {"identify": IDENTIFY_DEVICE, "read log": READ_LOG_EXT}
 _ONES = cython.declare(uint32_t, 0xFFFF_FFFF)
 
@@ -57,9 +56,9 @@ class CommandQueue:
             raise ValueError("requests are under way, or the depth is not 1 to 32")
         self.depth, self.queued, self.plain_fua = depth, queued, plain_fua
         self.sectors, self.sector_octets = sectors, sector_octets
-        self.free_count = depth
+        self.free_first, self.free_count = 0, depth
         for i in range(depth):
-            self.free[i] = depth - 1 - i
+            self.free[i] = i
 
     # Requests.
 
@@ -77,55 +76,37 @@ class CommandQueue:
             self._issue()
         return before - burst.count
 
-    def harvest(self, out: CompletionBurst, trust: cython.bint = False) -> cython.int:
+    def harvest(self, out: CompletionBurst, closely: cython.bint = True, trust: cython.bint = False) -> cython.int:
         """Empty the burst and fill it with requests that have ended; how many, SUSPECT, or TROUBLE.
 
+        A look at memory is for nothing, one at a register waits for the bus: not `closely`, the register is asked only once
+        a FIS says that it is worth it. A FIS may be missed, so every few vain looks must be close ones.
         `trust`: the device is there even though no FIS says so.
         """
-        plain: cython.bint = self.active & self.plain != 0
-        word: uint32_t
-        done: uint32_t
+        code: cython.int
         out.count = 0
         if self.active and not self.frozen:
             self.counters.looks += 1
-            word = cython.cast(uint32_t, self.mmio.load(self.port + (P_CI if plain else P_SACT)))
-            done = self.active & ~word
-            if word == _ONES and self.active != _ONES:
-                return SUSPECT
-            word = self._received(plain)
-            if done and not word and not trust:
-                return SUSPECT
-            if word >> 16 & (STATUS_ERR | STATUS_DF if plain else STATUS_ERR):
-                if not plain:
-                    self._finish(done, 0)       # told by the next look
-                return TROUBLE
-            if done:
-                if not plain or not self._flush_after(done):
-                    self._finish(done, 0)
-                if self.waiting:
-                    self._issue()
+            code = self._look(closely, trust)
+            if code:
+                return code
         self._tell(out)
         return out.count
 
-    def arm(self, causes: uint32_t, errors: uint32_t) -> cython.int:
-        """Let the next of `causes` interrupt. ARMED; DONE when there is something to harvest; TROUBLE when PxIS has `errors`.
+    def arm(self, causes: uint32_t, news: uint32_t) -> bool:
+        """Let `causes` interrupt, those of them in `news` only when they come again; whether there is nothing to harvest.
 
-        DONE also leaves it armed.
+        It is armed either way. One read at the end sees what came meanwhile: it has the writes arrive before.
         """
-        status: uint32_t = cython.cast(uint32_t, self.mmio.load(self.port + P_IS))
-        word: uint32_t
-        if status & errors:
-            return TROUBLE
-        if self.ended_count:
-            return DONE
-        self.mmio.store(self.port + P_IS, status)
+        plain: cython.bint = self.active & self.plain != 0
+        self.mmio.store(self.port + P_IS, news)
         self.mmio.store(self.port + P_IE, causes)
+        if self.ended_count:
+            return False
         if self.active == 0 or self.frozen:
-            return ARMED
-        word = cython.cast(uint32_t, self.mmio.load(self.port + (P_CI if self.active & self.plain else P_SACT)))
-        if self.active & ~word or self._received(self.active & self.plain != 0) >> 16 & STATUS_ERR:
-            return DONE
-        return ARMED
+            return True
+        word: uint32_t = cython.cast(uint32_t, self._pending(plain))
+        return not (self.active & ~word or self._received(plain) >> 16 & STATUS_ERR)
 
     def disarm(self, bit: uint32_t) -> None:
         """No interrupts from this port, and forget the one that came: IS gets `bit`. AHCI 10.7."""
@@ -203,7 +184,7 @@ class CommandQueue:
     def received_error(self) -> int:
         """Status and error register (high octet) as the last FIS about commands told them."""
         plain: cython.bint = self.active & self.plain != 0
-        return self._received(plain) >> 16
+        return self._received(plain) >> 16 & 0xFFFF
 
     def forget_received(self) -> None:
         """Clear the FISes about commands, so that an old error is not seen again."""
@@ -239,6 +220,55 @@ class CommandQueue:
                 "doorbells": c.doorbells, "looks": c.looks}
 
     # Inside.
+
+    @cython.cfunc
+    @cython.exceptval(1, check=True)
+    def _look(self, closely: cython.bint, trust: cython.bint) -> cython.int:
+        """Finish what is done; 0, SUSPECT or TROUBLE."""
+        plain: cython.bint = self.active & self.plain != 0
+        received: uint64_t = self._received(plain)
+        word: uint32_t
+        done: uint32_t
+        if received == 0 and not closely:
+            return 0
+        if self._tells_all(received, plain):
+            done = self.unsure = self.active
+        else:
+            word = self._pending(plain)
+            done = self.active & ~word
+            if word == _ONES and self.active != _ONES:
+                return SUSPECT
+            if received == 0:
+                received = self._received(plain)    # it may have come just before the register told of it
+            if done and received == 0 and not trust:
+                return SUSPECT
+            if received >> 16 & (STATUS_ERR | STATUS_DF if plain else STATUS_ERR):
+                if not plain:
+                    self._finish(done, 0)           # told by the next look
+                return TROUBLE
+        if done:
+            if not plain or not self._flush_after(done):
+                self._finish(done, 0)
+            if self.waiting:
+                self._issue()
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _tells_all(self, received: uint64_t, plain: cython.bint) -> cython.bint:
+        """Whether this FIS, with no register, says that the one command under way is done.
+
+        Of several it may tell of some only, having overwritten the FIS of others.
+        """
+        return (not plain and self.active & (self.active - 1) == 0
+                and received >> 32 & self.active != 0 and not received >> 16 & STATUS_ERR)
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def _pending(self, plain: cython.bint) -> int64_t:
+        """Slots whose commands are not done, as the register says."""
+        return self.mmio.load(self.port + (P_CI if plain else P_SACT))
 
     @cython.cfunc
     @cython.nogil
@@ -306,8 +336,9 @@ class CommandQueue:
         s: cython.pointer[Slot]
         prd: cython.pointer[uint8_t]
         i: cython.int
+        slot = self.free[self.free_first]
+        self.free_first = (self.free_first + 1) % SLOTS
         self.free_count -= 1
-        slot = self.free[self.free_count]
         s = cython.address(self.slots[slot])
         s.tag = r.tag
         s.lba = r.lba
@@ -384,12 +415,17 @@ class CommandQueue:
         if self.frozen or self.active & self.plain:
             return 0
         if mask:
+            if self.active == 0:
+                dma_store64(self.base + FIS_AT + RECEIVED_SDB, 0)       # what it says is over
+            if mask & self.unsure:
+                self._make_sure()
             self.waiting &= ~mask
             self.active |= mask
             self.counters.doorbells += 1
             self.mmio.store(self.port + P_SACT, mask)
             self.mmio.store(self.port + P_CI, mask)
         elif self.active == 0:
+            self._make_sure()
             mask = self._oldest(self.waiting)
             self.waiting &= ~mask
             self.active = mask
@@ -398,21 +434,34 @@ class CommandQueue:
         return 0
 
     @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def _make_sure(self) -> cython.int:
+        """See that the slot whose end a FIS alone has told is free in PxSACT, too: the FIS is written a moment before.
+
+        Bounded: if it never is, the next command there ends by its timeout.
+        """
+        tries: cython.int = 100
+        while self.unsure and tries:
+            self.unsure &= cython.cast(uint32_t, self._pending(False))
+            tries -= 1
+        return 0
+
+    @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _received(self, plain: cython.bint) -> uint32_t:
-        """The first word of the FIS that ends commands, once; 0 when none has come since the last look.
+    def _received(self, plain: cython.bint) -> uint64_t:
+        """The first two words of the FIS that ends commands, once; 0 when none has come since the last look.
 
         One that comes between our load and our store is lost, and only costs a closer look (SUSPECT). One with an error
         stays.
         """
         at: cython.pointer[uint8_t] = self.base + FIS_AT + (RECEIVED_D2H if plain else RECEIVED_SDB)
-        word: uint32_t = dma_load32(at)
-        if word & 0xFF != (FIS_D2H if plain else FIS_SDB):
+        words: uint64_t = dma_load64(at)
+        if words & 0xFF != (FIS_D2H if plain else FIS_SDB):
             return 0
-        if not word >> 16 & STATUS_ERR:
+        if not words >> 16 & STATUS_ERR:
             dma_store64(at, 0)
-        return word
+        return words
 
     @cython.cfunc
     @cython.nogil
@@ -442,7 +491,7 @@ class CommandQueue:
             if not mask >> slot & 1:
                 continue
             s = cython.address(self.slots[slot])
-            self.free[self.free_count] = cython.cast(uint8_t, slot)
+            self.free[(self.free_first + self.free_count) % SLOTS] = cython.cast(uint8_t, slot)
             self.free_count += 1
             if error:
                 self.counters.failed += 1

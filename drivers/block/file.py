@@ -169,7 +169,8 @@ class FileDisk:
         b.max_sectors, b.max_segments = MAX_OCTETS // sector_octets, MAX_SEGMENTS
         b.read_only, b.trim, b.extents = opened.read_only, self.punches, not opened.is_device
         self.info = DiskInfo(self.name, "device" if opened.is_device else "file", "", "", b.sectors, sector_octets,
-                             max(opened.physical_octets, sector_octets), DEPTH, features, b.max_sectors, MAX_SEGMENTS)
+                             max(opened.physical_octets, sector_octets), DEPTH, features, b.max_sectors, MAX_SEGMENTS,
+                             memory_alignment=1)
 
     def submit(self, burst: RequestBurst) -> cython.int:
         """Take requests from the burst's front as long as there is room; how many."""

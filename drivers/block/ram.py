@@ -86,7 +86,7 @@ class RamDisk:
         features = Feature.QUEUE | Feature.EXTENTS | (Feature.READ_ONLY if read_only else (
             Feature.FUA | Feature.TRIM | Feature.WRITE_ZEROES | Feature.FAST_ZEROES))
         self.info = DiskInfo(name, "memory", "", "", b.sectors, sector_octets, sector_octets, REQUESTS, features,
-                             b.max_sectors, MAX_SEGMENTS)
+                             b.max_sectors, MAX_SEGMENTS, memory_alignment=1)
 
     def __dealloc__(self):
         if self.base != cython.NULL:

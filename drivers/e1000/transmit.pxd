@@ -10,7 +10,6 @@ cdef enum:
     PER_FRAME = 10              # descriptors of the largest frame: a context and nine of data
     REPORT_EVERY = 16           # descriptors between two whose completion the device reports
     SHORTEST = 14
-    PIECE = 1984                # octets copied at once, whole cache lines; glibc begins with `rep movsb` at 2048 or later
 
     # Second dword of a descriptor (8254x 3.3.6, 3.3.7; 82574 7.2).
     DTYP_DATA = 1 << 20

@@ -10,6 +10,7 @@ from cython.cimports.drivers.mmio import Mmio
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.mm.copy import copy_long
 from cython.cimports.mm.frame import BURST, MAX_FRAME, TxBurst, TxFrame
 from cython.cimports.mm.hw import dma_load32, dma_load64, dma_store64, get16, put16
 
@@ -306,24 +307,10 @@ def _copy(to: cython.pointer[uint8_t], f: cython.pointer[cython.const[TxFrame]])
     memcpy(to, f.head, f.head_length)
     to += f.head_length
     if f.part_length[0]:
-        _copy_long(to, f.part[0], f.part_length[0])
+        copy_long(to, f.part[0], f.part_length[0])
         to += f.part_length[0]
     if f.part_length[1]:
-        _copy_long(to, f.part[1], f.part_length[1])
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _copy_long(to: cython.pointer[uint8_t], octets: cython.pointer[cython.const[uint8_t]], length: uint32_t) -> cython.void:
-    """memcpy in pieces so short that libc moves them by vector registers. An emulated processor takes `rep movsb` octet by
-    octet: with whole super-segments that was half of its time. On a real one it costs 0.2 us for each of them."""
-    while length > PIECE:
-        memcpy(to, octets, PIECE)
-        to += PIECE
-        octets += PIECE
-        length -= PIECE
-    memcpy(to, octets, length)
+        copy_long(to, f.part[1], f.part_length[1])
 
 
 @cython.cfunc

@@ -3,7 +3,7 @@
 import cython
 from cython.cimports.libc.stdint import uint8_t, uint32_t
 from cython.cimports.libc.stdlib import free, malloc
-from cython.cimports.libc.string import memcpy
+from cython.cimports.mm.copy import copy_long
 
 SMALLEST = cython.declare(uint32_t, 2048)
 
@@ -45,10 +45,10 @@ def ring_put(r: cython.pointer[Ring], distance: uint32_t, p: cython.pointer[cyth
     at: uint32_t = (r.head + distance) & (r.size - 1)
     first: uint32_t = r.size - at
     if cython.likely(n <= first):
-        memcpy(r.octets + at, p, n)
+        copy_long(r.octets + at, p, n)
     else:
-        memcpy(r.octets + at, p, first)
-        memcpy(r.octets, p + first, n - first)
+        copy_long(r.octets + at, p, first)
+        copy_long(r.octets, p + first, n - first)
 
 
 @cython.cfunc
@@ -60,10 +60,10 @@ def ring_get(r: cython.pointer[cython.const[Ring]], distance: uint32_t, to: cyth
     at: uint32_t = (r.head + distance) & (r.size - 1)
     first: uint32_t = r.size - at
     if cython.likely(n <= first):
-        memcpy(to, r.octets + at, n)
+        copy_long(to, r.octets + at, n)
     else:
-        memcpy(to, r.octets + at, first)
-        memcpy(to + first, r.octets, n - first)
+        copy_long(to, r.octets + at, first)
+        copy_long(to + first, r.octets, n - first)
 
 
 @cython.cfunc

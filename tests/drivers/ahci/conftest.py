@@ -47,6 +47,11 @@ class Rig:
         return self.controller.disks[0]
 
     @property
+    def port(self):
+        """The model's."""
+        return self.model.ports[0]
+
+    @property
     def drive(self):
         return self.model.drives[0]
 

@@ -195,6 +195,105 @@ def test_fua_is_durable_by_the_best_way_the_drive_has(rig, queued, fua, codes):
     assert made.disk.statistics()["writes"] == 1
 
 
+# What the controller writes into memory saves reads of its registers.
+
+def test_a_lone_command_costs_two_register_writes_and_no_read(rig):
+    made = rig()
+    memory = made.memory()
+    reads, writes = [], len(made.model.writes)
+    ask = made.model.read32
+    made.model.read32 = lambda at: reads.append(at) or ask(at)
+    for n in range(100):
+        assert made.do(READ, n, 1, [(memory, 0, SECTOR)]) == 0
+    assert not reads
+    assert [name for name, _ in made.model.writes[writes:]] == ["PxSACT[0]", "PxCI[0]"] * 100
+
+
+def test_vain_looks_read_a_register_every_sixteenth_time(rig):
+    made = rig(lazy=True)
+    tag = made.ask(READ, 0, 1, [(made.memory(), 0, SECTOR)])
+    made.look()
+    before = made.port.sact_reads
+    assert made.look(160) == 0
+    assert made.port.sact_reads - before <= 20
+    made.model.run()
+    assert made.look() == 1 and made.ended == {tag: 0}
+
+
+@pytest.mark.parametrize("kind", ["msi", None])
+@pytest.mark.parametrize("depth", [1, 5])
+def test_completions_whose_fis_was_missed_are_found_all_the_same(rig, kind, depth):
+    made = rig(kind=kind, lazy=True)
+    memory = made.memory()
+    tags = [made.ask(READ, n, 1, [(memory, 0, SECTOR)]) for n in range(depth)]
+    made.look()
+    made.port.loses_fises = True
+    made.model.run()
+    assert made.look(17) == depth and made.ended == dict.fromkeys(tags, 0)
+    assert made.disk.state is State.READY and made.model.resets == 0
+
+
+def test_a_missed_fis_and_a_missed_interrupt_cost_a_tick_at_most(rig):
+    made = rig(lazy=True)
+    tag = made.ask(READ, 0, 1, [(made.memory(), 0, SECTOR)])
+    made.look()
+    assert made.disk.arm()
+    made.port.loses_fises = True
+    made.model.run()
+    made.device.interrupt.drain()
+    made.now = max(made.now, made.disk.wake_at())
+    assert made.look() == 1 and made.ended == {tag: 0}
+
+
+def test_the_fis_of_an_earlier_command_ends_no_later_one(rig):
+    made = rig(lazy=True)
+    memory = made.memory()
+    first = made.ask(READ, 0, 1, [(memory, 0, SECTOR)])
+    made.look()
+    made.model.run()
+    assert made.look() == 1
+    second = made.ask(READ, 1, 1, [(memory, 0, SECTOR)])
+    made.disk.submit(made.requests)
+    made.port.receive(0x58, bytes([0xA1, 0x40, 0x50, 0]) + (1).to_bytes(4, "little"))      # slot 0 once more, late
+    assert made.look(40) == 0
+    made.port.receive(0x58, bytes([0xA1, 0x40, 0x50, 0]) + bytes(4))                       # a notification, of no command
+    assert made.look(40) == 0
+    made.model.run()
+    assert made.finish(second) == [0] and made.ended[first] == 0
+
+
+@pytest.mark.parametrize("depth", [1, 2, 32])
+def test_a_slot_is_used_again_only_once_pxsact_says_that_it_is_free(rig, depth):
+    made = rig(Drive(identity=identification(depth=depth)))
+    made.port.slow_sact = 5
+    memory = made.memory()
+    for round in range(3):
+        alone = made.ask(READ, 0, 1, [(memory, 0, SECTOR)])
+        assert made.finish(alone) == [0]
+        together = [made.ask(READ, n, 1, [(memory, 0, SECTOR)]) for n in range(depth)]
+        assert made.finish(*together) == [0] * depth
+        assert made.do(READ, 0, 1, [(memory, 0, SECTOR)]) == made.do(Operation.FLUSH) == 0, round
+    assert made.model.resets == 0
+
+
+def test_completions_that_wait_for_room_in_the_burst_do_not_fall_asleep(rig):
+    made = rig(kind="msi", lazy=True)
+    memory = made.memory()
+    refused = [made.ask(READ, 0, 0, []) for _ in range(REQUESTS)]
+    made.disk.submit(made.requests)
+    tags = [made.ask(READ, n, 1, [(memory, 0, SECTOR)]) for n in range(2)]
+    made.disk.submit(made.requests)
+    made.model.run()
+    assert made.look() == REQUESTS
+    assert not made.disk.arm()
+    assert made.finish(*refused, *tags) == [errno.EINVAL] * REQUESTS + [0, 0]
+    assert made.disk.arm()
+    tag = made.ask(READ, 5, 1, [(memory, 0, SECTOR)])
+    made.disk.submit(made.requests)
+    made.model.run()
+    assert readable(made.disk) and made.finish(tag) == [0]
+
+
 # Interrupts.
 
 @pytest.mark.parametrize("kind", ["msi", "intx"])

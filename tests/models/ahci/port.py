@@ -26,6 +26,10 @@ class Port:
         self.cause = self.mask = self.sact = self.ci = self.notified = 0
         self.halted = False             # ERR:Fatal, until ST is cleared
         self.stuck_engine = 0           # PxCMD.CR stays set for so many looks
+        self.sact_reads = 0
+        self.slow_sact = 1              # only at so many reads PxSACT is seen to be clear after its FIS
+        self.ending = 0                 # bits of PxSACT that a FIS has told of already
+        self.loses_fises = False
         self.link = Link(self, device)
         self.start_device()
 
@@ -79,7 +83,10 @@ class Port:
         return self.link.errors
 
     def read_PxSACT(self):
-        return self.sact
+        self.sact_reads += 1
+        if self.sact_reads % self.slow_sact == 0:
+            self.ending = 0
+        return self.sact | self.ending
 
     def read_PxCI(self):
         return self.ci
@@ -131,7 +138,7 @@ class Port:
         if self.cmd.FRE and not new.FRE and self.cmd.ST:
             self.hba.forbid("FRE is cleared while ST stands (AHCI 10.3.2)")
         if self.cmd.ST and not new.ST:
-            self.ci = self.sact = 0         # AHCI 3.3.14
+            self.ci = self.sact = self.ending = 0       # AHCI 3.3.14
             self.halted = False
         self.cmd = new
         self._power(r.PxCMD(value).ICC)
@@ -164,6 +171,8 @@ class Port:
     def write_PxSACT(self, value):
         if not self.cmd.ST:
             raise Misuse("PxSACT without ST (AHCI 3.3.13)")
+        if value & (self.sact | self.ending):
+            raise Misuse(f"slots {value & (self.sact | self.ending):#x} are not free yet, says PxSACT (AHCI 5.6.4)")
         self.sact |= value
 
     def write_PxCI(self, value):
@@ -171,7 +180,7 @@ class Port:
             raise Misuse("PxCI without ST (AHCI 3.3.14)")
         if value & self.ci:
             raise Misuse(f"slots {value & self.ci:#x} are issued twice")
-        outstanding = [self.fetch(slot) for slot in range(32) if (self.ci | self.sact | value) >> slot & 1]
+        outstanding = [self.fetch(slot) for slot in range(32) if (self.ci | self.sact | self.ending | value) >> slot & 1]
         queued = [c.queued for c in outstanding]
         if any(queued) and not all(queued):
             raise Misuse("queued and other commands together (SATA 13.6)")
@@ -189,7 +198,7 @@ class Port:
         return self.values.get(low, 0) | self.values.get(low + "U", 0) << 32
 
     def receive(self, at, fis):
-        if self.cmd.FRE:
+        if self.cmd.FRE and not self.loses_fises:
             self.hba.bus.write(self.address("PxFB") + at, fis)
 
     def fetch(self, slot) -> Command:
@@ -281,11 +290,12 @@ class Port:
             self.raise_cause(r.PxIS.TFES.mask | r.PxIS.SDBS.mask)
             return
         self.tfd = GOOD
-        self.sact &= ~(1 << c.slot)
         if answer.moved:
             setup = struct.pack("<BBHQIIII", 0x41, c.target | (0 if c.write else 0x20), 0, c.slot, 0, 0, answer.moved, 0)
             self.receive(RECEIVED_DMA_SETUP, setup)
         self.receive(RECEIVED_SDB, bytes([0xA1, 0x40 | c.target, GOOD, 0]) + struct.pack("<I", 1 << c.slot))
+        self.sact &= ~(1 << c.slot)         # after the FIS is in memory: AHCI 5.3
+        self.ending |= 1 << c.slot if self.slow_sact > 1 else 0
         self.raise_cause(r.PxIS.SDBS.mask)
 
     def notify(self, target: int) -> None:
