@@ -17,7 +17,7 @@ import structlog
 
 from rustosd.control import protocol as p
 from rustosd.control.operations import Operations
-from rustosd.control.server import EVERYTHING, IDLE_TIMEOUT_S, REPLY_TIMEOUT_S, ControlServer, Peer
+from rustosd.control.server import EVERYTHING, IDLE_TIMEOUT_S, MAX_UNTAKEN_OCTETS, REPLY_TIMEOUT_S, ControlServer, Peer
 from tests.rustosd.fake import FakeCore
 
 MEMBER = Peer(1, 1000, frozenset({"read"}))
@@ -61,7 +61,8 @@ line in UTF-8, without batches. A client is answered in the order in which it as
 
 **Bounds.** A request has at most {p.MAX_REQUEST_OCTETS} octets with its newline. At most `max_clients` clients are connected at
 once, and a few more if they are root. One that asks nothing for {IDLE_TIMEOUT_S:.0f} s, or does not take its answer within
-{REPLY_TIMEOUT_S:.0f} s, is disconnected.
+{REPLY_TIMEOUT_S:.0f} s, is disconnected. At most
+{MAX_UNTAKEN_OCTETS >> 20} MiB wait for clients that are slow; who asks for more is told to ask again.
 
 **Rights.** The kernel says who a client is. Root, and the user of the daemon, may do everything. Others may do what the groups
 they are in may: `read_group` under `[control]` may call what is marked *look*, `change_group` also what is marked *change*, and

@@ -41,6 +41,8 @@ REPLY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 600.0
 ROOTS_OWN_CLIENTS = 8
 """So many more may connect when all others' places are taken, if they are root: somebody must get in to look."""
+MAX_UNTAKEN_OCTETS = 16 << 20
+"""How much may wait for clients that are slow to take it; one answer alone may be larger."""
 _UCRED = struct.Struct("iII")      # unix(7), SO_PEERCRED: pid, uid, gid
 _SO_PEERGROUPS = 59
 _GROUPS_OCTETS = 1024              # as much as getsockopt gives: 256 groups
@@ -93,6 +95,7 @@ class ControlServer:
         self.max_clients = max_clients
         self.groups = groups
         self.clients: set[asyncio.Task] = set()
+        self._untaken_octets = 0
         self._server: asyncio.Server | None = None
         self._directory_is_ours = False
 
@@ -194,13 +197,28 @@ class ControlServer:
             if isinstance(reply, Handed):
                 self._hand_out(writer, reply)
             elif reply is not None:
-                await self._send(writer, reply)
+                identity, octets = reply.id, _encode(reply) + b"\n"
+                del reply       # while a slow client takes it, it is held once
+                await self._send_octets(writer, octets, identity)
 
     async def _send(self, writer: asyncio.StreamWriter, reply: Reply) -> None:
+        await self._send_octets(writer, _encode(reply) + b"\n", reply.id)
+
+    async def _send_octets(self, writer: asyncio.StreamWriter, octets: bytes, identity: int | str | None) -> None:
+        size = len(octets)
+        if self._untaken_octets and self._untaken_octets + size > MAX_UNTAKEN_OCTETS:
+            octets = _encode(_failure(identity, BUSY, "other clients have not taken their answers yet, and this one is large: "
+                                                      "ask again, or for less")) + b"\n"
+            size = len(octets)
         writer.transport.set_write_buffer_limits(0)     # drain waits until all is with the kernel
-        writer.write(_encode(reply) + b"\n")
-        async with asyncio.timeout(REPLY_TIMEOUT_S):
-            await writer.drain()
+        self._untaken_octets += size
+        try:
+            writer.write(octets)
+            del octets
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                await writer.drain()
+        finally:
+            self._untaken_octets -= size
 
     @staticmethod
     def _hand_out(writer: asyncio.StreamWriter, handed: Handed) -> None:
