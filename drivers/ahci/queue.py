@@ -8,23 +8,23 @@ table until its request ends, so after an error its command is issued again as i
 import cython
 from cython.cimports.drivers.mmio import Mmio
 from cython.cimports.drivers.request import FUA, REQUESTS, CompletionBurst, Request, RequestBurst, Segment
-from cython.cimports.drivers.request import FLUSH, READ, WRITE
-from cython.cimports.libc.errno import EINVAL, EOPNOTSUPP
-from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.mm.hw import dma_load64, dma_store64
+from cython.cimports.drivers.request import FLUSH, READ, TRIM, WRITE, WRITE_ZEROES
+from cython.cimports.libc.errno import EINVAL, EOPNOTSUPP, EROFS
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from cython.cimports.mm.hw import dma_load64, dma_store64, put16, put32
 
 if not cython.compiled:
     raise ImportError("drivers.ahci.queue must be compiled: python setup.py build_ext --inplace")
 
-MEMORY_OCTETS = TABLES_AT + (SLOTS + 1) * TABLE_OCTETS
+MEMORY_OCTETS = QUEUE_OCTETS
+"""Of a queue's own memory: the command tables, and what TRIM sends."""
+PORT_MEMORY_OCTETS = PORT_OCTETS_SHARED
 LIST_OFFSET, FIS_OFFSET = LIST_AT, FIS_AT
-MAX_SEGMENTS, MAX_REQUEST_SECTORS = PRDS, MAX_SECTORS
+MAX_SEGMENTS, MAX_REQUEST_SECTORS, MAX_TRIM_SECTORS = PRDS, MAX_SECTORS, MAX_TRIM
 SUSPECT = -1
 """`harvest`: commands are done, and no FIS says so. Is the device still there?"""
 TROUBLE = -2
 """`harvest`: the device reports an error."""
-COMMANDS = {"identify": IDENTIFY_DEVICE, "read log": READ_LOG_EXT}
 _ONES = cython.declare(uint32_t, 0xFFFF_FFFF)
 
 assert cython.sizeof(CommandHeader) == 32 and cython.sizeof(CommandFis) == 20 and cython.sizeof(Prd) == 16
@@ -35,27 +35,34 @@ assert ENDED >= SLOTS + REQUESTS
 @cython.final
 @cython.cclass
 class CommandQueue:
-    """The slots of one port."""
+    """The slots of one device: all of its port's, or behind a port multiplier its own set in the same places."""
 
-    def __init__(self, mmio: Mmio, port: cython.int, memory, reach: uint64_t):
-        """`port`: where its registers begin in the BAR. `memory`: MEMORY_OCTETS, page-aligned, the caller's to free.
+    def __init__(self, mmio: Mmio, port: cython.int, port_memory, memory, reach: uint64_t, multiplied: object = None):
+        """`port`: where its registers begin in the BAR. `port_memory`: PORT_MEMORY_OCTETS, of all devices of the port.
+        `memory`: MEMORY_OCTETS, its own. Both page-aligned, the caller's to free.
 
-        `reach`: the first address that the controller does not reach. No requests are taken before `configure`.
+        `reach`: the first address that the controller does not reach. `multiplied`: the device's port behind a multiplier.
+        No requests are taken before `configure`.
         """
-        if memory.size < MEMORY_OCTETS:
-            raise ValueError(f"a port needs {MEMORY_OCTETS} octets, not {memory.size}")
-        self.mmio, self.port, self.memory, self.reach = mmio, port, memory, reach
-        self.base = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, memory.address))
+        if memory.size < MEMORY_OCTETS or port_memory.size < PORT_MEMORY_OCTETS:
+            raise ValueError(f"a port needs {PORT_MEMORY_OCTETS} octets and a queue {MEMORY_OCTETS}")
+        self.mmio, self.port, self.port_memory, self.memory, self.reach = mmio, port, port_memory, memory, reach
+        self.base = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, port_memory.address))
+        self.tables = cython.cast(cython.pointer[uint8_t], cython.cast(uintptr_t, memory.address))
         self.iova = memory.iova
+        self.shared = multiplied is not None
+        self.pm = multiplied or 0
         self.frozen = True
 
     def configure(self, depth: cython.int, queued: cython.bint, plain_fua: cython.bint, sectors: uint64_t,
-                  sector_octets: uint32_t) -> None:
+                  sector_octets: uint32_t, trims: cython.bint = False, queued_trims: cython.bint = False,
+                  zeroes: cython.bint = False, packet: cython.bint = False) -> None:
         """What the drive is; `plain_fua`: it has WRITE DMA FUA EXT. Raises ValueError while requests are under way."""
         if self.active or self.waiting or not 0 < depth <= SLOTS:
             raise ValueError("requests are under way, or the depth is not 1 to 32")
         self.depth, self.queued, self.plain_fua = depth, queued, plain_fua
-        self.sectors, self.sector_octets = sectors, sector_octets
+        self.sectors, self.sector_octets, self.packet = sectors, sector_octets, packet
+        self.trims, self.queued_trims, self.zeroes = trims, queued_trims and queued, zeroes and trims
         self.free_first, self.free_count = 0, depth
         for i in range(depth):
             self.free[i] = i
@@ -123,6 +130,21 @@ class CommandQueue:
         """Issue nothing, take nothing, harvest nothing."""
         self.frozen = True
 
+    def settle(self) -> None:
+        """What the registers say is done is done: the last look before the command engine is stopped, which clears them."""
+        if self.active and not self.active & self.plain:
+            self._finish(self.active & ~cython.cast(uint32_t, self.mmio.load(self.port + P_SACT)), 0)
+
+    def resume(self) -> None:
+        """`held` no more: issue what waits."""
+        self.held = False
+        self._issue()
+
+    def give_up_queuing(self) -> None:
+        """From now on all commands are plain ones, those that wait as well. Nothing may be active."""
+        self.queued = self.queued_trims = False
+        self.isolate()
+
     def requeue(self) -> None:
         """The device has forgotten what it had: all that wait to be issued again."""
         self.waiting |= self.active
@@ -139,7 +161,7 @@ class CommandQueue:
     def finished(self) -> int:
         """How many requests have ended so far."""
         c: cython.pointer[Counters] = cython.address(self.counters)
-        return c.reads + c.writes + c.flushes + c.failed
+        return c.reads + c.writes + c.flushes + c.trims + c.failed
 
     def fail(self, mask: uint32_t, error: cython.int) -> None:
         """End these requests with an errno; the others are not touched."""
@@ -186,38 +208,12 @@ class CommandQueue:
         plain: cython.bint = self.active & self.plain != 0
         return self._received(plain) >> 16 & 0xFFFF
 
-    def forget_received(self) -> None:
-        """Clear the FISes about commands, so that an old error is not seen again."""
-        dma_store64(self.base + FIS_AT + RECEIVED_D2H, 0)
-        dma_store64(self.base + FIS_AT + RECEIVED_SDB, 0)
-
-    # Commands of the driver's own: one at a time, by slot 0, with a table of their own; the slot's request comes to no harm.
-
-    def start_internal(self, command: cython.int, lba: uint64_t, count: cython.int) -> None:
-        """Issue a command that reads `count` sectors of 512 octets into scratch memory. Nothing may be active."""
-        header: cython.pointer[uint8_t] = self.base + LIST_AT
-        table: cython.pointer[CommandTable] = self._table(SLOTS)
-        memset(table, 0, 128)
-        _fis(cython.address(table.fis), command, lba, count, 0, DEVICE_LBA)
-        dma_store64(cython.cast(cython.pointer[uint8_t], table.prds), self.iova + SCRATCH_AT)
-        dma_store64(cython.cast(cython.pointer[uint8_t], table.prds) + 8,
-                    cython.cast(uint64_t, count * 512 - 1) << 32)
-        memcpy(self.saved, header, 16)
-        dma_store64(header, FIS_DWORDS | 1 << 16)
-        dma_store64(header + 8, self.iova + TABLES_AT + SLOTS * TABLE_OCTETS)
-        self.mmio.store(self.port + P_CI, 1)
-
-    def end_internal(self) -> bytes:
-        """Give slot 0 back; what was read."""
-        memcpy(self.base + LIST_AT, self.saved, 16)
-        return cython.cast(cython.pointer[cython.char], self.base + SCRATCH_AT)[:512]
-
     def statistics(self) -> dict:
         """Counters since it was made."""
         c: cython.pointer[Counters] = cython.address(self.counters)
-        return {"reads": c.reads, "writes": c.writes, "flushes": c.flushes, "sectors_read": c.sectors_read,
-                "sectors_written": c.sectors_written, "failed": c.failed, "refused": c.refused,
-                "doorbells": c.doorbells, "looks": c.looks}
+        return {"reads": c.reads, "writes": c.writes, "flushes": c.flushes, "trims": c.trims,
+                "sectors_read": c.sectors_read, "sectors_written": c.sectors_written, "sectors_trimmed": c.sectors_trimmed,
+                "failed": c.failed, "refused": c.refused, "doorbells": c.doorbells, "looks": c.looks}
 
     # Inside.
 
@@ -275,7 +271,7 @@ class CommandQueue:
     @cython.inline
     @cython.exceptval(check=False)
     def _table(self, index: uint32_t) -> cython.pointer[CommandTable]:
-        return cython.cast(cython.pointer[CommandTable], self.base + TABLES_AT + index * TABLE_OCTETS)
+        return cython.cast(cython.pointer[CommandTable], self.tables + index * TABLE_OCTETS)
 
     @cython.cfunc
     @cython.nogil
@@ -297,6 +293,9 @@ class CommandQueue:
             if error:
                 self.counters.refused += 1
                 self._end(r.tag, error)
+            elif self.packet and r.operation == FLUSH:      # nothing can be written
+                self.counters.flushes += 1
+                self._end(r.tag, 0)
             else:
                 self._fill(r, cython.address(burst.segments[r.first_segment]))
             taken += 1
@@ -313,10 +312,17 @@ class CommandQueue:
         i: cython.int
         if r.operation == FLUSH:
             return EINVAL if r.segment_count or r.sectors else 0
-        if r.operation > FLUSH or (r.flags & FUA and r.operation == READ):
+        if r.operation > WRITE_ZEROES or (r.flags & FUA and r.operation == READ):
             return EOPNOTSUPP
-        if (r.sectors == 0 or r.sectors > MAX_SECTORS or r.sectors > self.sectors or r.lba > self.sectors - r.sectors
-                or r.segment_count > PRDS):
+        if self.packet and r.operation != READ:
+            return EROFS
+        if r.sectors == 0 or r.sectors > self.sectors or r.lba > self.sectors - r.sectors or r.segment_count > PRDS:
+            return EINVAL
+        if r.operation == TRIM or r.operation == WRITE_ZEROES:
+            if not self.trims or (r.operation == WRITE_ZEROES and not self.zeroes):
+                return EOPNOTSUPP
+            return EINVAL if r.segment_count or r.sectors > MAX_TRIM else 0
+        if r.sectors > MAX_SECTORS:
             return EINVAL
         for i in range(r.segment_count):
             octets = segments[i].octets
@@ -354,8 +360,18 @@ class CommandQueue:
             dma_store64(prd, segments[i].iova)
             dma_store64(prd + 8, cython.cast(uint64_t, segments[i].octets - 1) << 32)
             prd += cython.sizeof(Prd)
-        self._command(slot, self.queued and r.operation != FLUSH)
+        self._command(slot, self._queues(r))
         self.waiting |= cython.cast(uint32_t, 1) << slot
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _queues(self, r: cython.pointer[cython.const[Request]]) -> cython.bint:
+        """Whether it goes by NCQ."""
+        if r.operation <= WRITE:
+            return self.queued
+        return r.operation != FLUSH and self.queued_trims and not r.flags & FUA
 
     @cython.cfunc
     @cython.nogil
@@ -367,29 +383,105 @@ class CommandQueue:
         bit: uint32_t = cython.cast(uint32_t, 1) << slot
         write: cython.bint = s.operation == WRITE
         fua: cython.bint = s.flags & FUA != 0
-        self._header(slot, s.prds, write)
         s.then_flush = False
+        if s.operation >= TRIM:
+            self._trim(slot, queued)
+            return
+        if self.packet:
+            self._packet(slot)
+            return
+        self._header(slot, s.prds, HEADER_WRITE if write else 0)
         if queued:
             self.plain &= ~bit
             _fis(f, WRITE_FPDMA_QUEUED if write else READ_FPDMA_QUEUED, s.lba, slot << 3, s.sectors,
-                 DEVICE_LBA | (DEVICE_FUA if fua else 0))
+                 DEVICE_LBA | (DEVICE_FUA if fua else 0), self.pm)
             return
         self.plain |= bit
         if s.operation == FLUSH:
-            _fis(f, FLUSH_CACHE_EXT, 0, 0, 0, DEVICE_LBA)
+            _fis(f, FLUSH_CACHE_EXT, 0, 0, 0, DEVICE_LBA, self.pm)
         elif write:
             s.then_flush = fua and not self.plain_fua
-            _fis(f, WRITE_DMA_FUA_EXT if fua and self.plain_fua else WRITE_DMA_EXT, s.lba, s.sectors, 0, DEVICE_LBA)
+            _fis(f, WRITE_DMA_FUA_EXT if fua and self.plain_fua else WRITE_DMA_EXT, s.lba, s.sectors, 0, DEVICE_LBA, self.pm)
         else:
-            _fis(f, READ_DMA_EXT, s.lba, s.sectors, 0, DEVICE_LBA)
+            _fis(f, READ_DMA_EXT, s.lba, s.sectors, 0, DEVICE_LBA, self.pm)
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _header(self, slot: uint32_t, prds: uint32_t, write: cython.bint) -> cython.void:
+    def _trim(self, slot: uint32_t, queued: cython.bint) -> cython.void:
+        """DATA SET MANAGEMENT, ACS-3 7.6, or as SEND FPDMA QUEUED, 7.62: the ranges are data that is sent."""
+        s: cython.pointer[Slot] = cython.address(self.slots[slot])
+        t: cython.pointer[CommandTable] = self._table(slot)
+        f: cython.pointer[CommandFis] = cython.address(t.fis)
+        bit: uint32_t = cython.cast(uint32_t, 1) << slot
+        place: uint32_t = RANGES_AT + slot * RANGES_OCTETS
+        at: cython.pointer[uint8_t] = self.tables + place
+        lba: uint64_t = s.lba
+        left: uint32_t = s.sectors
+        count: uint32_t
+        i: cython.int
+        for i in range(RANGES):
+            count = min(left, cython.cast(uint32_t, RANGE_SECTORS))
+            dma_store64(at + 8 * i, lba | cython.cast(uint64_t, count) << 48 if count else 0)
+            lba += count
+            left -= count
+        s.prds = 1
+        dma_store64(cython.cast(cython.pointer[uint8_t], t.prds), self.iova + place)
+        dma_store64(cython.cast(cython.pointer[uint8_t], t.prds) + 8, cython.cast(uint64_t, RANGES_OCTETS - 1) << 32)
+        self._header(slot, 1, HEADER_WRITE)
+        if queued:
+            self.plain &= ~bit
+            _fis(f, SEND_FPDMA_QUEUED, 0, slot << 3, 1, DEVICE_LBA, self.pm)
+            dma_store64(cython.cast(cython.pointer[uint8_t], f) + 16, AUXILIARY_TRIM)
+        else:
+            self.plain |= bit
+            s.then_flush = s.flags & FUA != 0
+            _fis(f, DATA_SET_MANAGEMENT, 0, 1, FEATURE_TRIM, DEVICE_LBA, self.pm)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _packet(self, slot: uint32_t) -> cython.void:
+        """READ (10), MMC-6 6.15, or READ (12) where its count is too short; big-endian."""
+        s: cython.pointer[Slot] = cython.address(self.slots[slot])
+        t: cython.pointer[CommandTable] = self._table(slot)
+        at: cython.pointer[uint8_t] = cython.cast(cython.pointer[uint8_t], t.packet)
+        long: cython.bint = s.sectors > 0xFFFF
+        dma_store64(at, 0)
+        dma_store64(at + 8, 0)
+        at[0] = READ_12 if long else READ_10
+        put32(at + 2, cython.cast(uint32_t, s.lba))
+        if long:
+            put32(at + 6, s.sectors)
+        else:
+            put16(at + 7, cython.cast(uint16_t, s.sectors))
+        self.plain |= cython.cast(uint32_t, 1) << slot
+        self._header(slot, s.prds, HEADER_PACKET)
+        _fis(cython.address(t.fis), PACKET, 0, 0, FEATURE_DMA | FEATURE_TO_HOST, DEVICE_PACKET, self.pm)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _header(self, slot: uint32_t, prds: uint32_t, flags: uint32_t) -> cython.void:
         at: cython.pointer[uint8_t] = self.base + LIST_AT + slot * cython.sizeof(CommandHeader)
-        dma_store64(at, cython.cast(uint64_t, prds) << 16 | FIS_DWORDS | (HEADER_WRITE if write else 0))
-        dma_store64(at + 8, self.iova + TABLES_AT + slot * TABLE_OCTETS)
+        flags |= FIS_DWORDS | self.pm << HEADER_PM_SHIFT
+        self.slots[slot].header = cython.cast(uint16_t, flags)
+        if not self.shared:
+            dma_store64(at, cython.cast(uint64_t, prds) << 16 | flags)
+            dma_store64(at + 8, self.iova + slot * TABLE_OCTETS)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _headers(self, mask: uint32_t) -> cython.void:
+        """Write these slots' headers: where others share the command list, they may have been theirs."""
+        at: cython.pointer[uint8_t] = self.base + LIST_AT
+        slot: uint32_t
+        for slot in range(SLOTS):
+            if mask >> slot & 1:
+                dma_store64(at, cython.cast(uint64_t, self.slots[slot].prds) << 16 | self.slots[slot].header)
+                dma_store64(at + 8, self.iova + slot * TABLE_OCTETS)
+            at += cython.sizeof(CommandHeader)
 
     @cython.cfunc
     @cython.nogil
@@ -400,8 +492,9 @@ class CommandQueue:
         for slot in range(SLOTS):
             if bit >> slot & 1 and self.slots[slot].then_flush:
                 self.slots[slot].then_flush = False
-                self._header(slot, 0, False)
-                _fis(cython.address(self._table(slot).fis), FLUSH_CACHE_EXT, 0, 0, 0, DEVICE_LBA)
+                self.slots[slot].prds = 0
+                self._header(slot, 0, 0)
+                _fis(cython.address(self._table(slot).fis), FLUSH_CACHE_EXT, 0, 0, 0, DEVICE_LBA, self.pm)
                 self.active &= ~bit
                 self.waiting |= bit
                 return True
@@ -412,7 +505,7 @@ class CommandQueue:
     def _issue(self) -> cython.int:
         """Ring the doorbell for what waits, as far as the rules let it."""
         mask: uint32_t = self.waiting & ~self.plain
-        if self.frozen or self.active & self.plain:
+        if self.frozen or self.held or self.active & self.plain:
             return 0
         if mask:
             if self.active == 0:
@@ -422,6 +515,8 @@ class CommandQueue:
             self.waiting &= ~mask
             self.active |= mask
             self.counters.doorbells += 1
+            if self.shared:
+                self._headers(mask)
             self.mmio.store(self.port + P_SACT, mask)
             self.mmio.store(self.port + P_CI, mask)
         elif self.active == 0:
@@ -430,6 +525,8 @@ class CommandQueue:
             self.waiting &= ~mask
             self.active = mask
             self.counters.doorbells += 1
+            if self.shared:
+                self._headers(mask)
             self.mmio.store(self.port + P_CI, mask)
         return 0
 
@@ -501,8 +598,13 @@ class CommandQueue:
             elif s.operation == WRITE:
                 self.counters.writes += 1
                 self.counters.sectors_written += s.sectors
-            else:
+                self.dirty = True
+            elif s.operation == FLUSH:
                 self.counters.flushes += 1
+                self.dirty = False
+            else:
+                self.counters.trims += 1
+                self.counters.sectors_trimmed += s.sectors
             self._end(s.tag, error)
 
     @cython.cfunc
@@ -528,10 +630,11 @@ class CommandQueue:
 @cython.nogil
 @cython.exceptval(check=False)
 def _fis(f: cython.pointer[CommandFis], command: uint32_t, lba: uint64_t, count: uint32_t, features: uint32_t,
-         device: uint32_t) -> cython.void:
-    """A register FIS to the device, SATA 10.5.5; its fields are octets of three little-endian words."""
+         device: uint32_t, pm: uint32_t) -> cython.void:
+    """A register FIS to the device, SATA 10.5.5; its fields are octets of little-endian words."""
     at: cython.pointer[uint8_t] = cython.cast(cython.pointer[uint8_t], f)
-    dma_store64(at, FIS_H2D | FIS_COMMAND << 8 | command << 16 | cython.cast(uint64_t, features & 0xFF) << 24
+    dma_store64(at + 16, 0)
+    dma_store64(at, FIS_H2D | (FIS_COMMAND | pm) << 8 | command << 16 | cython.cast(uint64_t, features & 0xFF) << 24
                 | (lba & 0xFF_FFFF) << 32 | cython.cast(uint64_t, device) << 56)
     dma_store64(at + 8, lba >> 24 & 0xFF_FFFF | cython.cast(uint64_t, features >> 8 & 0xFF) << 24
                 | cython.cast(uint64_t, count & 0xFFFF) << 32)

@@ -12,6 +12,7 @@ import typer
 from rustosd.cli import acpi, calls, device, disk, report, shell, tables, upkeep
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
+from rustosd.cli.run import run as run_command
 from rustosd.control import protocol as p
 from rustosd.control.client import DEFAULT_SOCKET
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
@@ -288,6 +289,7 @@ app.add_typer(upkeep.config, name="config")
 app.add_typer(upkeep.log, name="log")
 app.add_typer(upkeep.crash, name="crash")
 app.command("report")(report.report)
+app.command("run")(run_command)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno as errors
+import ipaddress
 import resource
 import secrets
 import select
@@ -205,6 +206,8 @@ class Handoff:
     def _carry_out(self, request: p.Request) -> p.Answer:
         if isinstance(request, p.Error):
             return {"fate": self._fates.pop(request.id, 0)}
+        if isinstance(request, p.Addresses):
+            return {"addresses": self._addresses()}
         one = self.sockets.get(request.id)
         if one is None:
             raise OSError(errors.ENOTCONN, "the socket is closed")
@@ -220,6 +223,10 @@ class Handoff:
             case p.Facts():
                 return one.facts()
         return one.names()
+
+    def _addresses(self) -> list[str]:
+        hosts = (ipaddress.ip_interface(row["address"]).ip for row in self.network.stack.addresses())
+        return [str(host) for host in hosts if not (host.is_loopback or host.is_link_local)]
 
     # the end
 

@@ -83,7 +83,11 @@ class Facts(_Request):
     id: Id
 
 
-Request = Open | Bind | Connect | Listen | Names | Error | Set | Facts
+class Addresses(_Request):
+    """The host's own addresses: {"addresses": [...]}, without those of loopback and of the link."""
+
+
+Request = Addresses | Open | Bind | Connect | Listen | Names | Error | Set | Facts
 decode = msgspec.json.Decoder(Request).decode
 encode = msgspec.json.Encoder().encode
 Answer = dict[str, Any]

@@ -37,14 +37,11 @@ class Rig:
         self.device = AhciDevice(self.model, (kind,) if kind else ())
         self.controller = AhciController(self.device, interrupts=(kind,) if kind else (), clock=self.clock, sleep=self.sleep,
                                          **options)
+        self.disk = self.controller.disks[0] if self.controller.disks else None
         self.model.lazy = lazy
         self.requests, self.completions = RequestBurst(), CompletionBurst()
         self.tag = 0
         self.ended = {}
-
-    @property
-    def disk(self):
-        return self.controller.disks[0]
 
     @property
     def port(self):
@@ -62,6 +59,36 @@ class Rig:
     def sleep(self, seconds):
         self.now += round(seconds * 1e9)
 
+    def wait(self, seconds, step_s=0.01):
+        """Let time pass while everybody does what they have to."""
+        end = self.now + round(seconds * 1e9)
+        while self.now < end:
+            self.look()
+            self.controller.tend()
+            self.now += round(step_s * 1e9)
+
+    def until(self, done, seconds=120):
+        """The same until something is so."""
+        end = self.now + round(seconds * 1e9)
+        while not done():
+            assert self.now < end, f"{[(port.state.name, port.reason) for port in self.controller.ports]}"
+            self.wait(0.02)
+
+    def perform(self, procedure, disk=None):
+        """Have a disk do something of its own; what comes of it, or raises."""
+        ended = []
+        (disk or self.disk).perform(procedure, lambda value, error: ended.append((value, error)))
+        self.until(lambda: ended, 100_000)
+        (value, error), = ended
+        if error is not None:
+            raise error
+        return value
+
+    def use(self, disk):
+        """From now on `look` and the like are about this disk."""
+        self.disk = disk
+        return disk
+
     def memory(self, octets=64 << 10):
         return self.disk.allocate(octets, "test")
 
@@ -73,6 +100,8 @@ class Rig:
 
     def look(self, times=1):
         """Submit and complete; how many ended. What `complete` said last when it was GONE."""
+        if self.disk is None:
+            return 0
         before = len(self.ended)
         for _ in range(times):
             self.disk.submit(self.requests)

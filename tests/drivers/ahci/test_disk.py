@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from drivers.ahci import registers as r
 from drivers.ahci.controller import AhciController
-from drivers.ahci.disk import RESETS
+from drivers.ahci.ladder import RESETS
 from drivers.ahci.states import State
 from drivers.disk import GONE, Disk, DiskInfo, Feature
 from drivers.errors import DeviceGone, DeviceRefused
@@ -55,9 +55,9 @@ def test_firmware_is_asked_to_let_go_first(rig):
 
 
 def test_ports_without_a_disk_say_why(rig):
-    made = rig(None, Drive(), Drive(signature=0xEB140101), Drive(identity=identification(sectors=0)), ports=0b1111)
+    made = rig(None, Drive(), Drive(signature=0xC33C0101), Drive(identity=identification(sectors=0)), ports=0b1111)
     assert [(port.state, port.reason) for port in made.controller.ports] == [
-        (State.ABSENT, "nothing is attached"), (State.READY, ""), (State.ABSENT, "a device that is no disk: packet"),
+        (State.ABSENT, "nothing is attached"), (State.READY, ""), (State.ABSENT, "an enclosure, which is not driven"),
         (State.FAILED, "it claims 0 sectors")]
     assert [disk.name for disk in made.controller.disks] == ["0000:00:1f.2/1"]
 
@@ -482,12 +482,15 @@ def test_an_engine_that_does_not_stop_is_reset(rig):
     assert made.model.resets == 1 and made.disk.state is State.READY
 
 
-def test_another_drive_after_a_reset_is_not_taken_for_the_one_before(rig):
+def test_another_drive_after_a_reset_is_a_new_disk_and_the_one_before_is_gone(rig):
     made = rig(Drive(broken={READ_FPDMA: "link"}))
+    came = []
+    made.controller.on_disk = lambda disk, there: came.append((disk.info.serial, there))
     made.drive.identity = identification(serial="S-2")
     tag = made.ask(READ, 0, 1, [(made.memory(), 0, SECTOR)])
     assert made.look(5000) == GONE
-    assert made.ended == {tag: errno.ENODEV} and "another drive is there now, STRICT DISK S-2" in made.disk.reason
+    assert made.ended == {tag: errno.ENODEV} and made.disk.reason == "another one is there now: STRICT DISK S-2"
+    assert [disk.info.serial for disk in made.controller.disks] == ["S-2"] and came == [("S-1", False), ("S-2", True)]
 
 
 @pytest.mark.parametrize("how", ["gone", "zeros"])

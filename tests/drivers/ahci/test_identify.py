@@ -16,7 +16,8 @@ def test_an_honest_drive_is_believed():
                                  fua=True, words={106: 1 << 14 | 1 << 13 | 3, 217: 5400, 169: 1}))
     assert found == Identity(
         "WDC WD40EFRX", "WD-1", "82.00A82", 7814037168, 512, 4096, 32, Feature.QUEUE | Feature.FUA | Feature.TRIM
-        | Feature.WRITE_CACHE | Feature.SMART | Feature.ROTATING | Feature.ERROR_LOG, True, 5400)
+        | Feature.WRITE_CACHE | Feature.SMART | Feature.ROTATING | Feature.ERROR_LOG, True, 5400, fastest=1,
+        has_write_cache=True, logs=True, has_smart=True)
 
 
 def test_sectors_of_4096_octets():

@@ -29,6 +29,8 @@ class Disc:
     signature: int = int(Signature.PACKET)
     unreadable: set = field(default_factory=set)
     executed: list = field(default_factory=list)
+    dead: bool = False
+    """It answers no command any more."""
 
     def __post_init__(self):
         self.sense = (0, 0)
@@ -70,6 +72,8 @@ class Disc:
 
     def execute(self, c: Command, bus) -> Answer:
         """Carry a command out."""
+        if self.dead:
+            return Answer(trouble=Trouble.HANG)
         if c.code == ata.PACKET:
             return self._packet(c, bus)
         self.executed.append(c.code)

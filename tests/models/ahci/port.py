@@ -243,7 +243,8 @@ class Port:
             self.tfd = GOOD             # the header's C bit: BSY is cleared once the FIS is through
         elif self.resetting:
             self.resetting = False
-            self.sign(self.drive.soft_reset(c.target), c.target)
+            if (signature := self.drive.soft_reset(c.target)) is not None:
+                self.sign(signature, c.target)
 
     def _registers(self, kind: int, flags: int, answer: Answer) -> bytes:
         lba = answer.lba.to_bytes(6, "little")

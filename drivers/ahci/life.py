@@ -1,0 +1,640 @@
+"""One port's life: who is attached, what runs on it, and what is done when something goes wrong or is unplugged.
+
+What goes wrong and what follows (AHCI 6.2, 10.4; SATA 13.6):
+
+    the drive reports an error      the command engine is restarted. Of queued commands, the drive's error log tells which it
+                                    was: that one ends, the others are issued again. A drive without that log is reset, and
+                                    the commands run again one by one, not queued, so that each has its own result
+    the link garbles data           COMRESET; all commands again one by one, each at most TRIES times
+    the host bus refuses            COMRESET; all commands one by one, and whose error comes back ends with EFAULT
+    a command does not end          COMRESET; the one that was longest under way ends with ETIMEDOUT, the others go again
+    PhyRdy or COMINIT               once the link has settled, COMRESET: the same drive goes on, another one is a new disk, and
+                                    if nobody is there for RETURN_NS, its requests end with ENODEV
+    all ones                        the controller is gone: everything ends with ENODEV
+
+What comes again is met by harder measures: see `drivers.ahci.ladder`.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from drivers.ahci import attach, commands
+from drivers.ahci.disk import AhciDisk
+from drivers.ahci.identify import IdentifyError, parse_error_log
+from drivers.ahci.ladder import RESETS, Ladder, Measure, Trouble
+from drivers.ahci.line import Line
+from drivers.ahci.options import Options
+from drivers.ahci.packet import AGAIN
+from drivers.ahci.port import EVERYTHING, PLUG, Port, Refused
+from drivers.ahci.queue import SUSPECT, TROUBLE
+from drivers.ahci.registers import PxIS, PxTFD
+from drivers.ahci.states import Event, State, after
+from drivers.ahci.steps import LOOK_NS, Procedure, Steps, run
+from drivers.device import Device
+from drivers.disk import Feature
+from drivers.errors import DeviceError, DeviceGone, DeviceTimeout
+from drivers.mmio import Mmio
+from drivers.registers import MS
+from drivers.request import Operation
+
+if TYPE_CHECKING:
+    from drivers.ahci.identify import Identity
+    from drivers.ahci.packet import PacketDrive
+
+TRIES: Final = 3
+RETURN_NS: Final = 5_000 * MS
+"""A drive whose link went is waited for that long: a loose plug, or power that failed for a moment."""
+ASK_NS: Final = 2_000 * MS
+"""How often a drive for media is asked for one, and a port multiplier for news."""
+EVENTS: Final = 64
+"""So many of the last events are kept."""
+_LINK: Final = PxIS.IFS.mask | PxIS.UFS.mask | PxIS.OFS.mask
+_BUS: Final = PxIS.HBFS.mask | PxIS.HBDS.mask
+_ICRC, _UNC, _IDNF = 0x80, 0x40, 0x10       # of the error register
+_FAILED: Final = PxTFD.ERR.mask | PxTFD.DF.mask
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What ports need of their controller."""
+
+    name: str
+    device: Device
+    mmio: Mmio
+    line: Line
+    clock: Callable[[], int]
+    slots: int
+    """Queued commands that it takes; 1: none."""
+    reach: int
+    """The first address it does not reach."""
+    multipliers: bool
+    """CAP.SPM."""
+    sleeps: bool
+    """CAP.SALP, with partial and slumber."""
+    options: Options
+
+    @property
+    def below_4g(self) -> bool:
+        """Whether memory for it lies there."""
+        return self.reach <= 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class PortEvent:
+    """Something that happened to a port, for the log."""
+
+    at_ns: int
+    what: str
+    why: str
+
+
+@dataclass(slots=True)
+class _Service:
+    """Commands of our own that somebody asked for."""
+
+    procedure: Procedure
+    ended: Callable[[Any, Exception | None], None]
+    routine: bool = False
+    """Nobody asked for it but we ourselves, every now and then."""
+
+
+class AhciPort:
+    """A port and its disks, as a table of states (`drivers.ahci.states`) and procedures between them."""
+
+    def __init__(self, adapter: Adapter, port: Port, index: int, offset: int) -> None:
+        """`offset`: where its registers begin in the BAR."""
+        self.adapter, self.port, self.index, self.offset = adapter, port, index, offset
+        self.name = f"{adapter.name}/{index}"
+        self.state = State.RESETTING
+        self.reason = ""
+        """Why it is ABSENT or FAILED."""
+        self.disks: list[AhciDisk] = []
+        """Those there are, and those that have left and whose owner has not closed them."""
+        self.attached: attach.Attached | None = None
+        """What is at the other end of the link."""
+        self.ladder = Ladder()
+        self.write_cache: dict[int, bool] = {}
+        """What an operator wants, by the port behind a multiplier."""
+        self.counts = {"errors_device": 0, "errors_link": 0, "errors_bus": 0, "timeouts": 0, "recoveries": 0, "resets": 0,
+                       "slowdowns": 0, "queuing_off": 0, "plugs": 0}
+        self.events: deque[PortEvent] = deque(maxlen=EVENTS)
+        self.event_count = 0
+        self.on_disk: Callable[[AhciDisk, bool], None] = lambda disk, there: None
+        """Called when a disk has come (True) or left: not within a call into it."""
+        self._steps: Steps | None = None        # what is going on while it is not READY
+        self._services: deque[_Service] = deque()
+        self._told: list[AhciDisk] = []
+        self._holder: AhciDisk | None = None
+        self._leftovers: list[AhciDisk] = []    # closed ones whose memory the controller may still use
+        self._done_before = 0
+        self._ask_at = 0
+        self.asks_multiplier = True
+        """A disk that does not answer what is addressed to a port multiplier is not asked again."""
+        self._closed = False
+        self.stopped = False
+        """Its engines are off: nothing of its memory is used any more."""
+
+    # What goes on.
+
+    def begin(self) -> None:
+        """Bring the port up, by calls of `advance`. `state` and `reason` say how it ended."""
+        self._steps = Steps(self.name, self._guarded(self._bring_up()))
+
+    def advance(self, now: int) -> bool:
+        """Go on with what is under way; whether nothing is. Raises nothing."""
+        steps = self._steps
+        if steps is not None and steps.advance(now) and self._steps is steps:
+            self._steps = None
+        return self._steps is None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether requests flow, and nothing else waits to be done."""
+        return self._steps is None and self.state is State.READY and not self._services
+
+    def look(self, now: int, code: int = 0, disk: AhciDisk | None = None) -> None:
+        """Whatever is to be done besides harvesting. `code`: what the harvest of `disk` said."""
+        if self._steps is not None:
+            self.advance(now)
+        elif self.state is State.READY:
+            status = self._status()
+            if status == EVERYTHING or (code == SUSPECT and not self._present()):
+                self.left(str(DeviceGone(self.adapter.name)))
+            elif status & self.port.plug_causes:
+                self._start(self._plugged("the link went or came"), now)
+            elif code == TROUBLE or status & self.port.error_causes:
+                self._start(self._recover(status), now)
+            elif self._services:
+                self._serve_when_idle(now)
+            elif disk is not None and (hung := disk.hung(now)) is not None:
+                self._start(self._hung(*hung), now)
+            elif self.attached is not None and self.attached.asks and now >= self._ask_at:
+                self._ask_at = now + ASK_NS
+                self._enqueue(_Service(self.attached.ask(self), lambda value, error: None, routine=True))
+        elif self.state in (State.ABSENT, State.FAILED) and not self._closed:
+            status = self._status()
+            if status == EVERYTHING:
+                self.left(str(DeviceGone(self.adapter.name)))
+            elif status & PLUG:
+                self._start(self._plugged("something was plugged in"), now)
+
+    def wake_at(self, now: int) -> int | None:
+        """When to call `look` at the latest, as far as the port itself has something to do."""
+        if self._steps is not None:
+            return now + LOOK_NS
+        if self.state is State.READY and self._services:
+            return now + LOOK_NS
+        if self.state is State.READY and self.attached is not None and self.attached.asks:
+            return self._ask_at
+        return None
+
+    def perform(self, procedure: Procedure, ended: Callable[[Any, Exception | None], None]) -> None:
+        """Carry out commands of our own once nothing else runs; `ended` gets what the procedure returned, or its error."""
+        if self.state <= State.ABSENT or self._closed:
+            ended(None, DeviceError(self.name, f"there is no disk: {self.reason or self.state.name.lower()}"))
+            return
+        self._enqueue(_Service(procedure, ended))
+
+    def _enqueue(self, service: _Service) -> None:
+        """Nothing is issued any more until it has been done, or requests without end would keep it waiting."""
+        self._services.append(service)
+        for disk in self._live():
+            disk.queue.held = True
+            disk.call()
+
+    def ask_soon(self) -> None:
+        """The device seems to have news."""
+        self._ask_at = 0
+
+    def try_again(self, now: int) -> None:
+        """Give a port that was given up, or is empty, another chance, with all limits lifted. Raises DeviceError."""
+        if self.state not in (State.FAILED, State.ABSENT) or self._steps is not None:
+            raise DeviceError(self.name, f"it is {self.state.name.lower()}; one that has failed or is empty can be tried again")
+        self.ladder.forget()
+        self.port.speed_limit = 0
+        self.note("tried again", "the operator asked for it")
+        self._start(self._plugged("the operator asked for it"), now)
+
+    def note(self, what: str, why: str) -> None:
+        """Something happened: keep it for the log."""
+        self.events.append(PortEvent(self.adapter.clock(), what, why))
+        self.event_count += 1
+
+    def _status(self) -> int:
+        return int(self.port.regs.IS.read())
+
+    def _present(self) -> bool:
+        """Whether the controller answers as one that runs: neither ones nor zeros."""
+        cmd = self.port.regs.CMD.read()
+        return bool(cmd != EVERYTHING and cmd.ST and cmd.FRE)
+
+    # From state to state.
+
+    def to(self, event: Event) -> None:
+        """The state that follows. Raises ImpossibleTransition."""
+        self.state = after(self.state, event)
+
+    def _start(self, procedure: Procedure, now: int) -> None:
+        """Begin to mend what is wrong."""
+        self._steps = Steps(self.name, self._guarded(procedure))
+        self.advance(now)
+
+    def _guarded(self, procedure: Procedure) -> Procedure:
+        """The procedure; its errors are the port's end."""
+        try:
+            yield from procedure
+        except DeviceGone as error:
+            self.left(str(error))
+        except (DeviceError, IdentifyError) as error:
+            self._give_up(str(error))
+
+    def _give_up(self, why: str) -> None:
+        self.reason = why
+        self.note("given up", why)
+        self.to(Event.GIVE_UP)
+        self._lose_all(why)
+        with suppress(DeviceError, OSError):
+            self.port.watch()
+
+    def left(self, why: str) -> None:
+        """The controller has gone, or was closed."""
+        self.reason = why
+        self._steps = None
+        self.to(Event.LEFT)
+        self._lose_all(why)
+
+    def _lose(self, disks: list[AhciDisk], why: str) -> None:
+        """These disks are no more."""
+        for disk in disks:
+            disk.lose(why)
+            self.on_disk(disk, False)
+
+    def _lose_all(self, why: str) -> None:
+        """Nobody is attached any more, so nothing can be asked of the port."""
+        self._lose(self._live(), why)
+        self.attached = None
+        while self._services:
+            self._services.popleft().ended(None, DeviceError(self.name, why))
+
+    def _bring_up(self) -> Procedure:
+        """From whatever firmware has left to READY, or ABSENT."""
+        with suppress(DeviceTimeout):       # a hung engine is what a COMRESET is for
+            yield from self.port.stop()
+        try:
+            yield from self.port.prepare()
+            if not (yield from self.port.link()):
+                self._empty("nothing is attached")
+            else:
+                yield from self._attach()
+        except (DeviceTimeout, Refused) as why:
+            yield from self._reset(why=str(why))
+
+    def _empty(self, why: str) -> None:
+        """Nobody is there: wait for somebody."""
+        self.reason = why
+        self.to(Event.NO_DISK)
+        self._lose_all(why)
+        self.port.watch()
+
+    def _attach(self) -> Procedure:
+        """The device is idle: find out what it is, and go on with what waits."""
+        self.to(Event.STARTED)
+        self.reason = ""
+        found = yield from attach.attach(self)
+        if found is None:
+            yield from self.port.stop_commands()
+            self._empty(self.reason)
+            return
+        self.attached = found
+        self.port.sleep(found.link_power)
+        self.to(Event.IDENTIFIED)
+        self._ask_at = self.adapter.clock() + ASK_NS
+        self.resume()
+        self.announce()
+
+    def announce(self) -> None:
+        """Tell of disks that are new."""
+        for disk in self._live():
+            if disk not in self._told:
+                self._told.append(disk)
+                self.on_disk(disk, True)
+
+    def place(self, identity: "Identity", pm: int | None = None, pack: "PacketDrive | None" = None) -> None:
+        """This is attached now: the disk that we know, or another one."""
+        before = next((disk for disk in self._live() if disk.pm == (pm or 0)), None)
+        if before is not None and before.same(identity):
+            before.back(identity)
+            return
+        if before is not None:
+            self._lose([before], f"another one is there now: {identity.model} {identity.serial}")
+            self.ladder.forget()
+        self.disks.append(AhciDisk(self, identity, pm, pack))
+
+    def remove(self, pm: int, why: str) -> None:
+        """Nobody is there any more."""
+        self._lose([disk for disk in self._live() if disk.pm == pm], why)
+
+    def _live(self) -> list[AhciDisk]:
+        return [disk for disk in self.disks if not disk.gone]
+
+    # Taking turns behind a port multiplier: commands of one device at a time. AHCI 9.3.1.
+
+    def resume(self) -> None:
+        """Requests flow again."""
+        live = self._live()
+        if self._holder not in live:
+            self._holder = live[0] if live else None
+        for disk in live:
+            disk.resume(held=bool(self._services) or (disk.multiplied and disk is not self._holder))
+
+    def rotate(self) -> None:
+        """Give the port to the next device that has something to do, once the one that has it has nothing under way."""
+        if self._steps is not None or self.state is not State.READY or self._services:
+            return
+        live = self._live()
+        at = live.index(self._holder) if self._holder in live else 0
+        others = [disk for disk in (*live[at + 1:], *live[:at]) if disk.queue.waiting]
+        holder = live[at]
+        if not others:
+            if holder.queue.held:
+                holder.queue.resume()
+        elif holder.queue.active:
+            holder.queue.held = True        # it drains
+        else:
+            holder.queue.held = True
+            self._holder = others[0]
+            self._holder.queue.resume()
+            self._holder.call()
+
+    # Hotplug.
+
+    def _plugged(self, why: str) -> Procedure:
+        """The link went or came: once it has settled, see who is there. AHCI 6.2.2.3, 10.10."""
+        self.counts["plugs"] += 1
+        self.note("link changed", why)
+        self._freeze()
+        self.to(Event.PLUG)
+        with suppress(DeviceTimeout):
+            yield from self.port.stop_commands()
+        self._requeue()
+        waited_since = self.adapter.clock()
+        while not (yield from self.port.settled()):
+            if not self._live() or self.adapter.clock() - waited_since >= RETURN_NS:
+                self.port.regs.SERR.write(EVERYTHING)
+                self._empty("it was unplugged" if self._live() else "nothing is attached")
+                return
+        self.ladder.resets = 0
+        yield from self._reset(why=why)
+
+    def _freeze(self) -> None:
+        for disk in self._live():
+            disk.queue.freeze()
+
+    def _requeue(self) -> None:
+        for disk in self._live():
+            disk.queue.requeue()
+
+    # Recovery.
+
+    def _recover(self, status: int) -> Procedure:
+        """Stop the command engine, find out who is to blame, and go on with the others. AHCI 6.2.2."""
+        port = self.port
+        self.counts["recoveries"] += 1
+        self._freeze()
+        self.to(Event.ERROR)
+        disk = next((disk for disk in self._live() if disk.queue.active), None)
+        if disk is None:
+            yield from self._stray(status)
+            return
+        queue = disk.queue
+        told = queue.received_error() or int(port.regs.TFD.read())
+        link_errors = port.link_errors()
+        if status & PxIS.TFES.mask and not status & (_BUS | _LINK):
+            queue.settle()
+        active = queue.active
+        plain = active & queue.plain
+        with suppress(DeviceTimeout):       # it hangs: a reset follows
+            yield from port.stop_commands()
+        queue.requeue()
+        guilty, error = 0, 0
+        if status & _BUS:
+            self._count(Trouble.BUS, f"{PxIS(status)}", not plain)
+            queue.isolate()
+            guilty, error = queue.blame(active, 1 if plain else 2), errno.EFAULT
+        elif status & _LINK or told >> 8 & _ICRC or not told & _FAILED:
+            # An error that nobody owns up to is nobody's: QEMU tells an old one again with the next queued command.
+            self._count(Trouble.LINK, f"{PxIS(status)}, PxSERR {link_errors:#x}", not plain)
+            queue.isolate()         # whose next try fails, too, is alone then
+            guilty, error = queue.blame(active, TRIES), errno.EILSEQ
+        else:
+            self.counts["errors_device"] += 1
+            if plain:
+                guilty, error = plain, (yield from self._blame_plain(disk, told >> 8, plain))
+            else:
+                guilty, error = yield from self._queued_error(disk)
+            if error == AGAIN:
+                guilty, error = queue.blame(guilty, TRIES), errno.EIO
+                understood = True
+            else:
+                understood = guilty != 0
+            if understood and not port.stuck():
+                queue.fail(guilty, error)
+                port.start_commands()
+                self.to(Event.RECOVERED)
+                self.resume()
+                return
+        yield from self._reset(disk, guilty, error, f"status {PxIS(status)}")
+
+    def _stray(self, status: int) -> Procedure:
+        """An error while nothing runs: the engine is restarted, the device asked for nothing."""
+        with suppress(DeviceTimeout):
+            yield from self.port.stop_commands()
+        if self.port.stuck():
+            yield from self._reset(why=f"status {PxIS(status)} while nothing ran")
+            return
+        self.port.start_commands()
+        self.to(Event.RECOVERED)
+        self.resume()
+
+    def _blame_plain(self, disk: AhciDisk, error: int, slot: int) -> Procedure:
+        """The errno of a command that ran alone. A packet device is asked for its sense."""
+        if disk.pack is None:
+            return self._errno(disk, error, slot)
+        if self.port.stuck():
+            return errno.EIO
+        self.port.start_commands()
+        error = yield from disk.pack.why(self, disk)
+        yield from self.port.stop_commands()
+        return error
+
+    def _queued_error(self, disk: AhciDisk) -> Procedure:
+        """Which of the queued commands, all of which wait now, has failed, and its errno. SATA 13.6.4.
+
+        (0, 0): it is not known, and all are plain commands now.
+        """
+        queue, port = disk.queue, self.port
+        if Feature.ERROR_LOG in disk.features and not port.stuck():
+            port.start_commands()
+            with suppress(Refused, DeviceTimeout):
+                answer = yield from port.internal(commands.read_log(commands.QUEUED_ERROR_LOG), disk.pm)
+                log = parse_error_log(answer.data)
+                if log is not None and queue.waiting >> log.tag & 1:
+                    yield from port.stop_commands()
+                    return 1 << log.tag, self._errno(disk, log.error, 1 << log.tag)
+        # Without its name: a drive takes no commands until its log is read, so it is reset, and each gets its try alone.
+        self._count(Trouble.UNEXPLAINED, "the drive's log does not say which queued command failed", True)
+        queue.isolate()
+        return 0, 0
+
+    def _errno(self, disk: AhciDisk, error: int, slot: int) -> int:
+        """What the drive's error register says of the command in a slot. ACS-3 6.3."""
+        (operation, _, _), = disk.queue.describe(slot)
+        if error & _UNC:
+            return errno.EROFS if operation == Operation.WRITE else errno.ENODATA   # the bit also says "write protected"
+        if error & _IDNF:
+            return errno.EINVAL
+        return errno.EIO
+
+    def _hung(self, disk: AhciDisk, mask: int, suspected: bool) -> Procedure:
+        """A command does not end: its time is up, or it was perhaps lost with an error of the link."""
+        if suspected:
+            disk.queue.requeue()
+            disk.queue.isolate()
+            yield from self._reset(why="a command is late, and the link had errors")
+            return
+        self._count(Trouble.TIMEOUT, "a command did not end in time", not disk.queue.plain & mask)
+        yield from self._reset(disk, mask, errno.ETIMEDOUT, "a command did not end in time")
+
+    def _count(self, trouble: Trouble, why: str, queued: bool) -> None:
+        """Count an error, and climb the ladder if it is time to."""
+        name = {Trouble.LINK: "errors_link", Trouble.BUS: "errors_bus", Trouble.TIMEOUT: "timeouts"}.get(trouble)
+        if name is not None:
+            self.counts[name] += 1
+        self.note(f"{trouble.name.lower()} error", why)
+        speed = int(self.port.regs.SSTS.read()) >> 4 & 0xF
+        measure = self.ladder.note(trouble, self.adapter.clock(), queued=queued, speed=speed if speed < 4 else 0)
+        if measure is Measure.SLOWER:
+            self.counts["slowdowns"] += 1
+            self.port.speed_limit = self.ladder.speed_limit
+            self.note("link slowed down", f"to generation {self.ladder.speed_limit}, after errors of the link")
+        elif measure is Measure.NO_QUEUE:
+            self.counts["queuing_off"] += 1
+            self.note("NCQ off", "queued commands failed or hung again and again")
+
+    def _reset(self, disk: AhciDisk | None = None, guilty: int = 0, error: int = 0, why: str = "") -> Procedure:
+        """COMRESET, the end of who is guilty, and everything else again. AHCI 10.4.2.
+
+        Nobody ends before the device has been reset: until then it may write into a request's memory.
+        """
+        port = self.port
+        self._freeze()
+        failure: Exception | None = None
+        while self.ladder.may_reset(self._progress()):
+            self.counts["resets"] += 1
+            self.note("reset", why)
+            self.to(Event.RESET)
+            try:
+                with suppress(DeviceTimeout):       # a hung engine is what a COMRESET is for
+                    yield from port.stop_commands()
+                self._requeue()
+                yield from port.comreset()
+                if disk is not None:
+                    disk.queue.fail(guilty, error)
+                if not (yield from port.link()):
+                    if not (yield from port.settled()):
+                        self._empty("the drive did not come back from a reset: was it unplugged?" if self._live() else
+                                    "nothing is attached")
+                        return
+                    continue
+                yield from self._attach()
+                return
+            except (DeviceTimeout, Refused) as refused:
+                failure = refused
+                why = str(refused)
+        raise DeviceError(self.name, f"{RESETS} resets in a row did not help{f' ({failure})' if failure else ''}: check cable, "
+                                     "power and drive, then rustosctl disk retry")
+
+    def _progress(self) -> bool:
+        """Whether a request was done since the last time."""
+        done = sum(disk.queue.finished for disk in self.disks)
+        progress, self._done_before = done != self._done_before, done
+        return progress
+
+    # Commands of our own.
+
+    def _serve_when_idle(self, now: int) -> None:
+        """Once nothing runs any more, let our own commands have the port."""
+        for disk in self._live():
+            if disk.queue.active:
+                if (hung := disk.hung(now)) is not None:
+                    self._start(self._hung(*hung), now)
+                return
+        self._start(self._serve(self._services.popleft()), now)
+
+    def _serve(self, service: _Service) -> Procedure:
+        self.to(Event.SERVE)
+        value: Any = None
+        error: Exception | None = None
+        try:
+            value = yield from service.procedure
+        except DeviceGone as gone:
+            service.ended(None, gone)
+            raise
+        except (DeviceTimeout, Refused, DeviceError, ValueError) as why:
+            error = why
+        if isinstance(error, DeviceTimeout) or self.port.busy():
+            if not service.routine:
+                self.ladder.resets = 0      # a drive that cannot do this can do others
+            yield from self._reset(why=str(error or "the device is busy after a command of ours"))
+        elif self.state is State.SERVING:
+            self.to(Event.SERVED)
+            self.resume()
+            self.announce()
+        service.ended(value, error)
+
+    # The end.
+
+    def shut_down(self, *, flush: bool) -> Procedure:
+        """What was written goes to the medium, then both engines stop."""
+        self._freeze()
+        if flush and self.state is State.READY and self._steps is None:
+            for disk in self._live():
+                if disk.queue.dirty and not any(other.queue.active for other in self._live()):
+                    with suppress(DeviceTimeout, Refused):
+                        yield from self.port.internal(commands.flush(), disk.pm)
+                        disk.queue.dirty = False
+        self._closed = True
+        self._steps = None
+        self.port.regs.IE.write(0)
+        yield from self.port.stop()
+        self.stopped = True
+
+    def close(self) -> None:
+        """Stop its DMA at once, without a flush: what is under way is forgotten. May be called twice."""
+        if not self._closed:
+            with suppress(DeviceError, OSError):
+                run(self.name, self.shut_down(flush=False), self.adapter.clock, self.port.regs.sleep)
+            self.closed()
+
+    def closed(self) -> None:
+        """It has been shut down, or that was tried."""
+        self._closed = True
+        if self.state is not State.GONE:
+            self.left(self.reason or "it was closed")
+
+    def forget(self, disk: AhciDisk) -> None:
+        """Its owner has closed it."""
+        if disk.gone:
+            self.disks.remove(disk)
+            if not self.stopped:
+                self._leftovers.append(disk)
+
+    def free(self) -> None:
+        """All memory: the controller does no DMA any more."""
+        for disk in (*self.disks, *self._leftovers):
+            disk.free()
+        self.port.memory.free()

@@ -1,0 +1,132 @@
+"""System calls of supervised programs, one at a time, and what can be done about each. Compiled: it runs per call.
+
+A call may be over before it is answered, because a signal interrupted it or its process was killed; then whatever is
+answered goes nowhere, which `answer` and its like do not mind, and `give` tells by LookupError.
+"""
+
+import errno
+import os
+
+import cython
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cython.cimports.libc.errno import ENOENT
+from cython.cimports.libc.errno import errno as c_errno
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdio import snprintf
+from cython.cimports.libc.string import memset
+
+if not cython.compiled:
+    raise ImportError("rustosd.process.notify must be compiled: python setup.py build_ext --inplace")
+
+LONGEST = 1 << 20
+"""Octets of one `read_memory`: what a program may make us hold at a time."""
+
+assert cython.sizeof(seccomp_notif) == 80 and cython.sizeof(seccomp_notif_resp) == 24
+assert cython.sizeof(seccomp_notif_addfd) == 24
+
+
+@cython.final
+@cython.cclass
+class Notifications:
+    """The listener of a seccomp filter. `fd` is readable while calls wait; it belongs to the caller."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def receive(self) -> tuple | None:
+        """(id, thread, number, arguments) of the next call; None: it was over before we looked. Raises OSError."""
+        memset(cython.address(self.call), 0, cython.sizeof(seccomp_notif))
+        if ioctl(self.fd, SECCOMP_IOCTL_NOTIF_RECV, cython.address(self.call)) < 0:
+            if c_errno in (ENOENT, errno.EINTR):
+                return None
+            raise OSError(c_errno, os.strerror(c_errno))
+        a: cython.pointer[uint64_t] = self.call.data.args
+        return self.call.id, self.call.pid, self.call.data.nr, (a[0], a[1], a[2], a[3], a[4], a[5])
+
+    def answer(self, id: uint64_t, value: int64_t) -> None:
+        """The call returns this."""
+        self._send(id, value, 0, 0)
+
+    def refuse(self, id: uint64_t, error: cython.int) -> None:
+        """The call fails with this errno."""
+        self._send(id, 0, -error, 0)
+
+    def proceed(self, id: uint64_t) -> None:
+        """The kernel carries the call out. Not for anything that was decided by the program's memory: it may change."""
+        self._send(id, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+
+    def valid(self, id: uint64_t) -> bool:
+        """Whether the program still waits for the answer."""
+        return ioctl(self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID, cython.address(id)) == 0
+
+    def give(self, id: uint64_t, fd: cython.int, close_on_exec: cython.bint) -> int:
+        """Give the program a descriptor of ours, and return its number from the call. Which one it is.
+
+        Raises LookupError when the call is over, OSError (EMFILE) when the program has as many as it may.
+        """
+        return self._add(id, fd, SECCOMP_ADDFD_FLAG_SEND, 0, close_on_exec)
+
+    def replace(self, id: uint64_t, fd: cython.int, number: uint32_t, close_on_exec: cython.bint) -> None:
+        """Put a descriptor of ours in the place of one of the program's. Raises as `give`; the call is not answered yet."""
+        self._add(id, fd, SECCOMP_ADDFD_FLAG_SETFD, number, close_on_exec)
+
+    def _add(self, id: uint64_t, fd: cython.int, flags: uint32_t, number: uint32_t, close_on_exec: cython.bint) -> int:
+        request: seccomp_notif_addfd
+        result: cython.int
+        request.id = id
+        request.flags = flags
+        request.srcfd = fd
+        request.newfd = number
+        request.newfd_flags = os.O_CLOEXEC if close_on_exec else 0
+        result = ioctl(self.fd, SECCOMP_IOCTL_NOTIF_ADDFD, cython.address(request))
+        if result < 0:
+            if c_errno == ENOENT:
+                raise LookupError("the call is over")
+            raise OSError(c_errno, os.strerror(c_errno))
+        return result
+
+    @cython.cfunc
+    def _send(self, id: uint64_t, value: int64_t, error: cython.int, flags: uint32_t) -> cython.void:
+        response: seccomp_notif_resp
+        response.id = id
+        response.val = value
+        response.error = error
+        response.flags = flags
+        ioctl(self.fd, SECCOMP_IOCTL_NOTIF_SEND, cython.address(response))
+
+
+def read_memory(pid: cython.int, address: uint64_t, octets: uint64_t) -> bytes:
+    """Octets of a thread's memory, all of them. Raises OSError (EFAULT; ENOMEM for more than LONGEST)."""
+    local: iovec
+    remote: iovec
+    if octets > LONGEST:
+        raise OSError(errno.ENOMEM, f"at most {LONGEST} octets at a time")
+    data = PyBytes_FromStringAndSize(cython.NULL, octets)
+    local.iov_base = PyBytes_AS_STRING(data)
+    remote.iov_base = cython.cast(cython.p_void, address)
+    local.iov_len = remote.iov_len = octets
+    if octets and process_vm_readv(pid, cython.address(local), 1, cython.address(remote), 1, 0) != octets:
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+    return data
+
+
+def write_memory(pid: cython.int, address: uint64_t, data: bytes) -> None:
+    """Raises OSError (EFAULT); some of it may have been written then."""
+    local: iovec
+    remote: iovec
+    octets: cython.size_t = len(data)
+    local.iov_base = PyBytes_AS_STRING(data)
+    remote.iov_base = cython.cast(cython.p_void, address)
+    local.iov_len = remote.iov_len = octets
+    if octets and process_vm_writev(pid, cython.address(local), 1, cython.address(remote), 1, 0) != octets:
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+
+def socket_inode(pid: cython.int, fd: cython.int) -> int:
+    """What tells a thread's socket from all others, whatever its descriptors are called; 0: it is no socket, or closed."""
+    path: cython.char[64]
+    found: struct_stat
+    snprintf(path, cython.sizeof(path), "/proc/%d/fd/%d", pid, fd)
+    if stat(path, cython.address(found)) < 0 or not S_ISSOCK(found.st_mode):
+        return 0
+    return found.st_ino

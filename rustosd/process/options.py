@@ -1,0 +1,137 @@
+"""Socket options of supervised programs: what the stack does about them, and what they are when asked.
+
+Options with an effect are told to the daemon. Hints about what the stack decides by itself are taken and remembered. Those
+that promise what it does not do (multicast, time stamps, zero copy) fail with ENOPROTOOPT, and are counted.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+from rustosd.process.sockets import GuestSocket, State, error
+
+if TYPE_CHECKING:
+    from rustosd.process.call import Call
+
+_INT = struct.Struct("=i")
+_LINGER = struct.Struct("=ii")
+_VALUE_MOST: Final = 256
+_SOL, _TCP, _IP, _IPV6, _UDP = (socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6,
+                                socket.IPPROTO_UDP)
+_TCP_INFO, _TCP_CONGESTION = 11, 13
+_IP_RECVERR, _IP_MTU_DISCOVER, _IP_PKTINFO, _IP_RECVTTL, _IP_RECVTOS, _IP_BIND_ADDRESS_NO_PORT = 11, 10, 8, 12, 13, 24
+_IPV6_RECVERR, _IPV6_MTU_DISCOVER, _IPV6_RECVPKTINFO, _IPV6_TCLASS, _IPV6_AUTOFLOWLABEL = 25, 23, 49, 67, 70
+
+TOLD: Final = {
+    (_TCP, socket.TCP_NODELAY): "nodelay",
+    (_SOL, socket.SO_KEEPALIVE): "keepalive",
+    (_SOL, socket.SO_RCVBUF): "receive_buffer",
+}
+_SHARING: Final = {(_SOL, socket.SO_REUSEADDR), (_SOL, socket.SO_REUSEPORT)}
+HINTS: Final = frozenset({
+    (_SOL, socket.SO_BROADCAST), (_SOL, socket.SO_OOBINLINE),
+    (_TCP, socket.TCP_CORK), (_TCP, socket.TCP_QUICKACK), (_TCP, socket.TCP_DEFER_ACCEPT), (_TCP, socket.TCP_KEEPIDLE),
+    (_TCP, socket.TCP_KEEPINTVL), (_TCP, socket.TCP_KEEPCNT), (_TCP, socket.TCP_USER_TIMEOUT), (_TCP, socket.TCP_SYNCNT),
+    (_TCP, socket.TCP_NOTSENT_LOWAT), (_TCP, socket.TCP_LINGER2), (_TCP, socket.TCP_FASTOPEN),
+    (_IP, socket.IP_TOS), (_IP, socket.IP_TTL), (_IP, _IP_MTU_DISCOVER), (_IP, _IP_RECVERR),
+    (_IP, _IP_BIND_ADDRESS_NO_PORT),
+    (_IPV6, socket.IPV6_V6ONLY), (_IPV6, socket.IPV6_UNICAST_HOPS), (_IPV6, _IPV6_MTU_DISCOVER), (_IPV6, _IPV6_RECVERR),
+    (_IPV6, _IPV6_TCLASS), (_IPV6, _IPV6_AUTOFLOWLABEL),
+})
+"""Taken and remembered: the stack does as it does (RFC 9293, 9438), with or without them."""
+_DEFAULTS: Final = {
+    (_TCP, socket.TCP_MAXSEG): 1460, (_TCP, socket.TCP_KEEPIDLE): 7200, (_TCP, socket.TCP_KEEPINTVL): 75,
+    (_TCP, socket.TCP_KEEPCNT): 9, (_IP, socket.IP_TTL): 64, (_IPV6, socket.IPV6_UNICAST_HOPS): 64,
+}
+_STATES: Final = {State.NEW: 7, State.CONNECTING: 2, State.CONNECTED: 1, State.LISTENING: 10, State.FAILED: 7}
+"""As tcpi_state has them (net/tcp_states.h)."""
+
+
+def set_option(one: GuestSocket, call: Call) -> None:
+    """setsockopt(2). Raises OSError (EINVAL, EFAULT, EPERM, ENOPROTOOPT)."""
+    level, name, length = call.int(1), call.int(2), call.int(4)
+    if not 0 <= length <= _VALUE_MOST:
+        raise error(errno.EINVAL)
+    value = call.read(call.arguments[3], length)
+    key = level, name
+    if key == (_SOL, socket.SO_LINGER):
+        if length < _LINGER.size:
+            raise error(errno.EINVAL)
+        on, seconds = _LINGER.unpack_from(value)
+        one.link.tell("set", id=one.identity, option="reset_on_close", value=int(bool(on) and seconds == 0))
+    elif key in TOLD:
+        one.link.tell("set", id=one.identity, option=TOLD[key], value=_number(value))
+    elif key in _SHARING:
+        if one.kind == socket.SOCK_DGRAM:       # Linux lets datagram sockets share a port with either
+            one.link.tell("set", id=one.identity, option="reuse_port", value=_number(value))
+    elif key == (_SOL, socket.SO_BINDTODEVICE):
+        raise error(errno.EPERM)
+    elif key not in HINTS:
+        one.loop.refused[f"setsockopt {level}/{name}"] += 1
+        raise error(errno.ENOPROTOOPT)
+    one.options[key] = value
+    call.answer()
+
+
+def get_option(one: GuestSocket, call: Call) -> None:
+    """getsockopt(2). Raises OSError."""
+    one.settle()
+    call.write_option(_value(one, call.int(1), call.int(2)))
+    call.answer()
+
+
+def _value(one: GuestSocket, level: int, name: int) -> bytes:
+    key = level, name
+    if level == _SOL:
+        if name == socket.SO_ERROR:
+            failed, one.error = one.error, 0
+            return _INT.pack(failed)
+        facts = {socket.SO_DOMAIN: one.family, socket.SO_PROTOCOL: one.protocol, socket.SO_TYPE: one.kind,
+                 socket.SO_ACCEPTCONN: int(one.state == State.LISTENING)}
+        if name in facts:
+            return _INT.pack(facts[name])
+    if key in one.options:
+        return one.options[key]
+    if key == (_SOL, socket.SO_LINGER):
+        return _LINGER.pack(0, 0)
+    if key == (_TCP, _TCP_INFO):
+        return _tcp_info(one)
+    if key == (_TCP, _TCP_CONGESTION):
+        return b"cubic".ljust(16, b"\0")
+    if key in _DEFAULTS:
+        return _INT.pack(_DEFAULTS[key])
+    if key in TOLD or key in HINTS or key in _SHARING:
+        return _INT.pack(0)
+    one.loop.refused[f"getsockopt {level}/{name}"] += 1
+    raise error(errno.ENOPROTOOPT)
+
+
+def _tcp_info(one: GuestSocket) -> bytes:
+    """The beginning of struct tcp_info (linux/tcp.h) with what the stack knows; the rest is zeros."""
+    facts: dict = {}
+    if one.state == State.CONNECTED:
+        try:
+            facts = one.ask("facts")
+        except OSError:
+            facts = {}
+    mss = facts.get("mss") or 1460
+    info = bytearray(104)
+    info[0], info[4] = _STATES[one.state], min(facts.get("backoff", 0), 255)
+    for at, value in {
+        8: facts.get("rto_ns", 0) // 1000, 16: mss, 20: mss, 24: -(-facts.get("in_flight", 0) // mss),
+        68: (facts.get("srtt_ns") or 0) // 1000, 72: (facts.get("rttvar_ns") or 0) // 1000,
+        76: (facts.get("ssthresh") or 0x7FFF_FFFF) // mss, 80: facts.get("cwnd", 0) // mss, 84: mss,
+        100: facts.get("retransmits", 0),
+    }.items():
+        struct.pack_into("=I", info, at, min(int(value), 0xFFFF_FFFF))
+    return bytes(info)
+
+
+def _number(value: bytes) -> int:
+    """An int option; one that is too short is an error, as in Linux. Raises OSError (EINVAL)."""
+    if len(value) < _INT.size:
+        raise error(errno.EINVAL)
+    return max(0, _INT.unpack_from(value)[0])

@@ -1,0 +1,191 @@
+"""The sockets of supervised programs, by inode: what a descriptor stands for, whoever has it and whatever it is called."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final, Protocol
+
+from rustosd.process.call import Call
+from rustosd.process.link import Link
+from rustosd.process.notify import socket_inode
+from rustosd.process.sockaddr import Endpoint
+
+NON_BLOCKING: Final = socket.SOCK_NONBLOCK
+CLOSE_ON_EXEC: Final = socket.SOCK_CLOEXEC
+ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+LOOPBACK: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+
+class State(IntEnum):
+    """How far a socket has come. A datagram socket goes from NEW to CONNECTED and back."""
+
+    NEW = 0
+    CONNECTING = 1
+    CONNECTED = 2
+    LISTENING = 3
+    FAILED = 4          # its connection was refused: the next connect begins with a new one
+
+
+class Loop(Protocol):
+    """What sockets need of the supervisor's loop."""
+
+    link: Link
+    refused: Counter[str]
+
+    def wait(self, call: Call, fd: int, events: int, attempt: Callable[[int], bool]) -> None:
+        """Have `attempt(events)` called when `fd` (the loop's to close) is ready, until it says True: the call is answered."""
+
+    def watch(self, fd: int, events: int, told: Callable[[int], None]) -> None:
+        """Call `told(events)` whenever `fd` is ready, until `forget`."""
+
+    def forget(self, fd: int) -> None:
+        """No longer watch it."""
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Call it in a moment."""
+
+    def borrow(self, call: Call, inode: int) -> int:
+        """A duplicate of the descriptor that the call is about. Raises OSError (EBADF)."""
+
+
+class GuestSocket:
+    """One socket, from `socket` to the last close of it."""
+
+    kind: int
+    protocol: int
+
+    def __init__(self, loop: Loop, family: int, identity: str) -> None:
+        self.loop, self.link = loop, loop.link
+        self.family, self.identity = family, identity
+        self.state = State.NEW
+        self.inode = 0
+        self.local: Endpoint | None = None
+        self.remote: Endpoint | None = None
+        self.error = 0                          # SO_ERROR
+        self.options: dict[tuple[int, int], bytes] = {}
+
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Ask the daemon about this socket. Raises OSError."""
+        return self.link.ask(op, id=self.identity, **fields)
+
+    def note_names(self, names: dict[str, Any]) -> None:
+        """What the daemon says of both ends."""
+        self.local = _endpoint(names["local"])
+        self.remote = _endpoint(names["remote"]) if names["remote"] else None
+
+    def name(self) -> Endpoint:
+        """The local address and port."""
+        return self.local or Endpoint(ANY[self.family], 0)
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a peer."""
+        return self.state == State.CONNECTED
+
+    def settle(self) -> None:
+        """Take note of what has happened to it since."""
+
+    # The calls; each answers, refuses or waits. What they raise as OSError is the caller's errno.
+
+    def bind(self, call: Call, endpoint: Endpoint) -> None:
+        raise NotImplementedError
+
+    def connect(self, call: Call, endpoint: Endpoint | None) -> None:
+        """`endpoint` None: AF_UNSPEC, be connected no longer."""
+        raise NotImplementedError
+
+    def listen(self, call: Call, backlog: int) -> None:
+        raise NotImplementedError
+
+    def accept(self, call: Call, flags: int) -> None:
+        raise NotImplementedError
+
+    def send_to(self, call: Call, endpoint: Endpoint, data: bytes, flags: int) -> None:
+        raise NotImplementedError
+
+    def receive_from(self, call: Call, octets: int, flags: int) -> None:
+        raise NotImplementedError
+
+    def send_message(self, call: Call) -> None:
+        raise NotImplementedError
+
+    def receive_message(self, call: Call) -> None:
+        raise NotImplementedError
+
+    def send_messages(self, call: Call) -> None:
+        raise NotImplementedError
+
+    def receive_messages(self, call: Call) -> None:
+        raise NotImplementedError
+
+    def held_by_somebody(self, probe: socket.socket) -> bool:
+        """Whether a program still has it, as far as can be told; `probe` is a datagram socket to try with."""
+        return True
+
+    def close(self) -> None:
+        """Nobody holds it any more."""
+
+
+class Table:
+    """All sockets of a group of programs."""
+
+    SWEEP_AT: Final = 256
+
+    def __init__(self) -> None:
+        self._by_inode: dict[int, GuestSocket] = {}
+        self._sweep_at = self.SWEEP_AT
+
+    def __len__(self) -> int:
+        return len(self._by_inode)
+
+    def find(self, call: Call) -> GuestSocket | None:
+        """The socket that a call's first argument names; None: it is none of ours."""
+        inode = socket_inode(call.thread, call.fd)
+        return self._by_inode.get(inode) if inode else None
+
+    def add(self, one: GuestSocket, fd: int) -> None:
+        """Enter a socket whose program's end is `fd`."""
+        one.inode = os.fstat(fd).st_ino
+        self._by_inode[one.inode] = one
+
+    def remove(self, one: GuestSocket) -> None:
+        if self._by_inode.get(one.inode) is one:
+            del self._by_inode[one.inode]
+
+    def sweep(self, held: Callable[[], set[int]], always: bool = False) -> None:
+        """Forget sockets that nobody holds, once there are twice as many as after the last time. `held`: inodes."""
+        if not always and len(self._by_inode) < self._sweep_at:
+            return
+        inodes = held()
+        for inode, one in list(self._by_inode.items()):
+            if inode not in inodes:
+                del self._by_inode[inode]
+                one.close()
+        self._sweep_at = max(self.SWEEP_AT, 2 * len(self._by_inode))
+
+    def forget_datagrams(self, probe: socket.socket) -> None:
+        """Forget datagram sockets that nobody holds: the stack does not see their program's end."""
+        for one in list(self._by_inode.values()):
+            if one.kind == socket.SOCK_DGRAM and not one.held_by_somebody(probe):
+                self.remove(one)
+                one.close()
+
+    def close(self) -> None:
+        """Forget all."""
+        for one in self._by_inode.values():
+            one.close()
+        self._by_inode.clear()
+
+
+def error(number: int) -> OSError:
+    """With the kernel's words."""
+    return OSError(number, os.strerror(number))
+
+
+def _endpoint(pair: Any) -> Endpoint:
+    host, port = pair
+    return Endpoint(str(host), int(port))

@@ -1,0 +1,281 @@
+"""TCP sockets of supervised programs. The program holds one end of a stream socketpair, the daemon the other.
+
+A connect fills the program's end first ("chaff"), so that it becomes writable when the handshake is done and not before: poll
+and epoll tell the truth. A listening socket is readable while accepted connections lie in it as descriptors.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import select
+import socket
+from collections import deque
+from typing import Final
+
+from rustosd.client.session import descriptors
+from rustosd.client.sock import SNDBUF_LEAST
+from rustosd.client.wire import ACCEPTED, TAKEN, unpack_address
+from rustosd.process.call import Call
+from rustosd.process.sockaddr import Endpoint
+from rustosd.process.sockets import (
+    ANY,
+    CLOSE_ON_EXEC,
+    LOOPBACK,
+    NON_BLOCKING,
+    GuestSocket,
+    Loop,
+    State,
+    Table,
+    error,
+)
+
+_CHAFF: Final = bytes(32768)
+_FD_OCTETS: Final = array.array("i").itemsize
+_V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+class StreamSocket(GuestSocket):
+    """One TCP socket."""
+
+    kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
+
+    def __init__(self, loop: Loop, table: Table, family: int, identity: str, buffer: int) -> None:
+        super().__init__(loop, family, identity)
+        self._table, self._buffer = table, buffer
+        self._watched: socket.socket | None = None          # a duplicate, while a connect that nobody waits for is under way
+        self._untold = False                                # ... and it is over since, and no other connect was told
+        self._returned: deque[tuple[StreamSocket, int]] = deque()   # accepted for a call that was over by then
+
+    @classmethod
+    def open(cls, loop: Loop, table: Table, family: int) -> tuple[StreamSocket, int]:
+        """A new socket and the program's descriptor for it. Raises OSError."""
+        answer = loop.link.ask("open", type="stream", family=4 if family == socket.AF_INET else 6)
+        one = cls(loop, table, family, answer["id"], answer["buffer"])
+        table.add(one, answer.fd)
+        return one, answer.fd
+
+    # opening
+
+    def bind(self, call: Call, endpoint: Endpoint) -> None:
+        if self.state == State.FAILED:
+            self._reopen(call)
+        self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port,
+                                 v6only=any(self.options.get(_V6ONLY, b""))))
+        call.answer()
+
+    def connect(self, call: Call, endpoint: Endpoint | None) -> None:
+        self.settle()
+        if endpoint is None:
+            if self.state == State.NEW:
+                return call.answer()
+            raise error(errno.EINVAL)
+        if self._untold:
+            return self._tell_late(call)
+        if self.state in (State.CONNECTED, State.LISTENING):
+            raise error(errno.EISCONN)
+        if self.state == State.CONNECTING:
+            return self._connecting(call)
+        if self.state == State.FAILED:
+            self._reopen(call)
+        host = LOOPBACK[self.family] if endpoint.host == ANY[self.family] else endpoint.host
+        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        try:
+            blocking = not _non_blocking(end)
+            chaff = _stuff(end, blocking)
+            self.note_names(self.ask("connect", host=host, port=endpoint.port, chaff=chaff))
+        except BaseException:
+            end.close()
+            self.state = State.FAILED       # the chaff is still in it
+            raise
+        self.state = State.CONNECTING
+        if not blocking:
+            self._watched = end
+            self.loop.watch(end.fileno(), select.EPOLLOUT, self._news)
+            return call.refuse(errno.EINPROGRESS)
+        self._wait(call, end)
+
+    def _tell_late(self, call: Call) -> None:
+        """The next connect after one that nobody waited for is told how that went, as in Linux."""
+        self._untold = False
+        if self.state == State.CONNECTED:
+            return call.answer()
+        failed, self.error = self.error or errno.ECONNABORTED, 0
+        raise error(failed)
+
+    def _connecting(self, call: Call) -> None:
+        """Asked again, while it is under way: who waits was interrupted by a signal, and goes on."""
+        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        if _non_blocking(end):
+            end.close()
+            raise error(errno.EALREADY)
+        self._wait(call, end)
+
+    def _wait(self, call: Call, end: socket.socket) -> None:
+        number = end.detach()
+
+        def attempt(events: int) -> bool:
+            if self.state == State.CONNECTING:
+                self._made(number, events)
+            if self.error:
+                failed, self.error = self.error, 0
+                call.refuse(failed)
+            else:
+                call.answer()
+            return True
+        self.loop.wait(call, number, select.EPOLLOUT, attempt)
+
+    def _news(self, events: int) -> None:
+        """Of a connect that nobody waits for."""
+        if self._watched is not None:
+            end, self._watched = self._watched, None
+            self.loop.forget(end.fileno())
+            self._made(end.fileno(), events)
+            self._untold = True
+            end.close()
+
+    def _made(self, end: int, events: int) -> None:
+        """The handshake is over, one way or the other."""
+        if events & select.EPOLLERR:
+            self.state = State.FAILED
+            self.error = self.ask("error")["fate"] or errno.ECONNRESET
+            return
+        self.state = State.CONNECTED
+        with socket.socket(fileno=os.dup(end)) as own:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
+
+    def settle(self) -> None:
+        if self._watched is not None:
+            poll = select.poll()
+            poll.register(self._watched, select.POLLOUT)
+            for _, events in poll.poll(0):
+                self._news(events)
+
+    def _reopen(self, call: Call) -> None:
+        """A new socket under the program's old number: Linux lets a refused socket try again."""
+        answer = self.link.ask("open", type="stream", family=4 if self.family == socket.AF_INET else 6)
+        try:
+            with socket.socket(fileno=self.loop.borrow(call, self.inode)) as old:
+                os.set_blocking(answer.fd, not _non_blocking(old))
+            call.replace(answer.fd, call.fd, False)
+            self._table.remove(self)
+            self.identity, self.state, self.error, self._untold = answer["id"], State.NEW, 0, False
+            self._table.add(self, answer.fd)
+        finally:
+            os.close(answer.fd)
+
+    def listen(self, call: Call, backlog: int) -> None:
+        if self.state in (State.CONNECTING, State.CONNECTED):
+            raise error(errno.EINVAL)
+        if self.state == State.FAILED:
+            self._reopen(call)
+        self.note_names(self.ask("listen", backlog=max(0, backlog)))
+        self.state = State.LISTENING
+        call.answer()
+
+    # accepting
+
+    def accept(self, call: Call, flags: int) -> None:
+        if self.state != State.LISTENING:
+            raise error(errno.EINVAL)
+        if flags & ~(NON_BLOCKING | CLOSE_ON_EXEC):
+            raise error(errno.EINVAL)
+        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        try:
+            if self._accept(call, end, flags):
+                return end.close()
+            if _non_blocking(end):
+                raise error(errno.EAGAIN)
+        except BaseException:
+            end.close()
+            raise
+        number = end.detach()
+
+        def attempt(_events: int) -> bool:
+            with socket.socket(fileno=os.dup(number)) as own:
+                return self._accept(call, own, flags)
+        self.loop.wait(call, number, select.EPOLLIN, attempt)
+
+    def _accept(self, call: Call, end: socket.socket, flags: int) -> bool:
+        """Give the program the next connection, if there is one; whether the call is answered."""
+        made = self._returned.popleft() if self._returned else self._take(end)
+        if made is None:
+            return False
+        one, fd = made
+        try:
+            os.set_blocking(fd, not flags & NON_BLOCKING)
+            if call.arguments[1]:
+                call.write_name(call.arguments[1], call.arguments[2], one.remote, self.family)
+            call.give(fd, bool(flags & CLOSE_ON_EXEC))
+        except LookupError:
+            self._returned.append(made)
+            return True
+        except OSError as failed:
+            self._table.remove(one)
+            os.close(fd)
+            call.refuse(failed.errno or errno.EFAULT)
+            return True
+        os.close(fd)
+        return True
+
+    def _take(self, end: socket.socket) -> tuple[StreamSocket, int] | None:
+        """A connection out of the listening socket. Raises OSError (EINVAL) when the daemon has closed it."""
+        try:
+            octets, ancillary, _, _ = end.recvmsg(ACCEPTED.size, socket.CMSG_SPACE(_FD_OCTETS),
+                                                  socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return None
+        fds = descriptors(ancillary)
+        if len(octets) < ACCEPTED.size or not fds:
+            for fd in fds:
+                os.close(fd)
+            raise error(errno.EINVAL)
+        end.send(TAKEN, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        identity, remote, remote_port, local, local_port = ACCEPTED.unpack(octets)
+        one = StreamSocket(self.loop, self._table, self.family, identity.hex(), self._buffer)
+        one.state, one.options = State.CONNECTED, dict(self.options)
+        one.remote = Endpoint(unpack_address(remote), remote_port)
+        one.local = Endpoint(unpack_address(local), local_port)
+        self._table.add(one, fds[0])
+        return one, fds[0]
+
+    # data: only what carries an address comes here, and a stream has one peer
+
+    def send_to(self, call: Call, endpoint: Endpoint, data: bytes, flags: int) -> None:
+        raise error(errno.EISCONN if self.state == State.CONNECTED else errno.EPIPE)
+
+    def receive_from(self, call: Call, octets: int, flags: int) -> None:
+        call.proceed()
+
+    def send_message(self, call: Call) -> None:
+        call.proceed()
+
+    receive_message = send_messages = receive_messages = send_message
+
+    def close(self) -> None:
+        if self._watched is not None:
+            self.loop.forget(self._watched.fileno())
+            self._watched.close()
+            self._watched = None
+        while self._returned:
+            os.close(self._returned.pop()[1])
+
+
+def _non_blocking(end: socket.socket) -> bool:
+    return not os.get_blocking(end.fileno())
+
+
+def _stuff(end: socket.socket, blocking: bool) -> int:
+    """Fill the program's end; how many octets it took.
+
+    Whoever waits for connect writes nothing before we make the buffer large again, so a tiny one will do.
+    """
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0 if blocking else SNDBUF_LEAST)
+    piece = _CHAFF[:1] if blocking else _CHAFF
+    octets = 0
+    try:
+        while True:
+            octets += end.send(piece, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except BlockingIOError:
+        return octets

@@ -1,0 +1,416 @@
+"""Runs a program and answers its socket calls until it has ended: one process, one thread, one epoll.
+
+The calls of the program and of everything it starts come one after the other. None of them may hold up the others: what has
+to wait is put aside with a descriptor that becomes ready, and the call is answered then. A call that a signal interrupted is
+found out before anything is done for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rustosd.process import syscalls as nr
+from rustosd.process.call import Call
+from rustosd.process.datagrams import DatagramSocket, Senders
+from rustosd.process.filter import RULES, assemble
+from rustosd.process.launch import Program, launch
+from rustosd.process.link import Link
+from rustosd.process.notify import LONGEST, Notifications
+from rustosd.process.options import get_option, set_option
+from rustosd.process.sockaddr import family_of, parse
+from rustosd.process.sockets import CLOSE_ON_EXEC, NON_BLOCKING, GuestSocket, Table, error
+from rustosd.process.streams import StreamSocket
+
+_TYPE_MASK: Final = 0xF
+_PROTOCOLS: Final = {socket.SOCK_STREAM: (0, socket.IPPROTO_TCP), socket.SOCK_DGRAM: (0, socket.IPPROTO_UDP)}
+_CALLS_AT_ONCE: Final = 64
+_TICK_S: Final = 1.0
+_RETRY_S: Final = 0.002
+_GRACE_S: Final = 5.0
+_PIDFD_GETFD: Final = 438
+FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals to the supervisor that are meant for the program. Those of the terminal reach it anyway."""
+
+
+@dataclass
+class _Waiting:
+    """A call that is put aside."""
+
+    call: Call
+    attempt: Callable[[int], bool]
+
+
+class Supervisor:
+    """One program and all that it starts."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.table = Table()
+        self.calls: Counter[int] = Counter()
+        self.refused: Counter[str] = Counter()
+        """What a program asked for and cannot have, by name."""
+        self._senders = Senders()
+        self._epoll = select.epoll()
+        self._watched: dict[int, Callable[[int], None]] = {}
+        self._waiting: dict[int, _Waiting] = {}             # by descriptor
+        self._later: list[Callable[[], None]] = []
+        self._processes: dict[int, int] = {}                # process id -> its pidfd
+        self._notifications: Notifications | None = None
+        self._child = 0
+        self._status: int | None = None
+        self._probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._handlers = {
+            nr.SOCKET: self._socket, nr.CONNECT: self._connect, nr.BIND: self._bind, nr.LISTEN: self._listen,
+            nr.ACCEPT: self._accept, nr.ACCEPT4: self._accept, nr.GETSOCKNAME: self._getsockname,
+            nr.GETPEERNAME: self._getpeername, nr.SETSOCKOPT: self._setsockopt, nr.GETSOCKOPT: self._getsockopt,
+            nr.SENDTO: self._sendto, nr.RECVFROM: self._recvfrom, nr.SENDMSG: self._sendmsg, nr.RECVMSG: self._recvmsg,
+            nr.SENDMMSG: self._sendmmsg, nr.RECVMMSG: self._recvmmsg,
+        }
+
+    def run(self, program: Program) -> int:
+        """Run it to its end; its exit status, or 128 and the number of the signal that killed it. Raises LaunchFailed."""
+        started = launch(program, assemble(RULES))
+        self._notifications = Notifications(started.listener)
+        self._child = started.pid
+        wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        previous = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        handlers = {number: signal.signal(number, self._on_signal) for number in (*FORWARDED, signal.SIGCHLD)}
+        handlers |= {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+        try:
+            self._epoll.register(started.listener, select.EPOLLIN)
+            self._watch_signals(wake)
+            started.go()
+            return self._loop(started.listener)
+        finally:
+            self._end_all()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(previous)
+            os.close(wake)
+            os.close(waker)
+            self._close(started.listener)
+
+    def _loop(self, listener: int) -> int:
+        tick = time.monotonic() + _TICK_S
+        while self._status is None:
+            pause = _RETRY_S if self._later else max(0.0, tick - time.monotonic())
+            for fd, events in self._epoll.poll(pause):
+                if fd == listener:
+                    self._take_calls(events)
+                elif (waiting := self._waiting.get(fd)) is not None:
+                    self._attempt(fd, waiting, events)
+                elif (told := self._watched.get(fd)) is not None:
+                    told(events)
+            later, self._later = self._later, []
+            for action in later:
+                action()
+            if time.monotonic() >= tick:
+                tick = time.monotonic() + _TICK_S
+                self._tidy()
+        return self._status
+
+    # sockets.Loop
+
+    def wait(self, call: Call, fd: int, events: int, attempt: Callable[[int], bool]) -> None:
+        self._waiting[fd] = _Waiting(call, attempt)
+        self._epoll.register(fd, events)
+
+    def watch(self, fd: int, events: int, told: Callable[[int], None]) -> None:
+        self._watched[fd] = told
+        self._epoll.register(fd, events)
+
+    def forget(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Call it in a moment."""
+        self._later.append(action)
+
+    def borrow(self, call: Call, inode: int) -> int:
+        """A duplicate of the program's descriptor. Raises OSError (EBADF) when it is not that socket any more."""
+        fd = -1
+        for _ in range(2):
+            process = self._process_of(call.thread)
+            try:
+                fd = nr.call(_PIDFD_GETFD, self._processes[process], call.fd, 0)
+                break
+            except OSError as failed:
+                if failed.errno != errno.ESRCH:
+                    raise
+                os.close(self._processes.pop(process))      # its number belongs to another process now
+        if fd < 0 or os.fstat(fd).st_ino != inode:
+            if fd >= 0:
+                os.close(fd)
+            raise error(errno.EBADF)
+        return fd
+
+    def _process_of(self, thread: int) -> int:
+        """The process a thread belongs to, with a pidfd for it in the table. Raises OSError (ESRCH)."""
+        if thread in self._processes:
+            return thread
+        for line in Path(f"/proc/{thread}/status").read_text().splitlines():
+            if line.startswith("Tgid:"):
+                process = int(line.split()[1])
+                break
+        else:
+            raise error(errno.ESRCH)
+        if process not in self._processes:
+            self._processes[process] = os.pidfd_open(process)
+        return process
+
+    # calls
+
+    def _take_calls(self, events: int) -> None:
+        for _ in range(_CALLS_AT_ONCE):
+            if (received := self._notifications.receive()) is None:
+                return
+            call = Call(self._notifications, *received)
+            self.calls[call.number] += 1
+            try:
+                self._handlers[call.number](call)
+            except LookupError:
+                pass                            # over before it was answered
+            except OSError as failed:
+                call.refuse(failed.errno or errno.EIO)
+            if not self._more():
+                return
+
+    def _more(self) -> bool:
+        """Whether another call waits: to receive would block."""
+        poll = select.poll()
+        poll.register(self._notifications.fd, select.POLLIN)
+        return any(events & select.POLLIN for _, events in poll.poll(0))
+
+    def _attempt(self, fd: int, waiting: _Waiting, events: int) -> None:
+        if not waiting.call.valid:
+            self._put_down(fd)
+            return
+        try:
+            done = waiting.attempt(events)
+        except LookupError:
+            done = True
+        except OSError as failed:
+            waiting.call.refuse(failed.errno or errno.EIO)
+            done = True
+        if done:
+            self._put_down(fd)
+
+    def _put_down(self, fd: int) -> None:
+        if self._waiting.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+            os.close(fd)
+
+    def _ours(self, call: Call) -> GuestSocket | None:
+        """The socket a call is about; None, and the kernel carries it out, for any other descriptor."""
+        one = self.table.find(call)
+        if one is None:
+            call.proceed()
+        return one
+
+    def _socket(self, call: Call) -> None:
+        family, kind, protocol = call.int(0), call.int(1), call.int(2)
+        flags, kind = kind & ~_TYPE_MASK, kind & _TYPE_MASK
+        if flags & ~(NON_BLOCKING | CLOSE_ON_EXEC):
+            raise error(errno.EINVAL)
+        if kind not in _PROTOCOLS:
+            self.refused[f"socket type {kind}"] += 1
+            raise error(errno.EPERM if kind == socket.SOCK_RAW else errno.ESOCKTNOSUPPORT)
+        if protocol not in _PROTOCOLS[kind]:
+            self.refused[f"socket protocol {protocol}"] += 1
+            raise error(errno.EPROTONOSUPPORT)
+        self.table.sweep(self._held)
+        try:
+            one, fd = self._open(family, kind)
+        except OSError as failed:
+            if failed.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._tidy()
+            self.table.sweep(self._held, always=True)
+            one, fd = self._open(family, kind)
+        try:
+            os.set_blocking(fd, not flags & NON_BLOCKING)
+            call.give(fd, bool(flags & CLOSE_ON_EXEC))
+        except BaseException:
+            self.table.remove(one)
+            one.close()
+            raise
+        finally:
+            os.close(fd)
+
+    def _open(self, family: int, kind: int) -> tuple[GuestSocket, int]:
+        if kind == socket.SOCK_STREAM:
+            return StreamSocket.open(self, self.table, family)
+        one = DatagramSocket(self, family, self._senders)
+        fd = one.program_end().detach()
+        self.table.add(one, fd)
+        return one, fd
+
+    def _connect(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            octets = call.read_name(call.arguments[1], call.int(2))
+            unspecified = family_of(octets) == socket.AF_UNSPEC
+            one.connect(call, None if unspecified else parse(octets, one.family))
+
+    def _bind(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            one.bind(call, parse(call.read_name(call.arguments[1], call.int(2)), one.family))
+
+    def _listen(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            one.listen(call, call.int(1))
+
+    def _accept(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            one.accept(call, call.int(3) if call.number == nr.ACCEPT4 else 0)
+
+    def _getsockname(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            call.write_name(call.arguments[1], call.arguments[2], one.name(), one.family)
+            call.answer()
+
+    def _getpeername(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            one.settle()
+            if one.remote is None or not one.connected:
+                raise error(errno.ENOTCONN)
+            call.write_name(call.arguments[1], call.arguments[2], one.remote, one.family)
+            call.answer()
+
+    def _setsockopt(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            set_option(one, call)
+
+    def _getsockopt(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            get_option(one, call)
+
+    def _sendto(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            endpoint = parse(call.read_name(call.arguments[4], call.int(5)), one.family)
+            if call.arguments[2] > LONGEST:
+                raise error(errno.EMSGSIZE)
+            one.send_to(call, endpoint, call.read(call.arguments[1], call.arguments[2]), call.int(3))
+
+    def _recvfrom(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            one.receive_from(call, call.arguments[2], call.int(3))
+
+    def _sendmsg(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            one.send_message(call)
+
+    def _recvmsg(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            one.receive_message(call)
+
+    def _sendmmsg(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            one.send_messages(call)
+
+    def _recvmmsg(self, call: Call) -> None:
+        if (one := self._ours(call)) is not None:
+            one.receive_messages(call)
+
+    # processes
+
+    def _watch_signals(self, wake: int) -> None:
+        def drain(_events: int) -> None:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake, 4096)
+            self._reap()
+        self.watch(wake, select.EPOLLIN, drain)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number != signal.SIGCHLD:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, number)
+
+    def _reap(self) -> None:
+        """Take in every process that has ended; the first one's end is ours."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid in self._processes:
+                os.close(self._processes.pop(pid))
+            if pid == self._child:
+                code = os.waitstatus_to_exitcode(status)
+                self._status = code if code >= 0 else 128 - code
+
+    def _group(self) -> list[int]:
+        """Every process below us."""
+        found, unseen = [], [os.getpid()]
+        while unseen:
+            pid = unseen.pop()
+            with contextlib.suppress(OSError):
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    unseen += map(int, (task / "children").read_text().split())
+            found.append(pid)
+        return found[1:]
+
+    def _held(self) -> set[int]:
+        """The inodes of all sockets that the group's processes hold."""
+        inodes = set()
+        for pid in self._group():
+            with contextlib.suppress(OSError):
+                for entry in os.scandir(f"/proc/{pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        target = os.readlink(entry.path)
+                        if target.startswith("socket:["):
+                            inodes.add(int(target[8:-1]))
+        return inodes
+
+    def _tidy(self) -> None:
+        """Let go of what programs have let go of without a call of ours."""
+        for fd, waiting in list(self._waiting.items()):
+            if not waiting.call.valid:
+                self._put_down(fd)
+        self.table.forget_datagrams(self._probe)
+        for pid, fd in list(self._processes.items()):
+            if not Path(f"/proc/{pid}").exists():
+                os.close(fd)
+                del self._processes[pid]
+
+    # the end
+
+    def _end_all(self) -> None:
+        """The first process has ended: the others are told, and have a moment."""
+        limit = time.monotonic() + _GRACE_S
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self._group():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            while self._group() and time.monotonic() < limit:
+                self._reap()
+                if self._more():
+                    self._take_calls(select.EPOLLIN)
+                time.sleep(0.005)
+        self._reap()
+
+    def _close(self, listener: int) -> None:
+        for fd in list(self._waiting):
+            self._put_down(fd)
+        self.table.close()
+        self._senders.close()
+        for fd in self._processes.values():
+            os.close(fd)
+        self._processes.clear()
+        self._probe.close()
+        self._epoll.close()
+        os.close(listener)
+        self.link.close()

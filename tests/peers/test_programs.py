@@ -1,0 +1,226 @@
+"""Unmodified programs whose sockets are the stack's, with Linux in the same namespace as their peer."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.peers.conftest import CONTROL, V4, V6, Peer, need
+
+HERE = Path(__file__).resolve().parent
+KERNEL = {V4: "10.77.0.1", V6: "fd77::1"}
+LIMIT_S = 120
+
+
+def command(peer: Peer, *argv: str, options: tuple[str, ...] = ()) -> list[str]:
+    return [sys.executable, "-c", CONTROL, "--socket", str(peer.control), "run", *options, "--", *argv]
+
+
+def run(peer: Peer, *argv: str, options: tuple[str, ...] = (), **more) -> subprocess.CompletedProcess:
+    return peer.netns.run(*command(peer, *argv, options=options), check=False, timeout=LIMIT_S, **more)
+
+
+class Running:
+    """A program that runs on the stack until the test has done with it."""
+
+    def __init__(self, peer: Peer, *argv: str, port: int) -> None:
+        self.process = peer.netns.popen(*command(peer, *argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        limit = time.monotonic() + LIMIT_S
+        while peer.netns.run("nc", "-z", "-w", "1", V4, str(port), check=False).returncode:
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        try:
+            self.process.communicate(timeout=30)
+        finally:
+            self.process.kill()
+        return self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def uppercase(peer: Peer) -> Iterator[None]:
+    process = peer.netns.popen(sys.executable, str(HERE / "socket_peers.py"), stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    yield
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def files(peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder with a big file, and where Linux serves it."""
+    folder = tmp_path_factory.mktemp("www")
+    (folder / "big").write_bytes(os.urandom(3_000_000))
+    process = peer.netns.popen(sys.executable, "-m", "http.server", "-b", KERNEL[V4], "-d", str(folder), "8000",
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peer.netns.run("sh", "-c", f"until nc -z {KERNEL[V4]} 8000; do sleep 0.1; done")
+    yield folder, f"http://{KERNEL[V4]}:8000/big"
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("host", [V4, V6], ids=["ipv4", "ipv6"])
+def test_a_program_that_uses_sockets_in_every_way_sees_what_it_sees_on_linux(peer: Peer, uppercase: None, host: str) -> None:
+    script = str(HERE / "socket_calls.py")
+    native = peer.netns.run(sys.executable, script, KERNEL[host], KERNEL[host], timeout=LIMIT_S).stdout
+    ours = run(peer, sys.executable, script, KERNEL[host], host)
+    assert ours.stdout == native, ours.stderr
+    assert native.endswith("done\n")
+
+
+def test_it_leaves_no_socket_behind(peer: Peer, uppercase: None) -> None:
+    before = len(peer.ctl("conn", "list")["connections"])
+    run(peer, sys.executable, "-c", "import socket; kept = [socket.socket(kind=k) for k in (1, 2) for _ in range(50)]\n"
+                                    f"kept[0].connect(('{KERNEL[V4]}', 18091)); kept[1].bind(('', 4500)); kept[1].listen()")
+    time.sleep(1.5)
+    left = [row for row in peer.ctl("conn", "list")["connections"] if row["state"] != "time_wait"]
+    assert len(left) <= before
+
+
+def test_curl(peer: Peer, files: tuple[Path, str]) -> None:
+    folder, address = files
+    need("curl")
+    done = run(peer, "curl", "-sS", "-o", str(folder / "fetched"), "-w", "%{local_ip}", address)
+    assert (done.returncode, done.stdout) == (0, V4), done.stderr
+    assert (folder / "fetched").read_bytes() == (folder / "big").read_bytes()
+
+
+def test_a_static_program(peer: Peer, files: tuple[Path, str]) -> None:
+    folder, address = files
+    run(peer, need("busybox"), "wget", "-q", "-O", str(folder / "static"), address)
+    assert (folder / "static").read_bytes() == (folder / "big").read_bytes()
+
+
+def test_pythons_http_server(peer: Peer, files: tuple[Path, str]) -> None:
+    folder, _ = files
+    with Running(peer, sys.executable, "-m", "http.server", "-d", str(folder), "8080", port=8080) as server:
+        fetched = peer.netns.run("sh", "-c", f"curl -sS http://{V4}:8080/big | cmp - {folder / 'big'}")
+        assert fetched.returncode == 0
+        assert server.stop() == 128 + signal.SIGTERM
+
+
+def iperf3(peer: Peer, *more: str) -> dict:
+    """A client's report. Between two tests the server listens anew, on Linux too: who comes just then tries again."""
+    limit = time.monotonic() + 20
+    while True:
+        report = json.loads(peer.netns.run("iperf3", "-c", V4, "-p", "5333", "-t", "1", "-J", *more, check=False).stdout)
+        if "refused" not in report.get("error", "") or time.monotonic() > limit:
+            return report
+        time.sleep(0.1)
+
+
+def test_iperf3_both_ways(peer: Peer) -> None:
+    need("iperf3")
+    with Running(peer, "iperf3", "-s", "-p", "5333", port=5333):
+        for more in ((), ("-R",), ("-u", "-b", "20M")):
+            done = peer.netns.run("iperf3", "-c", V4, "-p", "5333", "-t", "1", "-J", *more, check=False)
+            assert "error" not in json.loads(done.stdout), done.stdout
+
+
+def test_redis_and_its_benchmark(peer: Peer) -> None:
+    need("redis-server")
+    with Running(peer, "redis-server", "--port", "6400", "--save", "", "--protected-mode", "no", port=6400) as server:
+        quick = ("redis-benchmark", "-h", V4, "-p", "6400", "-t", "set,get,lpush", "-n", "3000", "-c", "20", "--csv")
+        assert peer.netns.run(*quick).stdout.count("\n") == 4       # a header and three rows
+        ours = run(peer, *quick)                                    # both ends on the stack
+        assert ours.stdout.count("\n") == 4, ours.stderr
+        peer.netns.run("redis-cli", "-h", V4, "-p", "6400", "shutdown", "nosave", check=False)
+        assert server.process.wait(30) == 0
+
+
+def test_nginx_with_workers_reloads_without_losing_anybody(peer: Peer, files: tuple[Path, str], tmp_path: Path) -> None:
+    nginx = need("nginx")
+    folder, _ = files
+    (tmp_path / "conf").write_text(
+        f"user root; worker_processes 2; daemon off; error_log {tmp_path}/err; pid {tmp_path}/pid;\n"
+        "events { worker_connections 256; }\n"
+        f"http {{ access_log off; server {{ listen 8088; root {folder}; }} }}\n")
+    with Running(peer, nginx, "-p", str(tmp_path), "-c", str(tmp_path / "conf"), port=8088) as server:
+        for _ in range(3):
+            done = peer.netns.run("sh", "-c", f"curl -sS http://{V4}:8088/big | cmp - {folder / 'big'}")
+            assert done.returncode == 0
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGHUP)
+        master = int((tmp_path / "pid").read_text())
+        os.kill(master, signal.SIGQUIT)
+        assert server.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("tool", ["node", "java"])
+def test_other_runtimes(peer: Peer, files: tuple[Path, str], tmp_path: Path, tool: str) -> None:
+    need(tool)
+    source = {"node": f"require('http').get('{files[1]}', r => {{ let n = 0; r.on('data', d => n += d.length); "
+                      "r.on('end', () => console.log(n)); })",
+              "java": "public class P { public static void main(String[] a) throws Exception { System.out.println("
+                      f"new java.net.URL(\"{files[1]}\").openStream().readAllBytes().length); }} }}"}[tool]
+    (tmp_path / "P.java").write_text(source)
+    argv = [tool, "-e", source] if tool == "node" else [tool, str(tmp_path / "P.java")]
+    done = run(peer, *argv)
+    assert done.stdout.strip() == "3000000", done.stderr
+
+
+# What a person sees of `run` itself.
+
+def test_the_exit_status_is_the_programs(peer: Peer) -> None:
+    assert run(peer, "sh", "-c", "exit 7").returncode == 7
+    assert run(peer, "sh", "-c", "kill -KILL $$").returncode == 128 + signal.SIGKILL
+    missing = run(peer, "no-such-program")
+    assert (missing.returncode, missing.stderr) == (127, "rustosctl: no-such-program: No such file or directory\n")
+    assert run(peer, "/etc").returncode == 126
+
+
+def test_it_runs_as_whom_and_where_it_is_told(peer: Peer) -> None:
+    done = run(peer, "sh", "-c", 'id -un; pwd; echo "$X $HOME."',
+               options=("--user", "nobody", "--chdir", "/usr", "--env", "X=1", "--env", "HOME"))
+    assert done.stdout == "nobody\n/usr\n1 .\n", done.stderr
+
+
+def test_what_the_stack_does_not_answer_reaches_nobody(peer: Peer) -> None:
+    done = run(peer, "sh", "-c", "ip -br address", options=())
+    assert V4 in done.stdout and KERNEL[V4] not in done.stdout
+    counted = run(peer, sys.executable, "-c", "import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
+                  options=("--counts",))
+    assert "Operation not permitted" in counted.stderr and "refused 1 times: socket type 3" in counted.stderr
+
+
+def test_what_it_leaves_running_is_ended(peer: Peer) -> None:
+    mark = f"4242{os.getpid()}"
+    assert run(peer, "sh", "-c", f"sleep {mark} & exit 3").returncode == 3
+    assert subprocess.run(["pgrep", "-f", f"sleep {mark}"], capture_output=True, check=False).stdout == b""
+
+
+def test_without_a_daemon_it_says_what_to_do(peer: Peer, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", CONTROL, "--socket", str(tmp_path / "none"), "run", "--", "true"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "rustosd run" in done.stderr
+
+
+def test_a_supervisor_that_is_killed_takes_its_program_along(peer: Peer) -> None:
+    mark = f"4343{os.getpid()}"
+    process = peer.netns.popen(*command(peer, "sleep", mark))
+    limit = time.monotonic() + LIMIT_S
+    while not (found := re.findall(rb"\d+", subprocess.run(["pgrep", "-xf", f"sleep {mark}"], capture_output=True,
+                                                           check=False).stdout)):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while Path(f"/proc/{int(found[0])}").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
