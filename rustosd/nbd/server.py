@@ -36,7 +36,7 @@ REFUSALS: Final = ("too_many_connections", "memory", "handshake_timeout", "tls_h
                    "export_name_after_extended_headers", "shutting_down", "lost")
 """Why connections never came as far as an export."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

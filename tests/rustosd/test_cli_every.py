@@ -39,7 +39,7 @@ SILENT = {
 """What is done prints nothing."""
 SAID = {("crash", "clear"): "1 report removed\n"}
 ELSEWHERE = {
-    "nc": "tests/peers/clients.py and tests/rustosd/handoff", "report": "test_cli_report.py", "log unset": "below",
+    "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "report": "test_cli_report.py", "log unset": "below",
     "disk read": "test_cli_disk.py", "disk write": "test_cli_disk.py",
 }
 """Commands whose output is no text of ours, or a file, and who tests them."""

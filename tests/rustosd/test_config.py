@@ -108,7 +108,7 @@ NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
     ('[control]\nsocket = "run/x"',
      "f:2: control.socket: 'run/x' is no absolute path, such as /run/rustosd/control.sock"),
     ('"a\\nb" = 1',
-     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, status, host, log, "
+     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, status, host, log, crash, "
      "device, route"),
     ("[metrics]\nenabled = 1", "f:2: metrics.enabled: expected bool, got int"),
     ('[metrics]\nlisten = "localhost:9477"',
