@@ -67,6 +67,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "sockets.buffer_octets": _later("sockets", "for sockets handed out from now on"),
     "metrics.listen": _now("metrics"), "metrics.socket": _now("metrics"), "metrics.enabled": _now("pages"),
     "status.connections": _now("pages"),
+    "disk[+]": _restart("disks are opened at the start"), "disk[-]": _restart("its clients would lose it"),
+    "disk": _restart("disks are opened at the start"),
     "host.journal": _restart("it says what this daemon has taken"),
     "crash.directory": _restart("it is opened at the start"), "crash.keep": _later("pages", "at the next start"),
 }

@@ -25,7 +25,7 @@ from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import about, health, metrics
+from rustosd import about, block_metrics, health, metrics
 from rustosd import log as logging
 from rustosd.config import Config, InterfaceConfig, RouteConfig, SocketsConfig, to_toml
 from rustosd.control.groups import groups_of
@@ -52,6 +52,7 @@ from rustosd.services.iperf3 import Iperf3Service
 from rustosd.status import document
 from rustosd.status.document import Reporter
 from rustosd.status.site import site
+from rustosd.storage import Storage
 from rustosd.supervisor import Supervisor
 
 HOST_CLIENTS = 64
@@ -102,13 +103,14 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
+        self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
-            notes=lambda: health.by_severity(self.reporter.notes())))
+            notes=lambda: health.by_severity(self.reporter.notes()), disks=lambda: block_metrics.collect(self.storage)))
         self.crashes = CrashBox(Path(config.crash.directory), config.crash.keep, version(), to_toml(config, secrets=False))
         self.reconfigurer = Reconfigurer(self, path)
         self._background: set[asyncio.Task] = set()
@@ -174,6 +176,8 @@ class Daemon:
         if self.config.device:
             self.watch.start()      # before the devices: none shall come unseen in between
         await self.devices.start()
+        undo.callback(self.storage.close)
+        self.storage.open(self.config.disk)
         for route in self.config.route:
             self._add_route(route)
         undo.callback(self.pump.flush)      # while the NICs are still there to carry the last resets away
@@ -388,6 +392,10 @@ class Daemon:
         if (held := device_interfaces(self.devices.held.values()).get(name)) is not None:
             return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
         return {}
+
+    def _device_disks(self) -> Iterator[Any]:
+        for held in self.devices.held.values():
+            yield from held.disks.values()
 
     def gone_devices(self) -> list[tuple[str, str]]:
         return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]

@@ -30,6 +30,8 @@ class Core(UpkeepCore, Protocol):
     counter_help: Mapping[str, str]
     devices: Devices | None
     """The PCI devices of the daemon; None where it can have none."""
+    storage: Iterable[Any]
+    """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
     def kick(self) -> None:
         """The stack was changed from outside the pump: let out what it has to say."""

@@ -51,7 +51,7 @@ class Held:
     driver: Any = None
     """`E1000`, `AhciController`, or None for "other"."""
     disks: dict[str, Any] = field(default_factory=dict)
-    """`AsyncDisk` by name, of an AHCI controller."""
+    """`SharedDisk` by name, of an AHCI controller."""
     state: Literal["running", "gone"] = "running"
     reason: str = ""
     """Why it is gone, and what to do."""
@@ -217,8 +217,8 @@ class DeviceManager:
         if plan.kind == kinds.NIC:
             self._wire_nic(plan, held)
         else:
-            from rustosd.disks import AsyncDisk  # late: a host without disks of ours needs none of it
-            make_disk: MakeDisk = AsyncDisk
+            from rustosd.storage import SharedDisk
+            make_disk: MakeDisk = SharedDisk
             for disk in held.driver.disks:
                 made = make_disk(disk, self._loop)
                 held.disks[made.info.name] = made

@@ -203,6 +203,11 @@ class FakeCore:
         self.reconfigurer = FakeReconfigurer(self)
         self.health_notes = []
 
+    @property
+    def storage(self):
+        held = self.devices.held.values() if self.devices else ()
+        return [disk for each in held for disk in each.disks.values()]
+
     def kick(self):
         self.kicks += 1
 
