@@ -126,9 +126,8 @@ def test_a_directory_that_cannot_be_used_is_said_and_no_more(tmp_path, capsys):
 
 def test_an_exception_that_nobody_caught_becomes_a_report(tmp_path, monkeypatch):
     """With the stacks of tasks and threads, and without the secrets of the configuration."""
-    text = CONFIG.format(directory=tmp_path) + "interface = []\n[[device]]\nbdf = '0000:ff:1f.7'\noptional = true\n"
-    text = "interface = []\n" + text.replace("interface = []\n", "")
-    settings = config.parse(text, "x")
+    device = "[[device]]\nbdf = '0000:ff:1f.7'\noptional = true\n"
+    settings = config.parse(f"interface = []\n{CONFIG.format(directory=tmp_path)}{device}", "x")
 
     async def scenario():
         daemon = Daemon(settings, logs=log.configure("info", "json", open(os.devnull, "w")))       # noqa: SIM115
@@ -185,7 +184,7 @@ def test_the_next_start_tells_of_a_daemon_that_died(netns, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert again.stop() == 0
-    assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == '["crash", "output", "rustosd.toml"]'
+    assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == '["crash", "disks", "output", "rustosd.toml"]'
 
 
 def test_the_parts_of_a_box_do_not_overlap():

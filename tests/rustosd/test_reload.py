@@ -271,4 +271,4 @@ def test_a_socket_of_an_old_service_does_not_keep_the_new_one_from_its_path(netn
             sock.connect(f"{tmp_path}/{name}.sock")
         assert not os.path.exists(f"{tmp_path}/{'a' if name == 'b' else 'b'}.sock")
     assert daemon.stop() == 0
-    assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == '["output", "rustosd.toml"]'
+    assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == '["disks", "output", "rustosd.toml"]'
