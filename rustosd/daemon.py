@@ -43,6 +43,7 @@ from rustosd.health import Note
 from rustosd.hostnet import HostTap
 from rustosd.journal import DEFAULT_PATH, Journal
 from rustosd.pinger import Answer, Pinger
+from rustosd.processes import Processes
 from rustosd.pump import Pump
 from rustosd.reconfigure import Reconfigurer, ReloadFailed
 from rustosd.services.base import Service
@@ -105,6 +106,7 @@ class Daemon:
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
         self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None
+        self.processes = Processes()
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
@@ -186,6 +188,7 @@ class Daemon:
         self.set_handoff(self.config.sockets)
         self.control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
                                      self.supervisor.socket("control"), groups_of(self.config))
+        undo.callback(self.processes.close)
         await self.control.start()
         undo.push_async_callback(self.control.stop)
         undo.push_async_callback(self._stop_services)

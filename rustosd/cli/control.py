@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import acpi, calls, device, disk, report, shell, tables, upkeep
+from rustosd.cli import acpi, calls, device, disk, process, report, shell, tables, upkeep
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.cli.run import run as run_command
@@ -290,6 +290,9 @@ app.add_typer(upkeep.log, name="log")
 app.add_typer(upkeep.crash, name="crash")
 app.command("report")(report.report)
 app.command("run")(run_command)
+app.add_typer(process.app, name="process")
+for command in (process.ps, process.kill, process.suspend, process.resume, process.nice):
+    app.command(command.__name__)(command)
 
 
 def main() -> None:
