@@ -3,6 +3,7 @@
 RUSTOSD_GOLDEN=write writes the files anew; look at the difference before you keep it.
 """
 
+import importlib
 import json
 import os
 import re
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from rustosd import config
 from rustosd.cli import control
-from tests.rustosd import test_cli, test_cli_device, test_cli_disk
-from tests.rustosd.fake import NOTES
+from tests.rustosd import test_cli
+from tests.rustosd.fake import CHANGES, NOTES
 from tests.rustosd.fake_devices import NIC, OUR_AHCI
 from tests.rustosd.terminal import on_a_terminal, rustosctl_command
 
@@ -22,7 +24,7 @@ GOLDEN = Path(__file__).with_name("golden")
 CRASH = "crash-20261128T180000Z-4711.txt"
 SHOWN = {
     "status": ("status",), "status-health": ("status",), "reload": ("reload",), "reload-check": ("reload", "--check"),
-    "config": ("config", "show"), "log": ("log", "levels"), "log-tail": ("log", "tail"), "crash-list": ("crash", "list"),
+    "log": ("log", "levels"), "log-tail": ("log", "tail"), "crash-list": ("crash", "list"),
     "crash-show": ("crash", "show", CRASH), "ping": ("ping", "10.77.0.1", "-c", "2", "-i", "0.002"),
     "ping-lost": ("ping", "10.77.0.9", "-c", "1"), "nic-list": ("nic", "list"), "nic-show": ("nic", "show", "rustos0"),
     "addr-list": ("addr", "list"), "route-list": ("route", "list"), "neigh-list": ("neigh", "list"),
@@ -35,11 +37,12 @@ SILENT = {
     ("route", "add", "192.0.2.0/24", "via", "10.77.0.1"), ("route", "del", "203.0.113.0/24"),
     ("neigh", "add", "10.77.0.9", "lladdr", "02:00:00:00:00:09", "dev", "rustos0"),
     ("neigh", "del", "10.77.0.1", "dev", "rustos0"), ("log", "set", "all", "debug"),
+    ("kill", "901"), ("suspend", "901"), ("resume", "901"), ("nice", "901", "5"),
 }
 """What is done prints nothing."""
 SAID = {("crash", "clear"): "1 report removed\n"}
 ELSEWHERE = {
-    "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "report": "test_cli_report.py", "log unset": "below",
+    "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "report": "test_cli_report.py", "config show": "below", "log unset": "below",
     "disk read": "test_cli_disk.py", "disk write": "test_cli_disk.py",
 }
 """Commands whose output is no text of ours, or a file, and who tests them."""
@@ -59,15 +62,14 @@ EVERY = dict(commands(typer.main.get_command(control.app)))
 
 
 def spoken(words):
-    """The command among words: ("nic", "show", "rustos0") is ("nic", "show")."""
-    return next(tuple(words[:end]) for end in (2, 1) if tuple(words[:end]) in EVERY)
+    """The command among words: ("nic", "show", "rustos0") is ("nic", "show"), and ("nic",) is ("nic", "list")."""
+    return next((tuple(words[:end]) for end in (2, 1) if tuple(words[:end]) in EVERY), (words[0], "list"))
 
 
 def test_every_command_is_tried():
-    nouns_alone = {words if words in EVERY else (*words, "list") for words in map(
-        tuple, (*test_cli.TABLES, *test_cli_device.SHOWN.values(), *test_cli_disk.SHOWN.values())) if len(words) == 1}
-    more = [words for words in (*test_cli_device.SHOWN.values(), *test_cli_disk.SHOWN.values()) if len(words) > 1]
-    tried = {spoken(words) for words in (*SHOWN.values(), *SILENT, *SAID, *more, *nouns_alone)}
+    modules = [importlib.import_module(f"tests.rustosd.{path.stem}") for path in Path(__file__).parent.glob("test_cli_*.py")]
+    shown = [words for module in modules for words in getattr(module, "SHOWN", {}).values()]
+    tried = {spoken(words) for words in (*shown, *test_cli.TABLES, *SILENT, *SAID)}
     missing = sorted(" ".join(words) for words in EVERY.keys() - tried if " ".join(words) not in ELSEWHERE)
     assert missing == [], "add what they print to SHOWN, with its golden files"
 
@@ -100,6 +102,15 @@ def test_text_and_json_read_as_promised(rustosctl, prepared, name, form):
     assert settled(out) == file.read_text()
     if form == "json":
         assert json.loads(out)["schema"] == 1 and len(json.loads(out)) == 2
+
+
+def test_the_configuration_in_force_is_a_configuration(rustosctl, core):
+    core.reconfigurer.waiting = CHANGES[3:4]
+    status, out, _ = rustosctl("config")
+    assert status == 0 and config.parse(out, "shown") == core.config
+    assert out.startswith("# /etc/rustosd/rustosd.toml\n# waits for a restart: stack.max_routes: 4096 -> 100\n")
+    document = json.loads(rustosctl("config", "show", "--json")[1])["config"]
+    assert config.parse(document["toml"], "shown") == core.config and document["waiting"][0]["taken"] == "restart"
 
 
 @pytest.mark.parametrize("words", SILENT, ids=" ".join)

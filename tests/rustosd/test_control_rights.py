@@ -119,7 +119,8 @@ def test_every_method_says_which_right_it_needs():
     assert {name for name, right in rights.items() if right == "sockets"} == {"socket.session", "process.attach"}
     for name, right in rights.items():
         verb = name.partition(".")[2]
-        if verb in ("add", "del", "take", "give", "write", "flush", "reload", "set", "clear", "close", "signal", "nice", "read", "echo", "bench"):
+        if verb in ("add", "del", "take", "give", "write", "flush", "reload", "set", "clear", "close", "signal", "nice", "read",
+                    "echo", "bench"):
             assert right == "change", name
         if verb in ("list", "show", "status", "levels", "check", "tail", "about"):
             assert right == "read", name
