@@ -42,7 +42,8 @@ SILENT = {
 """What is done prints nothing."""
 SAID = {("crash", "clear"): "1 report removed\n"}
 ELSEWHERE = {
-    "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "report": "test_cli_report.py", "config show": "below", "log unset": "below",
+    "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "report": "test_cli_report.py",
+    "config show": "below", "log unset": "below",
     "disk read": "test_cli_disk.py", "disk write": "test_cli_disk.py",
 }
 """Commands whose output is no text of ours, or a file, and who tests them."""
