@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rustosd.control import protocol as p
 from rustosd.control import server as server_module
 from rustosd.control.client import CallFailed, Client, Unreachable
-from rustosd.control.operations import Operations, endpoint
+from rustosd.control.names import endpoint
+from rustosd.control.operations import Operations
 from rustosd.control.server import EVERYTHING, ControlServer, Handed, Peer
 from tests.rustosd.fake import FakeCore
 from tests.rustosd.fake_devices import OURS
@@ -67,6 +68,8 @@ PARAMS = {
     "disk.bench": {"disk": "LAB-DISK0", "seconds": 0.01},
     "log.set": {"logger": "rustosd.devices", "level": "debug"}, "log.tail": {"limit": 5},
     "crash.show": {"name": "crash-20261128T180000Z-4711.txt"},
+    "nic.show": {"name": "rustos0"}, "conn.show": {"id": "7.2"}, "conn.close": {"id": "7.2"},
+    "trace.hop": {"address": "203.0.113.9", "hop_limit": 1},
     "process.show": {"pid": 901}, "process.fds": {"pid": 901}, "process.signal": {"pid": 901},
     "process.nice": {"pid": 901, "nice": 5},
 }

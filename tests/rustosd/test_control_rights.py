@@ -120,7 +120,7 @@ def test_every_method_says_which_right_it_needs():
     for name, right in rights.items():
         verb = name.partition(".")[2]
         if verb in ("add", "del", "take", "give", "write", "flush", "reload", "set", "clear", "close", "signal", "nice", "read",
-                    "echo", "bench"):
+                    "echo", "bench", "start", "hop"):
             assert right == "change", name
         if verb in ("list", "show", "status", "levels", "check", "tail", "about"):
             assert right == "read", name
