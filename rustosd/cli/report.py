@@ -6,6 +6,7 @@ What could be a secret is hidden where it is known: by the daemon in configurati
 import calendar
 import io
 import os
+import re
 import sys
 import tarfile
 import time
@@ -17,14 +18,19 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import typer
 
-from rustosd.cli import shell, tables
+from rustosd.cli import calls, shell, tables
 from rustosd.cli.calls import Json, Settings
 from rustosd.cli.tables import Column, Listing
+from rustosd.control import capture_protocol as c
 from rustosd.control import protocol as p
 from rustosd.control import upkeep_protocol as u
 from rustosd.control.client import CallFailed, Client, Unreachable
 from rustosd.secrets import text_without_secrets
 
+CAPTURED_OCTETS: Final = 128
+"""Of each frame: its headers, and little of what it carries."""
+MAX_CAPTURE_S: Final = 120
+MAX_CAPTURE_OCTETS: Final = 64 << 20
 CONNECTIONS: Final = 100
 CRASHES: Final = 10
 CRASH_DIRECTORY: Final = Path("/var/lib/rustosd/crash")
@@ -100,12 +106,15 @@ ASKED: Final[tuple[tuple[str, str, str, Any, _Show], ...]] = (
 def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; else here, named after the "
                                                                                        "time.")] = None,
+    capture: Annotated[str | None, typer.Option("--capture", metavar="SECONDS", help="Also what passes meanwhile: of each "
+                                                f"frame the first {CAPTURED_OCTETS} octets.")] = None,
     json: Json = False,
 ) -> int:
-    """Put all that a bug report needs into one file, and say what is in it. No payload, no passwords, no keys.
+    """Put all that a bug report needs into one file, and say what is in it: rustosctl report --capture 10s
 
-    Without a daemon it has the host's facts and the crash reports; the exit status is 3 then.
+    No passwords and no keys are in it. Without a daemon it has the host's facts and the crash reports; the exit status is 3 then.
     """
+    capture_ms = round(1000 * calls.checked(_seconds, capture)) if capture else 0
     at = time.gmtime()
     name = time.strftime("rustosd-report-%Y%m%dT%H%M%SZ", at)
     path = output or Path(f"{name}.tar.gz")
@@ -114,6 +123,8 @@ def report(
     try:
         with Client(Settings.socket) as daemon:
             contents += _asked(daemon)
+            if capture_ms:
+                contents.append(_captured(daemon, capture_ms))
     except Unreachable as error:
         missing = str(error)
         contents += _left_crashes(CRASH_DIRECTORY)
@@ -143,6 +154,27 @@ def _asked(daemon: Client) -> Iterator[Content]:
             yield Content(crash.name, daemon.call("crash.show", u.ReportName(name=crash.name)).text.encode(), crash.reason)
     except CallFailed as error:
         yield Content("crashes.error", f"{error}\n".encode(), "crash reports")
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?)s?", text)
+    if match is None or not 0.001 <= float(match[1]) <= MAX_CAPTURE_S:
+        raise ValueError(f"{text!r} is no time to capture, such as 10s; at most {MAX_CAPTURE_S}s")
+    return float(match[1])
+
+
+def _captured(daemon: Client, duration_ms: int) -> Content:
+    """What passes while we wait; after MAX_CAPTURE_OCTETS the rest is left out."""
+    what = f"{duration_ms / 1000:g} s of frames, the first {CAPTURED_OCTETS} octets of each"
+    try:
+        _, end = daemon.take("capture.start", c.CaptureRequest(snap_octets=CAPTURED_OCTETS, duration_ms=duration_ms))
+    except CallFailed as error:
+        return Content("capture.pcapng.error", f"{error}\n".encode(), what)
+    octets = bytearray()
+    with end:
+        while len(octets) < MAX_CAPTURE_OCTETS and (part := end.recv(1 << 18)):
+            octets += part
+    return Content("capture.pcapng", bytes(octets), what)
 
 
 def _left_crashes(directory: Path) -> Iterator[Content]:

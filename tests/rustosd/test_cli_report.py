@@ -9,10 +9,12 @@ import tarfile
 import pytest
 
 from rustosd import config
+from rustosd.capture.pcapng import Reader
 from rustosd.cli import report
 from rustosd.control.upkeep_operations import UpkeepOperations
 from rustosd.secrets import HIDDEN, is_secret, text_without_secrets, without_secrets
 from tests.rustosd.terminal import on_a_terminal
+from tests.rustosd.test_daemon import Running
 
 CRASH = "crash-20261128T180000Z-4711.txt"
 SECRET = "swordfish-4711"
@@ -91,6 +93,27 @@ def test_on_a_terminal_and_in_the_directory_one_is_in(socket_path, tmp_path, mon
     (made,) = tmp_path.glob("rustosd-report-*.tar.gz")
     done = subprocess.run(["tar", "tzf", made.name], capture_output=True, text=True, check=True)
     assert "about.json" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a network namespace")
+def test_what_passes_meanwhile_is_in_it_on_request(netns, tmp_path):
+    daemon = Running(netns, tmp_path).wait_ready()
+    pings = netns.popen("ping", "-i", "0.05", "-s", "1000", "10.77.0.2", stdout=subprocess.DEVNULL)
+    said = daemon.ctl("report", "-o", f"{tmp_path}/r.tar.gz", "--capture", "1.5s").stdout
+    pings.kill()
+    pings.wait()
+    assert daemon.stop() == 0
+    assert "1.5 s of frames" in said
+    with tarfile.open(tmp_path / "r.tar.gz") as archive:
+        (name,) = [name for name in archive.getnames() if name.endswith("capture.pcapng")]
+        packets = Reader().feed(archive.extractfile(name).read())[1]
+    assert len(packets) > 5 and max(len(packet.octets) for packet in packets) == report.CAPTURED_OCTETS
+
+
+@pytest.mark.parametrize("text", ["x", "0", "0s", "121s", "-1", "1e3", "nan"])
+def test_a_time_that_is_none_is_refused(rustosctl, text):
+    status, out, err = rustosctl("report", "--capture", text)
+    assert (status, out) == (2, "") and "is no time to capture, such as 10s" in err
 
 
 @pytest.mark.parametrize(("name", "secret"), [
