@@ -112,7 +112,8 @@ def report(
 ) -> int:
     """Put all that a bug report needs into one file, and say what is in it: rustosctl report --capture 10s
 
-    No passwords and no keys are in it. Without a daemon it has the host's facts and the crash reports; the exit status is 3 then.
+    No passwords and no keys are in it. Without a daemon it has the host's facts and the crash reports; then the exit
+    status is 3.
     """
     capture_ms = round(1000 * calls.checked(_seconds, capture)) if capture else 0
     at = time.gmtime()

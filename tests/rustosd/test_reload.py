@@ -100,6 +100,9 @@ def running(tmp_path_factory):
         assert "Traceback" not in (daemon.directory / "output").read_text()
 
 
+CONFIG_LINES = len(CONFIG.splitlines())
+
+
 def write(daemon, text="", control=""):
     daemon.file.write_text(CONFIG.format(directory=daemon.directory).replace("[control]", f"[control]\n{control}") + text)
 
@@ -208,7 +211,7 @@ def test_all_that_can_change_changes_and_connections_live_on(running):
 
 @need("curl")
 @pytest.mark.parametrize(("text", "says"), [
-    ("[service.http]\nprot = 1\n", "rustosd.toml:9: service.http.prot: unknown; did you mean port?"),
+    ("[service.http]\nprot = 1\n", f"rustosd.toml:{CONFIG_LINES + 3}: service.http.prot: unknown; did you mean port?"),
     ("[log]\nlevel = 'loud'\n[service.http]\nport = 81\n", "one of debug, info, warning, error"),
     ("[service.http]\nport = 81\n[metrics]\nlisten = '203.0.113.9:1'\n", "choose another with listen = ... under [metrics]"),
     ("[service.http]\nport = 81\n[sockets]\ngroup = 'no-such-group'\n", "groupadd no-such-group"),
