@@ -69,6 +69,10 @@ RULES: Final[Mapping[str, Rule]] = {
     "status.connections": _now("pages"),
     "disk[+]": _restart("disks are opened at the start"), "disk[-]": _restart("its clients would lose it"),
     "disk": _restart("disks are opened at the start"),
+    "nbd": _restart("the server is made at the start"),
+    "export[+]": _restart("exports are made at the start"),
+    "export[-]": _restart("its clients would lose it"),
+    "export": _restart("its clients have been told"),
     "host.journal": _restart("it says what this daemon has taken"),
     "crash.directory": _restart("it is opened at the start"), "crash.keep": _later("pages", "at the next start"),
 }
