@@ -2,8 +2,15 @@
 
 import ipaddress
 import socket
+import time
+from types import SimpleNamespace
 
+from drivers.disk import DiskInfo, Feature
+from drivers.errors import DeviceError
+from rustosd.nbd.export import Export
+from rustosd.nbd.server import Client, Served
 from rustosd.pinger import Answer
+from tests.rustosd.fake_network import DETAILS, NetworkFakes
 
 VERDICT_HELP = {"delivered": "taken", "ipv4_checksum": "wrong IPv4 header checksum", "no_route": "no route there"}
 COUNTER_HELP = {"tcp_retransmits": "TCP segments sent again", "udp_datagrams_sent": "UDP datagrams sent"}
@@ -30,7 +37,7 @@ class FakeStack:
         self.connection_rows = [
             {"handle": 7 | 2 << 32, "state": "ESTABLISHED", "local_host": "fd77::2", "local_port": 80,
              "remote_host": "fd77::1", "remote_port": 40000, "unread": 0, "unsent": 512, "octets_received": 100,
-             "octets_sent": 2048, "retransmits": 1, "srtt_ns": 250_000}]
+             "octets_sent": 2048, "retransmits": 1, "srtt_ns": 250_000, "released": False}]
         self.tcp = self.udp = self
 
     def usage(self):
@@ -40,8 +47,17 @@ class FakeStack:
     def states(self):
         return {"SYN_SENT": 0, "ESTABLISHED": len(self.connection_rows)}
 
-    def busiest(self, most=64):
+    def busiest(self, most=64, lately=False):
         return self.connection_rows[:most]
+
+    def details(self, handle, now):
+        for row in self.connection_rows:
+            if row["handle"] == handle:
+                return DETAILS | row
+        raise ValueError(f"no connection {handle}")
+
+    def cut(self, handle):
+        self.connection_rows = [row for row in self.connection_rows if row["handle"] != handle]
 
     def histograms(self):
         return dict.fromkeys(("round_trip", "handshake_active", "handshake_passive"), (3 << 20, [0] * 20 + [2, 1] + [0] * 43))
@@ -51,7 +67,8 @@ class FakeStack:
                  "queued_octets": 0, "rx_octets": 9, "tx_octets": 9}]
 
     def interfaces(self):
-        return [row | {"addresses": [a["address"] for a in self.address_rows if a["interface"] == row["index"]]}
+        return [row | {"output_queued": 0,
+                       "addresses": [a["address"] for a in self.address_rows if a["interface"] == row["index"]]}
                 for row in self.nics]
 
     def addresses(self):
@@ -130,7 +147,8 @@ class FakePump:
 
     def __init__(self):
         self.nics = {1: FakeNic(rx_dropped=3, rx_dropped_too_short=2, rx_dropped_EIO=1, hw_symbol_errors=4)}
-        self.counts = {"wakeups": 5, "errors": 0, "tx_refused": 0}
+        self.counts = {"wakeups": 5, "errors": 0, "tx_refused": 0, "yields": 0}
+        self.counts |= dict.fromkeys(("rx_bursts", "rx_frames", "tx_bursts", "tx_frames"), 0)
 
     def statistics(self):
         return self.counts
@@ -138,6 +156,44 @@ class FakePump:
     def histograms(self):
         bursts = (70, [1, 1, 0, 1, 0, 0, 1] + [0] * 58)
         return {"rx_burst": bursts, "tx_burst": bursts, "turn": (5000, [0] * 12 + [1] + [0] * 52)}
+
+
+class FakeEngine:
+    """What an export has counted."""
+
+    def statistics(self):
+        return {"requests": {"read": 1200, "write": 7}, "errors": {"EIO": 2, "EINVAL": 1}, "read_octets": 4915200,
+                "written_octets": 28672}
+
+    def pending(self, index):
+        return index
+
+
+class FakeExports:
+    """`rustosd.nbd.exports.Exports`: one export with a client, of a disk of 64 GiB; another disk can be exported."""
+
+    def __init__(self):
+        self.server = SimpleNamespace(served={})
+        self._add("vm", "0000:00:1f.2/0", True, "the first")
+        self.server.served["vm"].clients[3] = Client("stack", "stack", True, time.time() - 60)
+
+    async def add(self, *arguments):
+        return self._add(*arguments)
+
+    def _add(self, name, disk, read_only=False, description="", tls_only=False):
+        if not disk.startswith("0000:00:1f.2/"):
+            raise DeviceError(disk, "there is no such disk")
+        info = DiskInfo(disk, "LAB", "LAB-DISK0", "1.0", 1 << 27, 512, 4096, 32, Feature.FUA, 65536, 1)
+        export = Export(name, SimpleNamespace(info=info), read_only, description, tls_only)
+        self.server.served[name] = Served(export, FakeEngine())
+        return export
+
+    async def remove(self, name):
+        if self.server.served.pop(name, None) is None:
+            raise LookupError(f"there is no export {name}; there is {', '.join(self.server.served) or 'none'}")
+
+    def rows(self):
+        yield from self.server.served.values()
 
 
 PROCESS = {"parent": 900, "state": "sleeping", "name": "curl", "command": "curl http://10.77.0.1/", "user": "www-data",
@@ -170,7 +226,7 @@ class FakeProcesses:
         return theirs
 
 
-class FakeCore:
+class FakeCore(NetworkFakes):
     """A `Core`: 10.77.0.1 answers pings, 10.77.0.9 does not, 10.77.0.8 is unreachable, others have no route."""
 
     verdict_help = VERDICT_HELP
@@ -178,12 +234,14 @@ class FakeCore:
     devices = None
 
     def __init__(self):
+        super().__init__()
         self.stack = FakeStack()
         self.pump = FakePump()
         self.processes = FakeProcesses()
         self.running_services = []
         self.kicks = 0
         self.pings = []
+        self.exports = FakeExports()
 
     @property
     def storage(self):
@@ -201,6 +259,9 @@ class FakeCore:
 
     def services(self):
         return ["echo/7", "http/80"]
+
+    def nbd_uris(self):
+        return ["nbd://10.77.0.2/", "nbd+unix:///?socket=/run/rustosd/nbd.sock"]
 
     def open_session(self, pid):
         ours, theirs = socket.socketpair()
