@@ -43,7 +43,9 @@ SILENT = {
 SAID = {("crash", "clear"): "1 report removed\n"}
 ELSEWHERE = {
     "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "report": "test_cli_report.py",
-    "config show": "below", "log unset": "below",
+    "capture": "tests/peers", "traceroute": "tests/peers", "top": "test_cli_top.py", "conn show": "test_cli_network.py",
+    "conn close": "test_cli_network.py", "disk exports": "test_cli_disk.py", "disk export": "test_cli_disk.py",
+    "disk unexport": "test_cli_disk.py", "config show": "below", "log unset": "below",
     "disk read": "test_cli_disk.py", "disk write": "test_cli_disk.py",
 }
 """Commands whose output is no text of ours, or a file, and who tests them."""
