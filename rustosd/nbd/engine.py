@@ -330,10 +330,8 @@ class Engine:
             told = events[i].events
             if told & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 p.flags |= P_READABLE
-            if told & EPOLLOUT:
+            if told & (EPOLLOUT | EPOLLHUP | EPOLLERR):     # who has left does not read: sending will tell
                 p.flags &= ~cython.cast(uint32_t, P_FULL)
-            if told & (EPOLLHUP | EPOLLERR) and p.flags & P_EOF:
-                peer_break(p, ENDED_LOST if p.out_count else p.reason)
             self._activate(p)
 
     @cython.cfunc
