@@ -92,6 +92,8 @@ class Facts(NamedTuple):
     addresses: Sequence[Mapping[str, Any]] = ()
     gone: Sequence[tuple[str, str]] = ()
     """Devices that have left, or cannot be driven: bus address and why."""
+    disks: Sequence[tuple[str, str, str]] = ()
+    """Disks in trouble: name, the check's code, and what is wrong."""
     usage: Mapping[str, int] = {}
     resident_octets: int = 0
     memory_octets: int = 0
@@ -151,6 +153,14 @@ def _link_down(facts: Facts) -> Iterator[Finding]:
 def _device_gone(facts: Facts) -> Iterator[Finding]:
     for bdf, reason in facts.gone:
         yield Finding(bdf, f"Device {bdf} is gone: {reason}.")
+
+
+def _disk(code: str) -> Callable[[Facts], Iterator[Finding]]:
+    def find(facts: Facts) -> Iterator[Finding]:
+        for name, found, what in facts.disks:
+            if found == code:
+                yield Finding(name, f"Disk {name} {what}.")
+    return find
 
 
 def _address_duplicate(facts: Facts) -> Iterator[Finding]:
@@ -241,6 +251,11 @@ CHECKS: Final[tuple[Check, ...]] = (
           "Check cable and switch port; for a TAP: ip link set NAME up, where NAME is the kernel's interface."),
     Check("device-gone", "error", _device_gone,
           "Plug it in again, or let go of it: rustosctl device give. The kernel's log may say more: dmesg."),
+    Check("disk-stalled", "error", _disk("disk-stalled"),
+          "Requests that wait end with ETIMEDOUT until it answers. See: rustosctl disk show; and dmesg for what is below it."),
+    Check("disk-flush-lost", "error", _disk("disk-flush-lost"),
+          "What was written since the last flush that succeeded may be lost. Look at what is below the file (dmesg, df), then "
+          "restart the daemon and have its users check their data."),
     Check("address-duplicate", "error", _address_duplicate, "Give one of the two hosts another address: rustosctl addr."),
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),

@@ -16,10 +16,10 @@ def facts(*, seconds=60.0, before=None, interfaces=({"name": "rustos0", "up": Tr
     """Facts of a healthy daemon, but for what is said; `before` was a minute ago."""
     usage = now.pop("usage", USAGE)
     memory = now.pop("memory", (1, 100))
-    addresses, gone = now.pop("addresses", ()), now.pop("gone", ())
+    addresses, gone, disks = now.pop("addresses", ()), now.pop("gone", ()), now.pop("disks", ())
     figures = Figures(at_s=1000.0, **{"nics": {"rustos0": Nic(tx_frames=1000)}, "ended": QUIET} | now)
     earlier = Figures(at_s=1000.0 - seconds, **before or {})
-    return Facts(figures, earlier, interfaces=interfaces, addresses=addresses, gone=gone, usage=usage,
+    return Facts(figures, earlier, interfaces=interfaces, addresses=addresses, gone=gone, disks=disks, usage=usage,
                  resident_octets=memory[0], memory_octets=memory[1])
 
 
@@ -36,6 +36,8 @@ SICK = [
     ("no-interface", "", {"interfaces": ()}),
     ("link-down", "eth0", {"interfaces": ({"name": "eth0", "up": False},)}),
     ("device-gone", "0000:00:03.0", {"gone": [("0000:00:03.0", "it was unplugged")]}),
+    ("disk-stalled", "disk0", {"disks": [("disk0", "disk-stalled", "answers nothing")]}),
+    ("disk-flush-lost", "disk0", {"disks": [("disk0", "disk-flush-lost", "failed to flush")]}),
     ("address-duplicate", "10.0.0.1/24", {"addresses": ({"name": "a", "address": "10.0.0.1/24", "state": "duplicate"},)}),
     ("pump-errors", "", {"pump": {"errors": 1}}),
     ("tcp-bug", "", {"counters": {"tcp_impossible_transitions": 1}}),
