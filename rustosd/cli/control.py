@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import acpi, calls, device, disk, shell, tables
+from rustosd.cli import acpi, calls, device, sata, shell, tables
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.cli.run import run as run_command
@@ -281,7 +281,7 @@ def _summary(address: str, sent: int, answered_us: Sequence[float]) -> str:
 
 
 app.add_typer(device.app, name="device")
-app.add_typer(disk.app, name="disk")
+app.add_typer(sata.app, name="disk")
 app.command("acpi")(acpi.acpi)
 app.command("run")(run_command)
 

@@ -15,6 +15,7 @@ import typer
 
 from rustosd.cli import calls, plots, shell, tables
 from rustosd.cli.calls import Json, call, checked, known
+from rustosd.cli.drive import drive_facts
 from rustosd.cli.tables import Column, Listing, octets, plain
 from rustosd.control import disk_protocol as p
 from rustosd.control.client import CallFailed, Client
@@ -59,17 +60,18 @@ def list_(json: Json = False) -> None:
 @app.command()
 def show(disk: Name, json: Json = False) -> None:
     """All about one disk: sizes, features, what is on it, what was done with it."""
-    details: p.DiskDetails = call("disk.show", _which(disk))
+    details: p.DiskDetails = call("disk.show", which(disk))
     if json:
         tables.print_json("disk", details)
         return
     row = details.disk
+    drive = call("disk.drive", which(row.name)) if details.drive else None
     tables.show_facts((
         ("disk", row.name), ("model", plain(row.model)), ("serial", plain(row.serial)), ("firmware", plain(row.firmware)),
         ("size", f"{octets(row.octets)} ({row.octets} octets)"),
         ("sectors", f"{row.sector_octets} octets, {row.physical_octets} on the medium"),
         ("queue depth", str(row.queue_depth)), ("features", plain([feature.replace("_", " ") for feature in details.features])),
-        ("holds", plain(details.holds)),
+        ("holds", plain(details.holds)), *(drive_facts(drive) if drive is not None else ()),
         *((name.replace("_", " "), str(value)) for name, value in details.statistics.items() if value),
     ))
 
@@ -88,7 +90,7 @@ def read(
         raise typer.BadParameter("--length is at least 1 octet")
     hexdump = hexdump or (output == "-" and sys.stdout.isatty())
     with calls.daemon() as daemon:
-        row: p.Disk = daemon.call("disk.show", _which(disk)).disk
+        row: p.Disk = daemon.call("disk.show", which(disk)).disk
         rest = row.octets - begin
         if rest <= 0 or (wanted or 0) > rest:
             raise shell.Stop(f"{row.name} ends at {row.octets}: there are no {wanted or 1} octets from {begin} on")
@@ -119,7 +121,7 @@ def write(
     """Copy from a file onto a disk, and have the disk put it on its medium. Refuses without --yes."""
     begin = checked(parse_size, offset)
     with calls.daemon() as daemon, _opened(source, "rb") as file:
-        details: p.DiskDetails = daemon.call("disk.show", _which(disk))
+        details: p.DiskDetails = daemon.call("disk.show", which(disk))
         row, size = details.disk, _size_of(file)
         if size == 0:
             raise shell.Stop(f"{source} is empty: there is nothing to write")
@@ -139,7 +141,7 @@ def write(
                     raise shell.Stop(f"{error}; {done} octets were written before") from None
                 done += len(chunk)
                 advance(len(chunk))
-        daemon.call("disk.flush", _which(row.name))
+        daemon.call("disk.flush", which(row.name))
     print(f"{octets(done)} written to {row.name} at {begin}, and flushed")
 
 
@@ -165,7 +167,7 @@ def bench(
     if not 512 <= size <= 1 << 20:
         raise typer.BadParameter(f"--block is from 512 octets to 1 MiB, not {size}")
     with calls.daemon() as daemon:
-        request = p.DiskBench(disk=_which(disk).disk, pattern=pattern, block_octets=size, depth=depth)
+        request = p.DiskBench(disk=which(disk).disk, pattern=pattern, block_octets=size, depth=depth)
         rounds = _rounds(daemon, request, seconds)
     if not rounds:
         return shell.INTERRUPTED
@@ -248,7 +250,8 @@ def _octaves(histogram: Sequence[p.LatencyBucket]) -> list[tuple[float, int]]:
 
 # Files and what a person sees meanwhile
 
-def _which(disk: str) -> p.DiskName:
+def which(disk: str) -> p.DiskName:
+    """A disk by its name, as parameters."""
     if not 1 <= len(disk) <= p.LONGEST_NAME:
         raise typer.BadParameter(f"{disk!r} is no name of a disk")
     return p.DiskName(disk=disk)

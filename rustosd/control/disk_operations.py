@@ -66,7 +66,8 @@ class DiskOperations:
             holds = recognise(await disk.read(0, min(info.sectors, LOOKED_AT // info.sector_octets)))
         except DeviceError as error:
             holds = [f"what cannot be read: {error}"]
-        return p.DiskDetails(disk=_row(disk), features=[feature.name.lower() for feature in info.features], holds=holds,
+        return p.DiskDetails(disk=_row(disk), drive=self.has_drive(info.name), holds=holds,
+                             features=[feature.name.lower() for feature in info.features],
                              statistics={name: value for name, value in statistics.items() if isinstance(value, int)})
 
     async def disk_read(self, request: p.DiskRead) -> p.Octets:
@@ -106,6 +107,10 @@ class DiskOperations:
         depth = min(request.depth, info.queue_depth)
         result = await disk.bench(request.pattern, request.block_octets, depth, request.seconds)
         return _round(info.name, request, depth, result)
+
+    def has_drive(self, name: str) -> bool:
+        """Whether `SataOperations` knows more of it."""
+        return False
 
     def _all(self) -> list[Disk]:
         devices = self.core.devices

@@ -12,6 +12,7 @@ from rustosd.control import protocol as p
 from rustosd.control.acpi_operations import AcpiOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
+from rustosd.control.sata_operations import SataOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.pinger import Answer
 
@@ -47,7 +48,7 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, DiskOperations):
+class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
