@@ -18,9 +18,10 @@ from typing import Final, TypeVar
 
 from drivers import vfio_user_abi as abi
 from drivers.bar import CallBar, MappedBar, SparseBar
+from drivers.device import Bar
 from drivers.errors import DeviceError, DeviceRefused
 from drivers.vfio_abi import DeviceInfo, IrqFlag, IrqInfo, RegionInfo
-from drivers.vfio_device import VfioDevice
+from drivers.vfio_device import COMMAND, VfioDevice
 from drivers.vfio_user_abi import Command, Message, ProtocolError
 from drivers.vfio_user_channel import TIMEOUT_S, Channel, Listener
 from mm.dma import HUGE_PAGE, LOW_END, AddressRange, DmaExhausted, DmaPool, HostMemory, IovaSpace
@@ -29,6 +30,8 @@ RESET_S: Final = 30.0
 """How long a server may take for a reset."""
 _ADDRESSES = AddressRange(0, (1 << 39) - 1)
 """What the device is told; every server takes so many bits."""
+
+_COMMAND_MEMORY: Final = 1 << 1
 
 _T = TypeVar("_T")
 
@@ -59,6 +62,23 @@ class VfioUserDevice(VfioDevice):
         self._session = session
         handle = _ServerHandle(session, map_unsealed=map_unsealed)
         super().__init__(session.name, session.name, "vfio-user", handle, DmaPool(session.window), session.close)
+
+    def bar(self, index: int) -> Bar:
+        """Base address register 0 to 5. Raises DeviceError when there is none."""
+        self._decode_memory()
+        return super().bar(index)
+
+    def reset(self) -> str:
+        """As VfioDevice.reset."""
+        how = super().reset()
+        self._decode_memory()
+        return how
+
+    def _decode_memory(self) -> None:
+        """Let the device answer at its BARs. For VFIO the kernel does that."""
+        command = self.config.read(COMMAND, 2)
+        if not command & _COMMAND_MEMORY:
+            self.config.write(COMMAND, 2, command | _COMMAND_MEMORY)
 
     def on_release_request(self, callback: Callable[[], None]) -> None:
         """Call back, from the running loop, when the server wants the device back (REQ) or has ended: close it.

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
-from rustosd.values import Address, Cidr, FilePath, HostPort, InterfaceName, Mac, PciAddress, Prefix, SocketPath
+from rustosd.values import Address, Cidr, DiskName, FilePath, HostPort, InterfaceName, Mac, PciAddress, Prefix, Size, SocketPath
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
@@ -128,6 +128,21 @@ class RouteConfig(_Section):
     metric: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFE)] = 0
 
 
+class DiskConfig(_Section):
+    """One disk that is kept in a file, in memory, or on a block device of the host."""
+
+    name: DiskName
+    kind: Literal["file", "ram", "device"] = "file"
+    path: FilePath | None = None
+    size: Size | None = None
+    sector_octets: Literal[512, 4096] = 512
+    read_only: bool = False
+    direct: bool = False
+    optional: bool = False
+    client_requests_per_s: Annotated[int, msgspec.Meta(ge=0, le=100_000_000)] = 0
+    client_octets_per_s: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
+
+
 class ServiceConfig(_Section):
     enabled: bool
     port: PortNumber
@@ -194,6 +209,7 @@ class Config(_Section):
     log: LogConfig
     device: tuple[DeviceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
+    disk: tuple[DiskConfig, ...] = ()
 
 
 def default_text() -> str:
@@ -225,7 +241,7 @@ def load(path: str | Path | None) -> Config:
 def parse(text: str, name: str) -> Config:
     """The configuration in a text, completed from the built-in one. Raises ConfigError, which calls it `name`.
 
-    Tables are completed key by key; arrays ([[interface]], [[device]], [[route]]) are taken whole or not at all.
+    Tables are completed key by key; arrays ([[interface]], [[device]], [[route]], [[disk]]) are taken whole or not at all.
     """
     try:
         given = tomllib.loads(text)
@@ -320,6 +336,7 @@ def _check(config: Config) -> None:
                 addresses.add(str(cidr.parsed.ip))
     _check_same_device(config)
     _check_routes(config, names)
+    _check_disks(config)
     services = [(name, getattr(config.service, name)) for name in ("echo", "iperf3", "http")]
     ports: dict[int, str] = {}
     for name, service in services:
@@ -364,6 +381,28 @@ def _check_gateways(section: InterfaceConfig | DeviceConfig, path: tuple, adopts
         if version in families:
             raise _Wrong((*path, "gateway", j), f"a second IPv{version} gateway; use [[route]] with a metric")
         families.add(version)
+
+
+def _check_disks(config: Config) -> None:
+    names: set[str] = set()
+    paths: dict[str, str] = {}
+    for i, disk in enumerate(config.disk):
+        path = ("disk", i)
+        if disk.name in names:
+            raise _Wrong((*path, "name"), f"{disk.name} is the name of another disk already")
+        names.add(disk.name)
+        if disk.kind == "ram":
+            for key in ("path", "direct", "read_only"):
+                if getattr(disk, key):
+                    raise _Wrong((*path, key), 'is for kind = "file" and "device", not for memory')
+            if disk.size is None:
+                raise _Wrong(path, 'needs size = "..." for kind = "ram"')
+        elif disk.path is None:
+            raise _Wrong(path, f'needs path = "..." for kind = "{disk.kind}"')
+        elif disk.kind == "device" and disk.size is not None:
+            raise _Wrong((*path, "size"), "a device has its own")
+        elif (other := paths.setdefault(disk.path, disk.name)) != disk.name:
+            raise _Wrong((*path, "path"), f"{disk.path} is disk {other} already")
 
 
 def _check_same_device(config: Config) -> None:
@@ -419,7 +458,7 @@ def _choices(path: tuple) -> str:
             kind = kind.__args__[0]
         else:
             kind = {field.name: field.type for field in msgspec.structs.fields(kind)}[key]
-    return f"; one of {', '.join(kind.__args__)}" if get_origin(kind) is Literal else ""
+    return f"; one of {', '.join(map(str, kind.__args__))}" if get_origin(kind) is Literal else ""
 
 
 def _path_of(text: str) -> tuple:

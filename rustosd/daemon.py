@@ -26,7 +26,7 @@ from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import health, metrics
+from rustosd import block_metrics, health, metrics
 from rustosd.config import Config, InterfaceConfig, RouteConfig
 from rustosd.control.operations import LOOPBACK_INDEX, Operations, version
 from rustosd.control.server import ControlServer
@@ -40,6 +40,7 @@ from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
 from rustosd.pinger import Answer, Pinger
+from rustosd.processes import Processes
 from rustosd.pump import Pump
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
@@ -48,6 +49,7 @@ from rustosd.services.iperf3 import Iperf3Service
 from rustosd.status import document
 from rustosd.status.document import Reporter
 from rustosd.status.site import site
+from rustosd.storage import Storage
 from rustosd.supervisor import Supervisor
 
 HOST_CLIENTS = 64
@@ -86,13 +88,15 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
+        self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None
+        self.processes = Processes()
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
-            notes=lambda: health.by_severity(self.reporter.notes())))
+            notes=lambda: health.by_severity(self.reporter.notes()), disks=lambda: block_metrics.collect(self.storage)))
 
     async def run(self, announce: bool = True) -> None:
         """Start, serve until asked to stop, give everything back. Raises one of StartFailed when it cannot start."""
@@ -139,6 +143,8 @@ class Daemon:
         if self.config.device:
             self.watch.start()      # before the devices: none shall come unseen in between
         await self.devices.start()
+        undo.callback(self.storage.close)
+        self.storage.open(self.config.disk)
         for route in self.config.route:
             self._add_route(route)
         undo.callback(self.pump.flush)      # while the NICs are still there to carry the last resets away
@@ -150,6 +156,7 @@ class Daemon:
             undo.callback(self.handoff.close)
         control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
                                 self.supervisor.socket("control"), _group_id(self.config))
+        undo.callback(self.processes.close)
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)
@@ -279,6 +286,10 @@ class Daemon:
 
     def _sata_controllers(self) -> list[Any]:
         return [held.sata for held in self.devices.held.values() if held.sata is not None]
+
+    def _device_disks(self) -> Iterator[Any]:
+        for held in self.devices.held.values():
+            yield from held.disks.values()
 
     def gone_devices(self) -> list[tuple[str, str]]:
         return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]

@@ -77,18 +77,19 @@ class PumpFigures(Protocol):
 class StackCollector:
     """Everything the daemon counts, as metric families.
 
-    `samples` adds what the services count, `notes` how many health notes there are of each severity.
+    `samples` adds what the services count, `notes` how many health notes there are of each severity, `disks` their families.
     """
 
     def __init__(self, stack: Any, counter_help: Mapping[str, str], version: str,
                  samples: Callable[[], Iterable[Any]] = lambda: (), *, pump: PumpFigures | None = None,
-                 notes: Callable[[], Mapping[str, int]] = dict):
+                 notes: Callable[[], Mapping[str, int]] = dict, disks: Callable[[], Iterable[Metric]] = tuple):
         self.stack = stack
         self.counter_help = counter_help
         self.version = version
         self.samples = samples
         self.pump = pump
         self.notes = notes
+        self.disks = disks
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("rustos_build_info", "1; the version is in the label.", labels=["version"])
@@ -101,6 +102,7 @@ class StackCollector:
         yield from self._tcp()
         if self.pump is not None:
             yield from _pump(self.pump)
+        yield from self.disks()
         for name, count in self.stack.counters().items():
             yield CounterMetricFamily(f"rustos_{name}", _sentence(self.counter_help.get(name, name)), value=count)
         yield from families(self.samples())

@@ -156,6 +156,32 @@ class SocketPath(FilePath):
         return super().__new__(cls, text)
 
 
+class Size(str):
+    """An amount of octets in words, `10GiB`; at least 1."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        if parse_size(text) == 0:
+            raise ValueError(f"{text!r} is nothing at all")
+        return super().__new__(cls, text.strip())
+
+    @property
+    def octets(self) -> int:
+        return parse_size(self)
+
+
+class DiskName(str):
+    """What a disk is called: 1 to 32 letters, digits and `_.-`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", text):
+            raise ValueError(f"{text!r} is no name of a disk: 1 to 32 letters, digits, _, . and -, such as disk0")
+        return super().__new__(cls, text)
+
+
 def parse_size(text: str) -> int:
     """An amount of octets, `4096`, `0x1000`, `64K`, `1MiB`; a K is 1024. Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())

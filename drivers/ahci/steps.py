@@ -46,18 +46,22 @@ class Steps:
         self._device, self._procedure = device, procedure
         self._wait: Until | Pause | None = None
         self._since = 0
+        self._begun: int | None = None
+        """When a pause began: at the first look after it was asked for, as `now` may then be long ago."""
         self.value: Any = None
         """What the procedure returned."""
 
     def advance(self, now: int) -> bool:
         """Go on as far as that is possible now; whether it has ended. Raises what the procedure raises."""
         try:
+            if self._begun is None:
+                self._begun = now
             if self._wait is None:
                 self._next(self._procedure.send(None), now)
             while True:
                 wait = self._wait
                 if isinstance(wait, Pause):
-                    if now - self._since < wait.ns:
+                    if self._begun is None or now - self._begun < wait.ns:
                         return False
                     self._next(self._procedure.send(None), now)
                     continue
@@ -77,7 +81,7 @@ class Steps:
             return True
 
     def _next(self, wait: Until | Pause, now: int) -> None:
-        self._wait, self._since = wait, now
+        self._wait, self._since, self._begun = wait, now, None
 
 
 def run(device: str, procedure: Procedure, clock: Callable[[], int], sleep: Callable[[float], None]) -> Any:

@@ -6,7 +6,7 @@ import time
 
 import cython
 from cython.cimports.drivers.block.queue import Queue
-from cython.cimports.drivers.block.records import LANES, MAX_SEGMENTS, OPERATIONS, QUANTUM, Lane, LaneCounters, Slot
+from cython.cimports.drivers.block.records import LANES, MAX_SEGMENTS, OPERATIONS, QUANTUM, Ends, Lane, LaneCounters, Slot
 from cython.cimports.drivers.block.sys import read
 from cython.cimports.drivers.request import (
     REQUESTS,
@@ -48,14 +48,20 @@ class Client:
         self.number = -1
 
     def __init__(self, queue: Queue, name: str, *, sector_octets: int = 0, depth: int = DEPTH, read_only: bool = False,
-                 weight: float = 1.0, requests_per_s: float = 0, burst_requests: float = 0, octets_per_s: float = 0,
-                 burst_octets: float = 0):
-        """`sector_octets`: what requests count in, 1 (octets), 512 or 4096; 0: the disk's. `depth`: requests it may have
-        here. `weight`: its share of a busy disk, beside others'. Limits: see `limit`. Raises DeviceError, ValueError.
+                 window: tuple[int, int] | None = None, weight: float = 1.0, requests_per_s: float = 0,
+                 burst_requests: float = 0, octets_per_s: float = 0, burst_octets: float = 0, label: str = ""):
+        """`name`: of the client, for those who look at the queue; `label`: of the disk it is, if not the queue's disk's.
+
+        `window`: the part of the disk that is all it sees, (first octet, octets), a partition. `sector_octets`: what requests
+        count in, 1 (octets), 512 or 4096; 0: the disk's. `depth`: requests it may have here. `weight`: its share of a busy
+        disk, beside others'. Limits: see `limit`. Raises DeviceError, ValueError.
         """
         below = queue.disk.info
         unit = sector_octets or below.sector_octets
-        if unit not in (*UNITS, below.sector_octets) or below.octets % unit:
+        begin, octets = window or (0, below.octets)
+        if begin < 0 or not 0 < octets <= below.octets - begin or (begin | octets) % below.sector_octets:
+            raise ValueError(f"a window of {octets} octets at {begin} is not on {below.name}, or no whole sectors")
+        if unit not in (*UNITS, below.sector_octets) or octets % unit or begin % unit:
             raise ValueError(f"sectors of {unit} octets on {below.name}: 1, 512, 4096 and its own are possible")
         if not 1 <= depth <= MAX_DEPTH:
             raise ValueError(f"a depth of {depth}: 1 to {MAX_DEPTH} are possible")
@@ -71,11 +77,12 @@ class Client:
             features |= Feature.FUA | Feature.WRITE_ZEROES
         if unit > below.sector_octets:
             features &= ~Feature.EXTENTS        # they may end within a sector
-        self.info = DiskInfo(below.name, below.model, below.serial, below.firmware, below.octets // unit, unit,
+        self.info = DiskInfo(label or below.name, below.model, below.serial, below.firmware, octets // unit, unit,
                              below.physical_octets, depth, features, MAX_OCTETS // unit, MAX_SEGMENTS,
                              trim_sectors=max(below.trim_sectors * below.sector_octets // unit, 1), memory_alignment=1)
         self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._make_lane(depth)
+        self.lane.begin = begin
         self.limit(weight, requests_per_s, burst_requests, octets_per_s, burst_octets)
         self.poller = select.epoll()
         self.poller.register(self.eventfd, select.EPOLLIN)
@@ -239,11 +246,12 @@ class Client:
         if self.lane == cython.NULL:
             return {}
         c: cython.pointer[LaneCounters] = cython.address(self.lane.counters)
+        e: cython.pointer[Ends] = cython.address(self.lane.ends)
         unit: uint64_t = self.lane.unit
-        counts = {name: c.requests[i] for i, name in enumerate(_REQUESTS)}
-        counts |= {name: c.octets[i] // unit for i, name in enumerate(_SECTORS) if name}
+        counts = {name: e.requests[i] for i, name in enumerate(_REQUESTS)}
+        counts |= {name: e.octets[i] // unit for i, name in enumerate(_SECTORS) if name}
         return counts | {
-            "failed": c.failed, "refused": c.refused, "timeouts": c.timeouts, "merged": c.merged, "split": c.split,
+            "failed": e.failed, "refused": c.refused, "timeouts": c.timeouts, "merged": c.merged, "split": c.split,
             "bounced": c.bounced, "retried": c.retried, "throttled": c.throttled, "full": c.full,
             "waiting_requests": self.lane.waiting, "requests_under_way": self.lane.under_way}
 
@@ -251,7 +259,7 @@ class Client:
         """How long its requests took from `submit` on, in ns: a row of `mm.histogram.Histogram` for each operation."""
         if self.lane == cython.NULL:
             return {}
-        return {OPERATION_NAMES[i]: histogram_row(cython.address(self.lane.latency[i])) for i in range(OPERATIONS)}
+        return {OPERATION_NAMES[i]: histogram_row(cython.address(self.lane.ends.latency[i])) for i in range(OPERATIONS)}
 
     def close(self) -> None:
         """Leave the queue; the disk stays open for others. May be called twice.

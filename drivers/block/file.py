@@ -231,7 +231,7 @@ class FileDisk:
         return {"reads": c.reads, "writes": c.writes, "flushes": c.flushes, "trims": c.trims, "zeroes": c.zeroes,
                 "sectors_read": c.sectors_read, "sectors_written": c.sectors_written, "sectors_trimmed": c.sectors_trimmed,
                 "sectors_zeroed": c.sectors_zeroed, "failed": c.failed, "refused": c.refused, "at_once": c.at_once,
-                "wakeups": c.wakeups, "flush_lost": self.sync_error != 0}
+                "wakeups": c.wakeups, "flush_lost": 1 if self.sync_error else 0}
 
     def close(self) -> None:
         """Wait for what the kernel is at, make what was written durable, and close the file. May be called twice."""

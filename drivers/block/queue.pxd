@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from drivers.block.commands cimport Commands
-from drivers.block.records cimport LANES, Command, Lane, Slot
+from drivers.block.records cimport LANES, Command, Ends, Lane, Slot
 from drivers.request cimport CompletionBurst, RequestBurst
 
 cdef class Queue(Commands):
@@ -20,6 +20,7 @@ cdef class Queue(Commands):
     cdef int64_t timeout_ns     # 0: never
     cdef int64_t looked         # when lanes were last asked for their requests
     cdef readonly bint stalled, gone, closed
+    cdef Ends ends              # of all clients
     cdef uint64_t stalls        # times that the disk did not answer for so long that clients were told
 
     cdef int64_t now(self) except? -1

@@ -19,12 +19,14 @@ from cython.cimports.drivers.block.records import (
     MAX_SEGMENTS,
     NEAR,
     Command,
+    Ends,
     Lane,
     Slot,
     allowed_at,
     append,
     charge,
     cost,
+    count,
     prepend,
     segments_of,
     unlink,
@@ -52,9 +54,10 @@ from cython.cimports.libc.errno import EILSEQ, EIO, ENODEV, ENOMEM, EOPNOTSUPP, 
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import malloc
 from cython.cimports.libc.string import memcpy
-from cython.cimports.mm.histogram import histogram_add
+from cython.cimports.mm.histogram import histogram_add, histogram_row
 from cython.cimports.mm.hw import now_ns
 
+from drivers.block.commands import OPERATION_NAMES
 from drivers.disk import GONE
 
 if not cython.compiled:
@@ -97,6 +100,18 @@ class Queue(Commands):
         """Of the commands to the disk: how many of each operation, and what went wrong. Clients have their own."""
         return self.command_statistics() | {"stalls": self.stalls}
 
+    def requests_ended(self) -> dict:
+        """Of all its clients, also those that have left, by operation: (requests, octets, histogram's row); with failures."""
+        e: cython.pointer[Ends] = cython.address(self.ends)
+        ended = {name: (e.requests[i], e.octets[i], histogram_row(cython.address(e.latency[i])))
+                 for i, name in enumerate(OPERATION_NAMES)}
+        return {"failed": e.failed, "operations": ended}
+
+    def waiting(self) -> int:
+        """Requests of which nothing is with the disk yet."""
+        lanes = [i for i in range(self.lane_count) if self.lanes[i] != cython.NULL]
+        return sum(self.lanes[i].waiting for i in lanes) + self.flush_waiting
+
     def close(self) -> None:
         """Close the disk; clients find it gone. May be called twice."""
         if self.closed:
@@ -104,6 +119,7 @@ class Queue(Commands):
         self.closed = True
         self.disk.close()       # from here on no memory of a client's is the disk's
         self._lose(self.now())
+        self._rearm(cython.NULL)
         self.free_buffers()
 
     @cython.cfunc
@@ -153,7 +169,7 @@ class Queue(Commands):
             s.tag, s.operation, s.flags, s.sectors, s.submitted = r.tag, r.operation, r.flags, r.sectors, now
             s.error, s.pieces, s.cursor, s.segment_count = 0, 0, 0, 0
             s.started = s.alone = s.odd = s.waits = False
-            s.at = r.lba * lane.unit
+            s.at = lane.begin + r.lba * lane.unit
             s.octets = cython.cast(uint64_t, r.sectors) * lane.unit
             error = ENODEV if self.gone or self.closed else check(cython.address(lane.bounds), r, segments)
             if error == 0 and r.segment_count > NEAR and s.apart == cython.NULL:
@@ -686,12 +702,8 @@ class Queue(Commands):
             lane.under_way -= 1
             if s.flags & BARRIER:
                 lane.barrier = False
-        histogram_add(cython.address(lane.latency[s.operation]), now - s.submitted)
-        if error:
-            lane.counters.failed += 1
-        else:
-            lane.counters.requests[s.operation] += 1
-            lane.counters.octets[s.operation] += s.octets
+        count(cython.address(lane.ends), s, error, now)
+        count(cython.address(self.ends), s, error, now)
         tell(lane, s, error)
 
     @cython.cfunc

@@ -2,7 +2,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from drivers.block.check cimport Bounds
 from drivers.request cimport Completion, Segment
-from mm.histogram cimport Log2Histogram
+from mm.histogram cimport Log2Histogram, histogram_add
 
 cdef enum:
     LANES = 64                  # clients of a queue at most
@@ -39,10 +39,13 @@ cdef struct Slot:
     Segment near_by[NEAR]
     Segment *apart              # MAX_SEGMENTS, once it needed more than NEAR
 
-cdef struct LaneCounters:
+cdef struct Ends:
     uint64_t requests[OPERATIONS]       # that ended well
     uint64_t octets[OPERATIONS]
     uint64_t failed             # that ended with an error of the disk's
+    Log2Histogram latency[OPERATIONS]   # from `submit` on, ns
+
+cdef struct LaneCounters:
     uint64_t refused            # that made no sense
     uint64_t timeouts
     uint64_t merged             # that were part of another's command
@@ -56,6 +59,7 @@ cdef struct LaneCounters:
 cdef struct Lane:
     Bounds bounds               # in the client's sectors
     uint32_t unit               # octets of one
+    uint64_t begin              # where on the disk its first is, octets
     uint32_t depth
     Slot *slots
     Slot *free
@@ -81,7 +85,7 @@ cdef struct Lane:
     Completion *ended           # a queue in a circle
     uint32_t ended_mask, ended_first, ended_count
     LaneCounters counters
-    Log2Histogram latency[OPERATIONS]
+    Ends ends
 
 # One request to the disk below.
 cdef struct Command:
@@ -121,6 +125,15 @@ cdef inline void charge(Lane *lane, uint64_t octets, int64_t now) noexcept nogil
         lane.request_due = (lane.request_due if lane.request_due > now else now) + lane.request_ns
     if lane.octet_ns:
         lane.octet_due = (lane.octet_due if lane.octet_due > now else now) + <int64_t>(octets * lane.octet_ns)
+
+cdef inline void count(Ends *ends, const Slot *s, int error, int64_t now) noexcept nogil:
+    """A request has ended."""
+    histogram_add(&ends.latency[s.operation], now - s.submitted)
+    if error:
+        ends.failed += 1
+    else:
+        ends.requests[s.operation] += 1
+        ends.octets[s.operation] += s.octets
 
 cdef inline int64_t cost(uint64_t octets) noexcept nogil:
     """What counts when lanes share a disk."""

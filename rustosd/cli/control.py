@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import acpi, calls, device, sata, shell, tables
+from rustosd.cli import acpi, calls, device, process, sata, shell, tables
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.cli.run import run as run_command
@@ -284,6 +284,9 @@ app.add_typer(device.app, name="device")
 app.add_typer(sata.app, name="disk")
 app.command("acpi")(acpi.acpi)
 app.command("run")(run_command)
+app.add_typer(process.app, name="process")
+for command in (process.ps, process.kill, process.suspend, process.resume, process.nice):
+    app.command(command.__name__)(command)
 
 
 def main() -> None:

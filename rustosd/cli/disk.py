@@ -1,4 +1,4 @@
-"""`rustosctl disk`: the disks of the controllers that were taken, raw."""
+"""`rustosctl disk`: the daemon's disks, raw: files, memory, and those of the controllers that were taken."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ import typer
 from rustosd.cli import calls, plots, shell, tables
 from rustosd.cli.calls import Json, call, checked, known
 from rustosd.cli.drive import drive_facts
-from rustosd.cli.tables import Column, Listing, octets, plain
+from rustosd.cli.tables import Column, Listing, milliseconds, octets, plain
 from rustosd.control import disk_protocol as p
 from rustosd.control.client import CallFailed, Client
 from rustosd.values import parse_size
@@ -34,11 +34,26 @@ DISKS = Listing("disks", "disk", "disks", (
 ))
 
 
+PARTITIONS = Listing("partitions", "partition", "partitions", (
+    Column("PARTITION", "name"), Column("SIZE", "octets", True, octets), Column("OFFSET", "offset", True),
+    Column("KIND", "kind"), Column("LABEL", "label"),
+))
+USERS = Listing("users", "user", "users", (
+    Column("USER", "user"), Column("DISK", "disk"), Column("REQUESTS", "requests", True),
+    Column("READ AND WRITTEN", "octets", True, octets), Column("WAITING", "waiting", True),
+    Column("UNDER WAY", "under_way", True), Column("THROTTLED", "throttled", True), Column("FAILED", "failed", True),
+))
+LATENCY = Listing("operations", "operation", "operations", (
+    Column("OPERATION", "operation"), Column("REQUESTS", "requests", True), Column("MEAN", "mean_us", True, milliseconds),
+    Column("50% WITHIN", "p50_us", True, milliseconds), Column("99% WITHIN", "p99_us", True, milliseconds),
+))
+
+
 def _complete_disk(incomplete: str) -> list[str]:
     return known("disk.list", lambda rows: [name for row in rows for name in (row.name, row.serial)], incomplete)
 
 
-app = typer.Typer(help="The disks of the controllers that were taken, raw.", rich_markup_mode=None)
+app = typer.Typer(help="The disks, raw: files, memory, and those of the controllers that were taken.", rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="DISK", autocompletion=_complete_disk,
                                      help="Its name, its serial number, or a beginning that only one has.")]
 Offset = Annotated[str, typer.Option(metavar="OCTETS", help="Where to begin: 4096, 64K, 1MiB.")]
@@ -53,7 +68,7 @@ def alone(context: typer.Context, json: Json = False) -> None:
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """The disks of the controllers that were taken."""
+    """The disks: files, memory, and those of the controllers that were taken."""
     tables.show(DISKS, call("disk.list"), json)
 
 
@@ -72,8 +87,13 @@ def show(disk: Name, json: Json = False) -> None:
         ("sectors", f"{row.sector_octets} octets, {row.physical_octets} on the medium"),
         ("queue depth", str(row.queue_depth)), ("features", plain([feature.replace("_", " ") for feature in details.features])),
         ("holds", plain(details.holds)), *(drive_facts(drive) if drive is not None else ()),
+        *((("partition table", plain(details.table)),) if details.table else ()),
         *((name.replace("_", " "), str(value)) for name, value in details.statistics.items() if value),
     ))
+    for listing, rows in ((PARTITIONS, details.partitions), (USERS, details.users), (LATENCY, details.latency)):
+        if rows:
+            print()
+            tables.show(listing, rows, False)
 
 
 @app.command()
@@ -158,7 +178,7 @@ def bench(
     disk: Name,
     pattern: Annotated[Literal["random", "sequential"], typer.Option(help="Where to read.")] = "random",
     block: Annotated[str, typer.Option(metavar="OCTETS", help="Of one request.")] = "4K",
-    depth: Annotated[int, typer.Option(min=1, max=32, help="Requests at the same time.")] = 1,
+    depth: Annotated[int, typer.Option(min=1, max=p.MAX_DEPTH, help="Requests at the same time.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600)] = 5.0,
     json: Json = False,
 ) -> int:
@@ -189,7 +209,9 @@ def _rounds(daemon: Client, request: p.DiskBench, seconds: float) -> list[p.Benc
             rounds.append(daemon.call("disk.bench", msgspec.structs.replace(request, seconds=length)))
             left = round(left - length, 6)
             rates = [_rate(each) for each in rounds]
-            _report(f"{seconds - left:g} of {seconds:g} s  {rates[-1]:.0f} requests/s  {plots.sparkline(rates)}")
+            share = (seconds - left) / seconds
+            _report(f"{plots.progress(share)} {seconds - left:g} of {seconds:g} s  {rates[-1]:.0f} requests/s  "
+                    f"{plots.sparkline(rates)}")
     except KeyboardInterrupt:
         pass
     _report("")

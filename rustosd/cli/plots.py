@@ -8,6 +8,7 @@ LEVELS: Final = "▁▂▃▄▅▆▇█"
 PLAIN_LEVELS: Final = "_.-=+*%#"
 """For an output that cannot show the others."""
 BAR_WIDTH: Final = 40
+PROGRESS_WIDTH: Final = 20
 _PER_LINE: Final = 16
 
 
@@ -23,6 +24,12 @@ def sparkline(values: Sequence[float]) -> str:
     """A character for each value, the higher the larger; none of them negative."""
     levels, most = _levels(), max(values, default=0)
     return "".join(levels[min(int(value / most * len(levels)), len(levels) - 1)] if most else levels[0] for value in values)
+
+
+def progress(share: float, width: int = PROGRESS_WIDTH) -> str:
+    """A bar of which this share, 0 to 1, is filled."""
+    filled = round(min(max(share, 0.0), 1.0) * width)
+    return f"[{_levels()[-1] * filled}{' ' * (width - filled)}]"
 
 
 def bars(rows: Sequence[tuple[str, int]], width: int = BAR_WIDTH) -> Iterator[str]:

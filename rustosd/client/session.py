@@ -11,7 +11,7 @@ from rustosd.client.wire import REQUEST_MOST
 
 DEFAULT_SOCKET = "/run/rustosd/control.sock"
 PATIENCE_S = 10.0           # the daemon answers within a turn of its loop
-_ASK = b'{"jsonrpc":"2.0","id":1,"method":"socket.session","params":{}}\n'
+_ASK = '{{"jsonrpc":"2.0","id":1,"method":"{}","params":{{}}}}\n'
 _LINE_MOST = 65536
 
 
@@ -43,6 +43,10 @@ class Session:
         answer.fd = fds[0] if fds else -1
         return answer
 
+    def detach(self) -> socket.socket:
+        """Its end, which is the caller's from here on."""
+        return self._end
+
     def close(self) -> None:
         self._end.close()
 
@@ -50,7 +54,7 @@ class Session:
 class Door:
     """The control socket, asked for a session. Raises OSError with what to do when nobody is there."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, method: str = "socket.session"):
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Blocking, with the kernel's own limit: a queue of programs in front of ours is no error.
@@ -59,7 +63,7 @@ class Door:
         try:
             self._socket.connect(path)
             self._socket.settimeout(PATIENCE_S)
-            self._socket.sendall(_ASK)
+            self._socket.sendall(_ASK.format(method).encode())
         except OSError as error:
             self._socket.close()
             _unreachable(path, error)

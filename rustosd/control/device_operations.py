@@ -60,6 +60,8 @@ class DeviceCore(Protocol):
     stack: Any
     devices: Devices | None
     """None: this daemon drives no PCI devices."""
+    storage: Iterable[Any]
+    """All its disks: `rustosd.storage.Storage`."""
 
     def kick(self) -> None: ...
 

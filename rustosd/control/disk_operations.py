@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
 
+from drivers.block.partitions import TableWrong
 from drivers.errors import DeviceError
 from rustosd.control import disk_protocol as p
 from rustosd.control.base import Done, Nothing
@@ -35,9 +36,13 @@ class Info(Protocol):
 
 
 class Disk(Protocol):
-    """A disk of ours: `rustosd.disks.AsyncDisk`. Its verbs raise DeviceError."""
+    """A disk of ours: `rustosd.storage.SharedDisk`. Its verbs raise DeviceError."""
 
     info: Info
+    queue: Any                      # drivers.block.queue.Queue
+
+    def all_clients(self) -> Iterable[Any]: ...     # drivers.block.client.Client
+    def table(self) -> Awaitable[Any]: ...          # drivers.block.partitions.Table | None
 
     def read(self, lba: int, sectors: int) -> Awaitable[bytes]: ...
     def write(self, lba: int, octets: bytes) -> Awaitable[None]: ...
@@ -66,9 +71,11 @@ class DiskOperations:
             holds = recognise(await disk.read(0, min(info.sectors, LOOKED_AT // info.sector_octets)))
         except DeviceError as error:
             holds = [f"what cannot be read: {error}"]
-        return p.DiskDetails(disk=_row(disk), drive=self.has_drive(info.name), holds=holds,
+        partitions, wrong = await _partitions(disk)
+        return p.DiskDetails(disk=_row(disk), drive=self._has_drive(info.name), holds=holds,
                              features=[feature.name.lower() for feature in info.features],
-                             statistics={name: value for name, value in statistics.items() if isinstance(value, int)})
+                             statistics={name: value for name, value in statistics.items() if isinstance(value, int)},
+                             partitions=partitions, table=wrong, users=_users(disk), latency=_latency(disk))
 
     async def disk_read(self, request: p.DiskRead) -> p.Octets:
         disk = self._find(request.disk)
@@ -108,13 +115,12 @@ class DiskOperations:
         result = await disk.bench(request.pattern, request.block_octets, depth, request.seconds)
         return _round(info.name, request, depth, result)
 
-    def has_drive(self, name: str) -> bool:
+    def _has_drive(self, _name: str) -> bool:
         """Whether `SataOperations` knows more of it."""
         return False
 
     def _all(self) -> list[Disk]:
-        devices = self.core.devices
-        return [disk for held in devices.held.values() for disk in held.disks.values()] if devices is not None else []
+        return list(self.core.storage)
 
     def _find(self, name: str) -> Disk:
         """By name or serial number, else by a beginning of one that is unique."""
@@ -123,8 +129,8 @@ class DiskOperations:
         hits = hits or [disk for disk in there if disk.info.name.startswith(name) or disk.info.serial.startswith(name)]
         if not hits:
             known = ", ".join(disk.info.name for disk in there)
-            raise OperationFailed(f"there is no disk {name}; " + (
-                f"there is {known}" if there else "none is ours: take its controller, see rustosctl device list"))
+            none = "none is ours: name one under [[disk]] in the configuration, or take a controller, see rustosctl device list"
+            raise OperationFailed(f"there is no disk {name}; {f'there is {known}' if there else none}")
         if len(hits) > 1:
             raise OperationFailed(f"{name} can be {' or '.join(disk.info.name for disk in hits)}; say which")
         return hits[0]
@@ -143,11 +149,55 @@ def _check_room(disk: Disk, offset: int, octets: int, doing: str) -> None:
                               "beyond its end")
 
 
+async def _partitions(disk: Disk) -> tuple[list[p.DiskPartition], str]:
+    """What the disk's table says, and what is wrong with it."""
+    info = disk.info
+    try:
+        table = await disk.table()
+    except (DeviceError, TableWrong) as error:
+        return [], str(error)
+    if table is None:
+        return [], ""
+    return [p.DiskPartition(name=f"{info.name}/p{part.number}", octets=part.sectors * info.sector_octets,
+                            offset=part.lba * info.sector_octets, kind=part.kind, label=part.name)
+            for part in table.partitions], table.note
+
+
+def _users(disk: Disk) -> list[p.DiskUser]:
+    rows = []
+    for client in disk.all_clients():
+        has, unit = client.statistics(), client.info.sector_octets
+        requests = sum(has[name] for name in ("reads", "writes", "flushes", "trims", "zeroes", "extents"))
+        rows.append(p.DiskUser(
+            user=client.name, disk=client.info.name, requests=requests,
+            octets=(has["sectors_read"] + has["sectors_written"]) * unit, waiting=has["waiting_requests"],
+            under_way=has["requests_under_way"], throttled=has["throttled"], failed=has["failed"]))
+    return rows
+
+
+def _latency(disk: Disk) -> list[p.OperationLatency]:
+    rows = []
+    for name, (requests, _, (total, counts)) in disk.queue.requests_ended()["operations"].items():
+        if seen := sum(counts):
+            rows.append(p.OperationLatency(operation=name, requests=requests, mean_us=total / seen / 1000,
+                                           p50_us=_within(counts, 0.5), p99_us=_within(counts, 0.99)))
+    return rows
+
+
+def _within(counts: Sequence[int], share: float) -> float:
+    """Microseconds that this share of requests took at most, by the upper end of a bucket."""
+    left = share * sum(counts)
+    for power, count in enumerate(counts):
+        left -= count
+        if left <= 0:
+            return (1 << power) / 1000
+    return 0.0
+
+
 def _row(disk: Disk) -> p.Disk:
     info = disk.info
     return p.Disk(name=info.name, model=info.model, serial=info.serial, firmware=info.firmware, octets=info.octets,
                   sector_octets=info.sector_octets, physical_octets=info.physical_octets, queue_depth=info.queue_depth)
-
 
 
 def _round(name: str, request: p.DiskBench, depth: int, result: Any) -> p.BenchRound:

@@ -11,6 +11,7 @@ MAX_WRITE_OCTETS = 32 << 10
 """In base64 it fits a request."""
 LONGEST_ROUND_S = 10.0
 LONGEST_NAME = 128
+MAX_DEPTH = 128
 
 Offset = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
@@ -19,7 +20,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
 class Disk(Row):
     """A disk of ours."""
 
-    name: str                   # "0000:00:04.0/1": the controller and its port
+    name: str                   # "disk0" in the configuration, or "0000:00:04.0/1": the controller and its port
     model: str
     serial: str
     firmware: str
@@ -27,6 +28,39 @@ class Disk(Row):
     sector_octets: int
     physical_octets: int
     queue_depth: int
+
+
+class DiskPartition(Row):
+    """One partition; its name can be used in place of a disk's for exports."""
+
+    name: str                   # "disk0/p1"
+    octets: int
+    offset: int
+    kind: str                   # GPT: the type's GUID; MBR: its number, "0x83"
+    label: str
+
+
+class DiskUser(Row):
+    """Who uses a disk: an export, or the operator's commands."""
+
+    user: str
+    disk: str                   # the disk, or a partition of it
+    requests: int
+    octets: int
+    waiting: int
+    under_way: int
+    throttled: int              # requests that had to wait for the user's limits
+    failed: int
+
+
+class OperationLatency(Row):
+    """How long requests of one kind took; percentiles are the upper ends of buckets that double."""
+
+    operation: str
+    requests: int
+    mean_us: float
+    p50_us: float
+    p99_us: float
 
 
 class DiskDetails(Row):
@@ -37,6 +71,10 @@ class DiskDetails(Row):
     features: list[str]
     holds: list[str]            # what its first octets look like: partition tables, filesystems
     statistics: dict[str, int]
+    partitions: list[DiskPartition]
+    table: str                  # what is wrong with the partition table; empty: nothing, or there is none
+    users: list[DiskUser]
+    latency: list[OperationLatency]
 
 
 class Octets(Row):
@@ -111,12 +149,12 @@ class DiskBench(DiskName):
 
     pattern: Literal["random", "sequential"] = "random"
     block_octets: Annotated[int, msgspec.Meta(ge=512, le=1 << 20)] = 4096
-    depth: Annotated[int, msgspec.Meta(ge=1, le=32)] = 1
+    depth: Annotated[int, msgspec.Meta(ge=1, le=MAX_DEPTH)] = 1
     seconds: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_ROUND_S)] = 1.0
 
 
 METHODS = (
-    Method("disk.list", Nothing, list[Disk], False, "The disks of the controllers that were taken."),
+    Method("disk.list", Nothing, list[Disk], False, "The disks: files, memory, and those of the controllers that were taken."),
     Method("disk.show", DiskName, DiskDetails, False, "All about one disk."),
     Method("disk.read", DiskRead, Octets, False, "Read from a disk."),
     Method("disk.write", DiskWrite, Done, False, "Write to a disk."),

@@ -12,9 +12,11 @@ from rustosd.control import protocol as p
 from rustosd.control.acpi_operations import AcpiOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
+from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.sata_operations import SataOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.pinger import Answer
+from rustosd.processes import Processes
 
 # Verdicts that are no drops: the frame did what it came for.
 USEFUL_ENDS = frozenset({"delivered", "answered", "forwarded"})
@@ -30,6 +32,9 @@ class Core(Protocol):
     counter_help: Mapping[str, str]
     devices: Devices | None
     """The PCI devices of the daemon; None where it can have none."""
+    processes: Processes
+    storage: Iterable[Any]
+    """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
     def kick(self) -> None:
         """The stack was changed from outside the pump: let out what it has to say."""
@@ -48,7 +53,7 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations):
+class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, ProcessOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rustosd.control import device_protocol, disk_protocol, sata_protocol
+from rustosd.control import device_protocol, disk_protocol, process_protocol, sata_protocol
 from rustosd.control.base import Done, Method, Nothing, Parameters, Row
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
 
@@ -200,7 +200,7 @@ METHODS = {method.name: method for method in (
     Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer."),
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
-    *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS,
+    *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *process_protocol.METHODS,
 )}
 
 

@@ -61,9 +61,9 @@ class SataOperations:
         _, disk = self._drive(request.disk)
         service.check_token(disk, request.token)
         wrapped = self._find(request.disk)
-        most = wrapped.info.max_trim_sectors
-        if not most:
+        if not disk.info.max_trim_sectors:
             raise OperationFailed(f"{disk.name} has no trim")
+        most = wrapped.info.max_trim_sectors or request.sectors
         if request.lba + request.sectors > wrapped.info.sectors:
             raise OperationFailed(f"{disk.name} has {wrapped.info.sectors} sectors: it ends before sector "
                                   f"{request.lba + request.sectors}; nothing was trimmed")
@@ -96,7 +96,7 @@ class SataOperations:
                 if getattr(held, "sata", None) is not None:
                     yield held.sata
 
-    def has_drive(self, name: str) -> bool:
+    def _has_drive(self, name: str) -> bool:
         """Whether a disk of this name is behind a controller of ours."""
         return any(disk.name == name for sata in self._controllers() for disk in sata.driver.disks)
 

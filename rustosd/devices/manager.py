@@ -51,7 +51,7 @@ class Held:
     driver: Any = None
     """`E1000`, `AhciController`, or None for "other"."""
     disks: dict[str, Any] = field(default_factory=dict)
-    """`AsyncDisk` by name, of an AHCI controller."""
+    """`SharedDisk` by name, of an AHCI controller."""
     sata: Any = None
     """`rustosd.devices.sata.SataController`, of an AHCI controller."""
     state: Literal["running", "gone"] = "running"
@@ -222,8 +222,8 @@ class DeviceManager:
         held.sata = SataController(held.driver, self._loop, lambda disk, there: self._disk_changed(held, disk, there))
 
     def _add_disk(self, held: Held, disk: Any) -> None:
-        from rustosd.disks import AsyncDisk
-        make_disk: MakeDisk = AsyncDisk
+        from rustosd.storage import SharedDisk
+        make_disk: MakeDisk = SharedDisk
         made = make_disk(disk, self._loop)
         held.disks[made.info.name] = made
 

@@ -147,6 +147,14 @@ class Table:
         inode = socket_inode(call.thread, call.fd)
         return self._by_inode.get(inode) if inode else None
 
+    def by_inode(self, inode: int) -> GuestSocket | None:
+        """The socket with this inode; None: it is none of ours."""
+        return self._by_inode.get(inode)
+
+    def inodes(self) -> set[int]:
+        """Of all."""
+        return set(self._by_inode)
+
     def add(self, one: GuestSocket, fd: int) -> None:
         """Enter a socket whose program's end is `fd`."""
         one.inode = os.fstat(fd).st_ino

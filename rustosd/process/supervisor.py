@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rustosd.process import inventory
 from rustosd.process import syscalls as nr
 from rustosd.process.call import Call
+from rustosd.process.channel import Channel
 from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.filter import RULES, assemble
 from rustosd.process.launch import Program, launch
@@ -67,6 +69,7 @@ class Supervisor:
         self._later: list[Callable[[], None]] = []
         self._processes: dict[int, int] = {}                # process id -> its pidfd
         self._notifications: Notifications | None = None
+        self._channel: Channel | None = None
         self._child = 0
         self._status: int | None = None
         self._probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -90,6 +93,7 @@ class Supervisor:
         try:
             self._epoll.register(started.listener, select.EPOLLIN)
             self._watch_signals(wake)
+            self._channel = Channel.open(self, self.link.path)
             started.go()
             return self._loop(started.listener)
         finally:
@@ -352,28 +356,9 @@ class Supervisor:
                 code = os.waitstatus_to_exitcode(status)
                 self._status = code if code >= 0 else 128 - code
 
-    def _group(self) -> list[int]:
-        """Every process below us."""
-        found, unseen = [], [os.getpid()]
-        while unseen:
-            pid = unseen.pop()
-            with contextlib.suppress(OSError):
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    unseen += map(int, (task / "children").read_text().split())
-            found.append(pid)
-        return found[1:]
-
     def _held(self) -> set[int]:
         """The inodes of all sockets that the group's processes hold."""
-        inodes = set()
-        for pid in self._group():
-            with contextlib.suppress(OSError):
-                for entry in os.scandir(f"/proc/{pid}/fd"):
-                    with contextlib.suppress(OSError):
-                        target = os.readlink(entry.path)
-                        if target.startswith("socket:["):
-                            inodes.add(int(target[8:-1]))
-        return inodes
+        return set().union(*map(inventory.socket_inodes, inventory.below(os.getpid())))
 
     def _tidy(self) -> None:
         """Let go of what programs have let go of without a call of ours."""
@@ -392,10 +377,10 @@ class Supervisor:
         """The first process has ended: the others are told, and have a moment."""
         limit = time.monotonic() + _GRACE_S
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in self._group():
+            for pid in inventory.below(os.getpid()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            while self._group() and time.monotonic() < limit:
+            while inventory.below(os.getpid()) and time.monotonic() < limit:
                 self._reap()
                 if self._more():
                     self._take_calls(select.EPOLLIN)
@@ -403,6 +388,8 @@ class Supervisor:
         self._reap()
 
     def _close(self, listener: int) -> None:
+        if self._channel is not None:
+            self._channel.close()
         for fd in list(self._waiting):
             self._put_down(fd)
         self.table.close()

@@ -68,6 +68,16 @@ def bench(tmp_path):
         assert made.server.violations == []
 
 
+def test_the_device_answers_at_its_bars_also_after_a_reset(bench):
+    """PCI memory decoding, which the kernel switches on for VFIO."""
+    memory = 1 << 1
+    assert not bench.device.config.read(4, 2) & memory
+    bench.device.bar(0)
+    assert bench.device.config.read(4, 2) & memory
+    bench.device.reset()
+    assert bench.device.config.read(4, 2) & memory
+
+
 @pytest.mark.parametrize("twin", [True, False], ids=["two sockets", "one socket"])
 @pytest.mark.parametrize("share", [True, False], ids=["shared memory", "messages"])
 def test_it_does_what_every_way_to_a_device_does(tmp_path, share, twin):
@@ -208,8 +218,9 @@ def test_the_servers_wish_for_memory_is_heard_while_nobody_asks_and_while_somebo
             asked.append(port.dma_read(block.iova, 1 << 20))
             return bytes(octets)
 
+        bar = bench.device.bar(0)
         bench.model.read = read
-        assert bench.device.bar(0).read32(0) == 0
+        assert bar.read32(0) == 0
         assert asked == [b"b" * (1 << 20)]
 
 

@@ -165,13 +165,13 @@ class Guest:
 
     `append` goes to the kernel's command line; `iommu` False leaves the IOMMU out; `acpi_hotplug` False has slots signal
     by PCIe's own means; `systemd` makes systemd the first process; `kernel` is another than `image.image()`. `terminal`
-    connects this process's terminal with the guest's /dev/hvc0. `models` are sockets of vfio-user servers, by the address
-    their device has ("0x5"): such a guest runs on a newer QEMU and has these instead of cards, disks and slots.
+    connects this process's terminal with the guest's /dev/hvc0. With `models` it runs on a newer QEMU
+    and has no cards and no disks, but `plug_model` puts vfio-user servers into its slots.
     """
 
     def __init__(self, *, cpus: int = 2, memory_mib: int = 1024, iommu: bool = True, acpi_hotplug: bool = True,
                  systemd: bool = False, append: str = "", terminal: bool = False, kernel: Image | None = None,
-                 models: dict[str, Path] | None = None) -> None:
+                 models: bool = False) -> None:
         """Raises LabUnavailable, and GuestError when it does not come up."""
         if why := unavailable():
             raise LabUnavailable(why)
@@ -202,7 +202,7 @@ class Guest:
                 # Before the devices whose DMA it translates. A device outside of QEMU has to be told of every mapping.
                 options += [*_IOMMU[:-1], f"{_IOMMU[-1]},caching-mode=on"] if models else _IOMMU
                 append = f"intel_iommu=on iommu=pt {append}"
-            options += [*_root(), *(_served(models, memory_mib) if models else _devices(self.directory))]
+            options += [*_root(), *(_for_models(memory_mib) if models else _devices(self.directory))]
             if systemd:
                 # What a first boot does to this machine's files, which are not the guest's, only costs time.
                 append = "lab.systemd systemd.firstboot=no systemd.condition-needs-update=0 systemd.show_status=0 " + append
@@ -305,6 +305,17 @@ class Guest:
             self._cables.add(slot)
         self.monitor("device_add", driver=model, id=f"{slot}-card", bus=slot, netdev=f"{slot}-cable",
                      **{"romfile": "", **properties})
+
+    def plug_model(self, slot: str, path: Path) -> str:
+        """Put the device that a vfio-user server is into an empty slot; its address in the guest, once the kernel has it.
+
+        Not there at boot, since firmware drives disks too, slowly, and not as Linux does.
+        """
+        self.monitor("device_add", driver="vfio-user-pci", id=f"{slot}-card", bus=slot,
+                     socket={"type": "unix", "path": str(path)})
+        bridge = f"0000:00:{0x11 + SLOTS.index(slot):02x}.0"
+        wait = f"until ls -d /sys/bus/pci/devices/{bridge}/0000:* 2>&-; do sleep 0.1; done"
+        return Path(self.run(wait, timeout=30).stdout.strip()).name
 
     def unplug(self, slot: str) -> None:
         """Press the attention button of a slot: the guest is asked to let go."""
@@ -425,10 +436,7 @@ def _root() -> list[str]:
 
 def _devices(directory: Path) -> list[str]:
     """The cards, the disks, the slots. Port 3's conventional bridge makes one IOMMU group of what is behind it."""
-    options = []
-    for chassis, port in enumerate(("port0", *SLOTS, "port3"), 1):
-        address = f"addr={0x10 + chassis:#x}"
-        options += ["-device", f"pcie-root-port,id={port},chassis={chassis},slot={chassis},{address}"]
+    options = _slots("port0", *SLOTS, "port3")
     options += ["-device", "pcie-pci-bridge,id=legacy,bus=port3", "-device", "edu,bus=legacy,addr=0x2,dma_mask=0xffffffffff"]
     for card in CARDS.values():
         options += ["-netdev", f"tap,id={card.name},ifname={card.name},script=no,downscript=no",
@@ -444,14 +452,15 @@ def _devices(directory: Path) -> list[str]:
     return options
 
 
-def _served(models: dict[str, Path], memory_mib: int) -> list[str]:
-    """Devices that are vfio-user servers, and memory that these may map."""
-    options = ["-machine", "sata=off,memory-backend=memory", "-object",
-               f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on"]
-    for address, path in models.items():
-        device = {"driver": "vfio-user-pci", "bus": "pcie.0", "addr": address, "socket": {"type": "unix", "path": str(path)}}
-        options += ["-device", json.dumps(device)]
-    return options
+def _for_models(memory_mib: int) -> list[str]:
+    """Empty slots, and memory that the servers of devices may map."""
+    memory = f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on"
+    return ["-machine", "sata=off,memory-backend=memory", "-object", memory, *_slots(*SLOTS)]
+
+
+def _slots(*names: str) -> list[str]:
+    return [word for chassis, name in enumerate(names, 1)
+            for word in ("-device", f"pcie-root-port,id={name},chassis={chassis},slot={chassis},addr={0x10 + chassis:#x}")]
 
 
 def _accelerator(kernel: Image) -> str:

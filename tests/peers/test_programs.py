@@ -199,6 +199,46 @@ def test_what_the_stack_does_not_answer_reaches_nobody(peer: Peer) -> None:
     assert "Operation not permitted" in counted.stderr and "refused 1 times: socket type 3" in counted.stderr
 
 
+def wait_for(condition, what: str):
+    limit = time.monotonic() + LIMIT_S
+    while not (found := condition()):
+        assert time.monotonic() < limit, what
+        time.sleep(0.05)
+    return found
+
+
+def test_programs_are_looked_after_while_they_run(peer: Peer) -> None:
+    def rows():
+        return {row["name"]: row for row in peer.ctl("ps")["processes"]}
+
+    with Running(peer, "sh", "-c", "nc -lk -p 7777 & wait", port=7777) as running:
+        table = rows()
+        assert table["rustosd"]["pid"] == 0
+        assert table["nc"]["parent"] == table["sh"]["pid"] and table["nc"]["group"] == running.process.pid
+        pid = str(table["nc"]["pid"])
+        listening = [row for row in peer.ctl("process", "fds", pid)["descriptors"] if row["state"] == "listening"]
+        assert [(row["protocol"], row["local"]) for row in listening] == [("tcp", "0.0.0.0:7777")]
+        assert peer.ctl("process", "show", pid)["process"]["calls"]["listen"] == 1
+        control(peer, "suspend", pid)
+        wait_for(lambda: rows()["nc"]["state"] == "stopped", "it was not suspended")
+        control(peer, "resume", pid)
+        control(peer, "nice", pid, "7")
+        assert rows()["nc"]["nice"] == 7
+        refused = control(peer, "kill", "0", status=1)
+        assert "process 0 is the daemon" in refused
+        assert "rustosctl ps" in control(peer, "kill", str(os.getpid()), status=1)      # not one of ours
+        control(peer, "kill", pid)
+        wait_for(lambda: "nc" not in rows(), "it was not killed")
+    wait_for(lambda: list(rows()) == ["rustosd"], "it is told of after its end")
+
+
+def control(peer: Peer, *argv: str, status: int = 0) -> str:
+    """What a command says on stderr; it ends with this status."""
+    done = peer.netns.run(sys.executable, "-c", CONTROL, "--socket", str(peer.control), *argv, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stderr
+
+
 def test_what_it_leaves_running_is_ended(peer: Peer) -> None:
     mark = f"4242{os.getpid()}"
     assert run(peer, "sh", "-c", f"sleep {mark} & exit 3").returncode == 3

@@ -140,6 +140,36 @@ class FakePump:
         return {"rx_burst": bursts, "tx_burst": bursts, "turn": (5000, [0] * 12 + [1] + [0] * 52)}
 
 
+PROCESS = {"parent": 900, "state": "sleeping", "name": "curl", "command": "curl http://10.77.0.1/", "user": "www-data",
+           "nice": 0, "threads": 1, "rss_octets": 6_291_456, "cpu_s": 0.25, "age_s": 3.0, "sockets": 1}
+DESCRIPTOR = {"fd": 3, "target": "socket:[77]", "protocol": "tcp", "state": "connected", "local": ["10.77.0.2", 49152],
+              "remote": ["fd77::1", 80]}
+
+
+class FakeProcesses:
+    """The daemon and one program, as its supervisor tells of it."""
+
+    async def rows(self):
+        return [{**PROCESS, "pid": 0, "parent": 0, "group": 0, "name": "rustosd", "sockets": 0},
+                {**PROCESS, "pid": 901, "group": 900}]
+
+    async def ask(self, pid, op, **fields):
+        if pid != 901:
+            raise OSError(3, f"no program on the stack has the number {pid}; see: rustosctl ps")
+        if op == "descriptors":
+            return 900, {"descriptors": [DESCRIPTOR], "total": 1}
+        if op == "show":
+            return 900, {"process": {**PROCESS, "pid": 901}, "executable": "/usr/bin/curl", "directory": "/", "session": 1,
+                         "affinity": [0, 1], "peak_rss_octets": 7_340_032, "swap_octets": 0, "context_switches": 12,
+                         "limits": {"Max open files": "1024"}, "calls": {"connect": 1}, "refused": {}}
+        return 900, {}
+
+    def attach(self, pid):
+        ours, theirs = socket.socketpair()
+        ours.close()
+        return theirs
+
+
 class FakeCore:
     """A `Core`: 10.77.0.1 answers pings, 10.77.0.9 does not, 10.77.0.8 is unreachable, others have no route."""
 
@@ -150,9 +180,15 @@ class FakeCore:
     def __init__(self):
         self.stack = FakeStack()
         self.pump = FakePump()
+        self.processes = FakeProcesses()
         self.running_services = []
         self.kicks = 0
         self.pings = []
+
+    @property
+    def storage(self):
+        held = self.devices.held.values() if self.devices else ()
+        return [disk for each in held for disk in each.disks.values()]
 
     def kick(self):
         self.kicks += 1

@@ -158,6 +158,19 @@ class Result:
                 (1000.0, round(10 * self.seconds))]
 
 
+class FakeClient:
+    """The operator, as a client of a queue."""
+
+    name = "rustosctl"
+
+    def __init__(self, info):
+        self.info = info
+
+    def statistics(self):
+        return dict.fromkeys(("writes", "flushes", "trims", "zeroes", "extents", "sectors_written", "waiting_requests",
+                              "requests_under_way", "throttled", "failed"), 0) | {"reads": 3, "sectors_read": 24}
+
+
 class FakeDisk:
     """A disk in memory. `log` has what was done to it."""
 
@@ -166,6 +179,20 @@ class FakeDisk:
         self.octets = bytearray(self.info.sectors * 512)
         self.log: list[tuple] = []
         self.fails: Exception | None = None
+
+    @property
+    def queue(self):
+        return self
+
+    def requests_ended(self):
+        nothing = (0, 0, (0, [0] * 65))
+        return {"failed": 0, "operations": {"read": (3, 12288, (300_000, [0] * 16 + [2, 1] + [0] * 47)), "write": nothing}}
+
+    def all_clients(self):
+        return [FakeClient(self.info)]
+
+    async def table(self):
+        return None
 
     async def read(self, lba, sectors):
         self.log.append(("read", lba, sectors))

@@ -77,7 +77,7 @@ def test_without_a_controller_of_ours_there_is_no_disk(rustosctl, core):
     core.devices.held.clear()
     assert rustosctl("disk") == (0, "DISK  MODEL  SERIAL  SIZE  SECTOR  DEPTH\n0 disks\n", "")
     status, _, err = rustosctl("disk", "show", "x")
-    assert status == 1 and "none is ours: take its controller, see rustosctl device list" in err
+    assert status == 1 and "none is ours: name one under [[disk]] in the configuration, or take a controller" in err
     core.devices = None
     assert rustosctl("disk", "list")[1].endswith("0 disks\n")
 
@@ -193,7 +193,7 @@ def test_the_longest_write_fits_a_request():
     (("disk", "bench", "LAB-DISK0", "--pattern", "zigzag"), 2, "'zigzag' is not one of 'random', 'sequential'"),
     (("disk", "bench", "LAB-DISK0", "--block", "100"), 2, "--block is from 512 octets to 1 MiB, not 100"),
     (("disk", "bench", "LAB-DISK0", "--block", "1000"), 1, "has sectors of 512 octets: a block is a multiple of that"),
-    (("disk", "bench", "LAB-DISK0", "--depth", "33"), 2, "Invalid value for '--depth'"),
+    (("disk", "bench", "LAB-DISK0", "--depth", "129"), 2, "Invalid value for '--depth'"),
     (("disk", "bench", "LAB-DISK0", "--seconds", "0"), 2, "Invalid value for '--seconds'"),
     (("disk", "bench", "LAB"), 1, "say which"),
 ])

@@ -11,7 +11,7 @@ from drivers.ahci.controller import AhciController
 from drivers.ahci.options import Options, ZeroingTrim
 from rustosd.devices import sata_figures
 from rustosd.devices.sata import SataController
-from rustosd.disks import AsyncDisk
+from rustosd.storage import SharedDisk
 from tests.drivers.ahci.conftest import AhciDevice
 from tests.models.ahci import IDENTIFY, SECTOR, Drive, Model
 from tests.rustosd.fake_devices import OUR_AHCI, FakeHeld
@@ -33,14 +33,14 @@ class Sata:
             security_freeze=False, zeroing_trim=ZeroingTrim.ALWAYS, timeout_ns=1_000_000_000))
         self.held = FakeHeld("0000:00:1f.2", "ahci", "ahci", driver=self.controller)
         for disk in self.controller.disks:
-            self.held.disks[disk.name] = AsyncDisk(disk, loop)
+            self.held.disks[disk.name] = SharedDisk(disk, loop)
         self.held.sata = SataController(self.controller, loop, self.changed)
 
     def changed(self, disk, there):
         if (before := self.held.disks.pop(disk.name, None)) is not None:
             before.close()
         if there:
-            self.held.disks[disk.name] = AsyncDisk(disk, self.loop)
+            self.held.disks[disk.name] = SharedDisk(disk, self.loop)
 
     def close(self):
         for part in (self.held.sata, *self.held.disks.values(), self.controller):

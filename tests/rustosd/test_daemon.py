@@ -20,6 +20,10 @@ CONFIG = """\
 socket = "{directory}/run/control.sock"
 [host]
 journal = "{directory}/run/journal.jsonl"
+[[disk]]
+name = "disk0"
+path = "{directory}/disks/disk0.img"
+size = "64MiB"
 """
 START_S = 30
 STOP_S = 15
@@ -288,6 +292,26 @@ def test_two_daemons_do_not_share_a_journal(running):
     result = running.netns.run(*code, check=False)
     assert result.returncode == 1 and "stop it first" in result.stderr and result.stderr.count("\n") == 1
     assert running.rows("status")["pid"] == running.process.pid
+
+
+def test_a_disk_keeps_what_was_written_and_goes_away_while_nothing_was(netns, tmp_path):
+    image = tmp_path / "disks" / "disk0.img"
+    daemon = Running(netns, tmp_path).wait_ready()
+    assert image.stat().st_size == 64 << 20
+    (row,) = daemon.rows("disk")
+    assert (row["name"], row["model"], row["octets"]) == ("disk0", "file", 64 << 20)
+    assert daemon.stop() == 0 and not image.parent.exists()
+    daemon = Running(netns, tmp_path).wait_ready()
+    (tmp_path / "data").write_bytes(b"kept" * 1000)
+    daemon.ctl("disk", "write", "disk0", "--offset", "1000", "-i", str(tmp_path / "data"), "--yes")
+    daemon.process.kill()
+    daemon.process.wait()
+    daemon.output.close()
+    assert image.read_bytes()[1000:5000] == b"kept" * 1000
+    daemon = Running(netns, tmp_path).wait_ready()
+    daemon.ctl("disk", "read", "disk0", "--offset", "1000", "--length", "4000", "-o", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == b"kept" * 1000
+    assert daemon.stop() == 0 and image.exists()
 
 
 def test_half_a_start_is_undone(netns, tmp_path):

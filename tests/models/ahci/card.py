@@ -22,10 +22,10 @@ _WRITABLE = {COMMAND: 0x0406, 0x0C: 0xFF, 0x3C: 0xFF, 0x44: 0x8103, 0x52: 0x0001
 class Card:
     """See tests.models.vfio_user_server.Model. Who changes its drives from another thread holds `still` meanwhile."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, *, msi: bool = True):
         self.model = model
         self.regions = {ABAR: Region(ABAR_OCTETS), CONFIG: Region(256)}
-        self.irqs = {INTX: 1, MSI: 1}
+        self.irqs = {INTX: 1, MSI: 1} if msi else {INTX: 1}
         self.misuses: list[str] = []
         """What the driver did wrong."""
         self.resets = -1
@@ -55,8 +55,9 @@ class Card:
             struct.pack_into("<HHHHII", self.config, 0, VENDOR, DEVICE, 0, _STATUS, CLASS_AHCI << 8 | 1, 0)
             struct.pack_into("<HH", self.config, 0x2C, VENDOR, DEVICE)
             self.config[0x34], self.config[0x3D] = _PM, 1
-            struct.pack_into("<BBHH", self.config, _PM, 0x01, _MSI, 0x0003, 0x0008)
-            struct.pack_into("<BBH", self.config, _MSI, 0x05, _SATA, 0x0080)
+            struct.pack_into("<BBHH", self.config, _PM, 0x01, _MSI if MSI in self.irqs else _SATA, 0x0003, 0x0008)
+            if MSI in self.irqs:
+                struct.pack_into("<BBH", self.config, _MSI, 0x05, _SATA, 0x0080)
             struct.pack_into("<BBHI", self.config, _SATA, 0x12, 0, 0x0010, 0x0000)
             self.level = False
             self.model.power_on()

@@ -12,7 +12,6 @@ class Link:
 
     def __init__(self, port, device):
         self.port, self.device = port, device
-        self.fastest = SPEED_MAX
         self.control = self.errors = self.generation = 0
         self.reset_since = 0
         self.power = ACTIVE
@@ -37,7 +36,7 @@ class Link:
 
     def speed(self) -> int:
         """The generation that was agreed on."""
-        return min(self.control >> 4 & 0xF or SPEED_MAX, self.fastest)
+        return min(self.control >> 4 & 0xF or SPEED_MAX, r.CAP(self.port.hba.cap).ISS or SPEED_MAX)
 
     def write_control(self, value: int) -> None:
         port, before = self.port, self.control & 0xF

@@ -508,7 +508,7 @@ class FakeDisk:
 
 
 def test_the_disks_of_a_controller_are_there_while_it_is(world, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rustosd.disks", SimpleNamespace(AsyncDisk=FakeDisk))
+    monkeypatch.setitem(sys.modules, "rustosd.storage", SimpleNamespace(SharedDisk=FakeDisk))
     monkeypatch.setitem(sys.modules, "rustosd.devices.sata", SimpleNamespace(SataController=FakeSata))
 
     async def scenario(w):
@@ -526,7 +526,7 @@ def test_a_disk_that_is_plugged_in_or_pulled_comes_and_goes_alone(world, monkeyp
     class Named(FakeDisk):
         def __init__(self, disk, loop):
             super().__init__(getattr(disk, "name", disk), loop)
-    monkeypatch.setitem(sys.modules, "rustosd.disks", SimpleNamespace(AsyncDisk=Named))
+    monkeypatch.setitem(sys.modules, "rustosd.storage", SimpleNamespace(SharedDisk=Named))
     monkeypatch.setitem(sys.modules, "rustosd.devices.sata", SimpleNamespace(SataController=FakeSata))
 
     async def scenario(w):

@@ -1,0 +1,86 @@
+"""`rustosctl ps` and its like: the programs that run on the stack."""
+
+from typing import Annotated
+
+import typer
+
+from rustosd.cli import tables
+from rustosd.cli.calls import Json, call, known
+from rustosd.cli.tables import Column, Listing, octets
+from rustosd.control import process_protocol as p
+
+PROCESSES = Listing("processes", "process", "processes", (
+    Column("PID", "pid", True), Column("PARENT", "parent", True), Column("USER", "user"), Column("STATE", "state"),
+    Column("NICE", "nice", True), Column("CPU", "cpu_s", True, lambda seconds: f"{seconds:.2f} s"),
+    Column("RSS", "rss_octets", True, octets), Column("SOCKETS", "sockets", True), Column("COMMAND", "command", folds=True),
+))
+DESCRIPTORS = Listing("descriptors", "descriptor", "descriptors", (
+    Column("FD", "fd", True), Column("PROTO", "protocol"), Column("STATE", "state"), Column("LOCAL", "local"),
+    Column("REMOTE", "remote"), Column("TARGET", "target", folds=True),
+))
+
+
+def _pids(incomplete: str) -> list[str]:
+    return known("process.list", lambda rows: [str(row.pid) for row in rows], incomplete)
+
+
+Pid = Annotated[int, typer.Argument(min=0, help="Number of the process, as `rustosctl ps` tells.", autocompletion=_pids)]
+app = typer.Typer(help="Programs on the stack, one by one.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def ps(as_json: Json = False) -> None:
+    """The programs that `rustosctl run` runs, and all they have started. Number 0 is the daemon."""
+    tables.show(PROCESSES, call("process.list"), as_json)
+
+
+@app.command()
+def show(pid: Pid, as_json: Json = False) -> None:
+    """All about one process."""
+    details: p.ProcessDetails = call("process.show", p.ProcessId(pid=pid))
+    if as_json:
+        return tables.print_json("process", details)
+    one = details.process
+    tables.show_facts([
+        ("process", str(one.pid)), ("parent", str(one.parent)), ("supervisor", str(one.group)), ("command", one.command),
+        ("executable", details.executable), ("directory", details.directory), ("user", one.user), ("state", one.state),
+        ("age", tables.duration(one.age_s)), ("processor time", f"{one.cpu_s:.2f} s"), ("nice", str(one.nice)),
+        ("processors", ", ".join(map(str, details.affinity))), ("threads", str(one.threads)),
+        ("memory", octets(one.rss_octets)), ("most memory", octets(details.peak_rss_octets)),
+        ("swapped out", octets(details.swap_octets)),
+        ("sockets", str(one.sockets)), ("context switches", str(details.context_switches)),
+        ("socket calls", tables.plain([f"{name} {count}" for name, count in details.calls.items()])),
+        ("refused", tables.plain([f"{name} {count}" for name, count in details.refused.items()])),
+    ])
+
+
+@app.command()
+def fds(pid: Pid, as_json: Json = False) -> None:
+    """What a process has open; its sockets with who is at both ends."""
+    tables.show(DESCRIPTORS, call("process.fds", p.ProcessId(pid=pid)), as_json)
+
+
+def kill(
+    pid: Pid,
+    signal: Annotated[str, typer.Option("--signal", "-s", metavar="NAME", help="HUP, INT, QUIT, KILL, USR1, USR2, TERM, CONT "
+                                                                              "or STOP.")] = "TERM",
+) -> None:
+    """Send a signal to a process."""
+    name = signal.upper().removeprefix("SIG")
+    if name not in p.Signal.__args__:
+        raise typer.BadParameter(f"{signal} is none of {', '.join(p.Signal.__args__)}")
+    call("process.signal", p.ProcessSignal(pid=pid, signal=name))
+
+
+def suspend(pid: Pid) -> None:
+    """Let a process run no further until `rustosctl resume`; its connections stay open."""
+    call("process.signal", p.ProcessSignal(pid=pid, signal="STOP"))
+
+
+def resume(pid: Pid) -> None:
+    """Let a suspended process go on."""
+    call("process.signal", p.ProcessSignal(pid=pid, signal="CONT"))
+
+
+def nice(pid: Pid, value: Annotated[int, typer.Argument(min=-20, max=19, help="-20: first of all; 19: last.")]) -> None:
+    """Change how a process is preferred to others when processors are short."""
+    call("process.nice", p.ProcessNice(pid=pid, nice=value))

@@ -1,0 +1,62 @@
+"""What an operator can ask about programs on the stack; the methods of `process_protocol`."""
+
+import os
+import signal
+from typing import Any
+
+import msgspec
+
+from rustosd.control import process_protocol as p
+from rustosd.control.base import Done, Nothing
+from rustosd.control.server import Handed, OperationFailed, Peer
+from rustosd.processes import DAEMON
+
+
+class ProcessOperations:
+    """The methods of `process_protocol.METHODS`."""
+
+    core: Any
+    """Its `processes` is a `rustosd.processes.Processes`."""
+
+    async def process_list(self, _: Nothing) -> list[p.Process]:
+        return [msgspec.convert(row, p.Process) for row in await self.core.processes.rows()]
+
+    async def process_show(self, which: p.ProcessId) -> p.ProcessDetails:
+        if which.pid == DAEMON:
+            raise OperationFailed("0 is the daemon itself; see: rustosctl status")
+        group, answer = await self.core.processes.ask(which.pid, "show")
+        answer["process"]["group"] = group
+        return msgspec.convert(answer, p.ProcessDetails)
+
+    async def process_fds(self, which: p.ProcessId) -> list[p.Descriptor]:
+        _, answer = await self.core.processes.ask(which.pid, "descriptors")
+        rows = []
+        for row in answer["descriptors"]:
+            names = {end: _endpoint(row[end]) for end in ("local", "remote")}
+            rows.append(msgspec.convert({**row, **names}, p.Descriptor))
+        return rows
+
+    async def process_signal(self, which: p.ProcessSignal) -> Done:
+        self._refuse_daemon(which.pid, "stopped by the service manager, or with Ctrl-C")
+        await self.core.processes.ask(which.pid, "signal", number=int(getattr(signal, f"SIG{which.signal}")))
+        return Done()
+
+    async def process_nice(self, which: p.ProcessNice) -> Done:
+        self._refuse_daemon(which.pid, "given its nice value by the service manager (Nice= in the unit)")
+        await self.core.processes.ask(which.pid, "nice", nice=which.nice)
+        return Done()
+
+    def process_attach(self, _: Nothing, peer: Peer) -> Handed:
+        return Handed(Done(), self.core.processes.attach(peer.pid))
+
+    @staticmethod
+    def _refuse_daemon(pid: int, instead: str) -> None:
+        if pid in (DAEMON, os.getpid()):
+            raise OperationFailed(f"process 0 is the daemon: it cannot be signalled here, it is {instead}")
+
+
+def _endpoint(pair: Any) -> str | None:
+    if pair is None:
+        return None
+    host, port = pair
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -1,0 +1,120 @@
+"""The daemon's questions to a supervisor: what runs below it, what it has open, and signals for it.
+
+One JSON object a packet, answered by one, as on a session of `rustosd.handoff`; but here the daemon asks. What it asks about a
+process that is not below the supervisor is refused, so that nobody's signal reaches a stranger.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from rustosd.client.session import Door
+from rustosd.process import inventory
+from rustosd.process.syscalls import NAMES
+
+if TYPE_CHECKING:
+    from rustosd.process.supervisor import Supervisor
+
+ROWS_MOST: Final = 128
+"""Processes in one answer: what fits a packet, with commands of the usual length."""
+PACKET_MOST: Final = 128 << 10
+_REQUEST_MOST: Final = 4096
+
+
+class Channel:
+    """Answers on a descriptor from `process.attach`. It ends with the daemon, and is missed by nobody."""
+
+    def __init__(self, supervisor: Supervisor, end: socket.socket) -> None:
+        self._supervisor, self._end = supervisor, end
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * PACKET_MOST)
+        supervisor.watch(end.fileno(), select.EPOLLIN, self._asked)
+        self._verbs: dict[str, Callable[..., dict[str, Any]]] = {
+            "list": self._list, "show": self._show, "descriptors": self._descriptors, "signal": self._signal,
+            "nice": self._nice}
+
+    @classmethod
+    def open(cls, supervisor: Supervisor, path: str) -> Channel:
+        """Raises OSError when the daemon has none to give."""
+        session = Door(path, "process.attach").open()
+        return cls(supervisor, session.detach())
+
+    def close(self) -> None:
+        if self._end.fileno() >= 0:
+            self._supervisor.forget(self._end.fileno())
+            self._end.close()
+
+    def _asked(self, _events: int) -> None:
+        try:
+            packet = self._end.recv(_REQUEST_MOST)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            return self.close()
+        try:
+            request = json.loads(packet)
+            answer = self._verbs[request.pop("op")](**request)
+        except OSError as error:
+            answer = {"errno": error.errno or errno.EIO, "error": error.strerror or str(error)}
+        except (KeyError, TypeError, ValueError) as error:
+            answer = {"errno": errno.EPROTO, "error": f"not a question: {error}"}
+        try:
+            self._end.send(json.dumps(answer).encode())
+        except OSError:
+            self.close()
+
+    def _list(self) -> dict[str, Any]:
+        ours = self._supervisor.table.inodes()
+        rows, pids = [], inventory.below(os.getpid())
+        for pid in pids[:ROWS_MOST]:
+            if (row := inventory.describe(pid)) is not None:
+                rows.append({**row, "sockets": len(inventory.socket_inodes(pid) & ours)})
+        return {"processes": rows, "total": len(pids)}
+
+    def _show(self, pid: int) -> dict[str, Any]:
+        self._check(pid)
+        row = inventory.describe(pid)
+        if row is None:
+            raise OSError(errno.ESRCH, f"process {pid} has ended")
+        row["sockets"] = len(inventory.socket_inodes(pid) & self._supervisor.table.inodes())
+        return {"process": row, **inventory.more_about(pid),
+                "calls": {NAMES[number]: count for number, count in self._supervisor.calls.most_common()},
+                "refused": dict(self._supervisor.refused.most_common(64))}
+
+    def _descriptors(self, pid: int) -> dict[str, Any]:
+        self._check(pid)
+        rows = []
+        for number, target in inventory.descriptors(pid):
+            one = None
+            if target.startswith("socket:["):
+                one = self._supervisor.table.by_inode(int(target[8:-1]))
+            row = {"fd": number, "target": target, "protocol": None, "state": None, "local": None, "remote": None}
+            if one is not None:
+                one.settle()
+                row |= {"protocol": "tcp" if one.kind == socket.SOCK_STREAM else "udp", "state": one.state.name.lower(),
+                        "local": list(one.name()), "remote": list(one.remote) if one.remote else None}
+            rows.append(row)
+        return {"descriptors": rows[:512], "total": len(rows)}
+
+    def _signal(self, pid: int, number: int) -> dict[str, Any]:
+        self._check(pid)
+        os.kill(pid, signal.Signals(number))
+        return {}
+
+    def _nice(self, pid: int, nice: int) -> dict[str, Any]:
+        self._check(pid)
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+        return {}
+
+    def _check(self, pid: int) -> None:
+        if pid not in inventory.below(os.getpid()):
+            raise OSError(errno.ESRCH, f"process {pid} is none of ours")

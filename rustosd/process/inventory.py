@@ -1,0 +1,85 @@
+"""What /proc tells of the processes below us: their tree, their state, what they use, what they have open (proc(5))."""
+
+import contextlib
+import os
+import pwd
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+STATES: Final = {"R": "running", "S": "sleeping", "D": "waiting", "T": "stopped", "t": "traced", "Z": "zombie", "X": "dead",
+                 "I": "idle", "P": "parked"}
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_COMMAND_MOST: Final = 1024
+# Fields of /proc/PID/stat behind the name, from 0 on.
+_STATE, _PARENT, _UTIME, _STIME, _NICE, _THREADS, _START, _RSS = 0, 1, 11, 12, 16, 17, 19, 21
+
+
+def below(root: int) -> list[int]:
+    """Every process below one, children before their own."""
+    found, unseen = [], [root]
+    while unseen:
+        pid = unseen.pop()
+        found.append(pid)
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                unseen += map(int, (task / "children").read_text().split())
+    return found[1:]
+
+
+def describe(pid: int) -> dict[str, Any] | None:
+    """One process as a row of `rustosd.control.process_protocol.Process`, without its group; None: it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        owner = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+    name = text[text.index("(") + 1:text.rindex(")")]
+    fields = text[text.rindex(")") + 2:].split()
+    words = [word.decode(errors="replace") for word in command[:_COMMAND_MOST].split(b"\0") if word]
+    return {
+        "pid": pid, "parent": int(fields[_PARENT]), "state": STATES.get(fields[_STATE], fields[_STATE]), "name": name,
+        "command": " ".join(words) or f"[{name}]", "user": _user(owner), "nice": int(fields[_NICE]),
+        "threads": int(fields[_THREADS]), "rss_octets": int(fields[_RSS]) * _PAGE,
+        "cpu_s": (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS,
+        "age_s": round(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_START]) / _TICKS), 2),
+    }
+
+
+def more_about(pid: int) -> dict[str, Any]:
+    """What only a look at one process is worth. Raises OSError when it has ended, or is not ours to look at."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+    limits = {line[:26].strip(): line[26:47].strip() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]}
+    return {
+        "executable": os.readlink(f"/proc/{pid}/exe"), "directory": os.readlink(f"/proc/{pid}/cwd"),
+        "session": os.getsid(pid), "affinity": sorted(os.sched_getaffinity(pid)),
+        "peak_rss_octets": int(status.get("VmHWM", "0 kB").split()[0]) * 1024,
+        "swap_octets": int(status.get("VmSwap", "0 kB").split()[0]) * 1024,
+        "context_switches": sum(int(status.get(f"{kind}_ctxt_switches", 0)) for kind in ("voluntary", "nonvoluntary")),
+        "limits": limits,
+    }
+
+
+def descriptors(pid: int) -> Iterator[tuple[int, str]]:
+    """(number, what it is) of all that a process has open. Raises OSError."""
+    for name in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):
+        with contextlib.suppress(OSError):
+            yield int(name), os.readlink(f"/proc/{pid}/fd/{name}")
+
+
+def socket_inodes(pid: int) -> set[int]:
+    """Of all sockets that a process holds; empty when it has ended."""
+    try:
+        return {int(target[8:-1]) for _, target in descriptors(pid) if target.startswith("socket:[")}
+    except OSError:
+        return set()
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
