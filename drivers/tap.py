@@ -13,7 +13,7 @@ import struct
 import cython
 from cython.cimports.libc.errno import EAGAIN, EBADF, EINTR, ENODEV
 from cython.cimports.libc.errno import errno as c_errno
-from cython.cimports.libc.stdint import uint8_t, uint32_t
+from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memset
 from cython.cimports.mm.frame import BURST, MAX_FRAME, RX_CHECKSUM, TSO4, TSO6, TX_CHECKSUM
@@ -203,7 +203,9 @@ class Tap:
         refused: cython.int = 0
         i: cython.int
         for i in range(burst.count):
-            refused += not self._write(cython.address(burst.frames[i]))
+            if not self._write(cython.address(burst.frames[i])):
+                refused += 1
+                burst.refused |= cython.cast(uint64_t, 1) << i
         burst.count = 0
         return refused
 

@@ -12,8 +12,9 @@ from typing import Final
 
 from drivers.bar import FileBar, MappedBar
 from drivers.binding import device_path, driver_of, group_of, wait_until
+from drivers.dma import DeviceMemory
 from drivers.errors import DeviceError, DeviceRefused
-from mm.dma import PAGE, DmaBlock, DmaExhausted, DmaPool, Owned, account
+from mm.dma import PAGE, DmaBlock, DmaPool, Owned
 from mm.physical import PhysicalWindow
 
 DRIVER: Final = "uio_pci_generic"
@@ -23,6 +24,7 @@ COMMAND_BUS_MASTER: Final = 1 << 2
 COMMAND_INTX_DISABLE: Final = 1 << 10
 _IORESOURCE_IO: Final = 0x100
 _APPEAR_S: Final = 2.0
+
 
 class UioInterrupt:
     """The INTx line; see drivers.device.Interrupt. The kernel masks it in the COMMAND register each time it comes."""
@@ -87,8 +89,7 @@ class UioDevice:
         if (driver := driver_of(bdf)) != DRIVER:
             raise DeviceRefused(bdf, f"{driver or 'no driver'} drives it, not {DRIVER}: `rustosctl device take {bdf}`")
         _refuse_translation(bdf)
-        self._pool = pool or DmaPool(PhysicalWindow())
-        self._blocks: list[DmaBlock] = []
+        self._memory = DeviceMemory(bdf, pool or DmaPool(PhysicalWindow()))
         self._bars: dict[int, MappedBar | FileBar] = {}
         self._files: list[int] = []
         self._interrupt: UioInterrupt | None = None
@@ -108,13 +109,7 @@ class UioDevice:
 
     def dma_alloc(self, octets: int, owner: str, *, align: int = PAGE, below_4g: bool = False) -> DmaBlock:
         """Zeroed, locked memory inside one huge page, so at most 2 MiB. Raises DeviceError."""
-        try:
-            block = self._pool.allocate(octets, owner, align=align, below_4g=below_4g)
-        except DmaExhausted as error:
-            raise DeviceError(self.name, str(error)) from None
-        self._blocks = [known for known in self._blocks if not known.freed]
-        self._blocks.append(block)
-        return block
+        return self._memory.allocate(octets, owner, align=align, below_4g=below_4g)
 
     def interrupts(self, wanted: int = 1, kinds: tuple[str, ...] = ("msix", "msi", "intx")) -> list[UioInterrupt]:
         """The INTx line, unmasked. Raises DeviceError when `kinds` does not hold "intx"."""
@@ -149,10 +144,7 @@ class UioDevice:
             self._command(set_bits=COMMAND_INTX_DISABLE, clear_bits=COMMAND_BUS_MASTER)
         for bar in self._bars.values():
             bar.close()
-        self.leaked = account(block for block in self._blocks if not block.freed)
-        for block in self._blocks:
-            block.free()
-        self._blocks.clear()
+        self.leaked = self._memory.release()
         for fd in (*self._files, self._fd):
             os.close(fd)
         self._files.clear()

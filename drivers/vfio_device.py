@@ -10,8 +10,9 @@ from typing import Final, Protocol
 
 from drivers import vfio_abi as abi
 from drivers.bar import CallBar, FileBar, MappedBar, SparseBar
+from drivers.dma import DeviceMemory
 from drivers.errors import DeviceError
-from mm.dma import PAGE, DmaBlock, DmaExhausted, DmaPool, Owned, account
+from mm.dma import PAGE, DmaBlock, DmaPool, Owned
 
 COMMAND: Final = 0x04
 COMMAND_BUS_MASTER: Final = 1 << 2
@@ -169,11 +170,11 @@ class VfioDevice:
         self.name, self.path, self.backend = name, path, backend
         self.leaked: list[Owned] = []
         """What drivers had not freed when the device was closed."""
-        self._handle, self._pool, self._closed = handle, pool, closed
+        self._handle, self._closed = handle, closed
+        self._memory = DeviceMemory(name, pool)
         self._info = handle.info()
         self.config = VfioConfig(handle.calls(abi.CONFIG_REGION, handle.region(abi.CONFIG_REGION)), handle.how)
         self._bars: dict[int, MappedBar | CallBar] = {}
-        self._blocks: list[DmaBlock] = []
         self._vectors: list[VfioInterrupt] = []
         self._signals: dict[abi.Irq, tuple[int, asyncio.AbstractEventLoop]] = {}
         self._open = True
@@ -186,13 +187,7 @@ class VfioDevice:
 
     def dma_alloc(self, octets: int, owner: str, *, align: int = PAGE, below_4g: bool = False) -> DmaBlock:
         """Zeroed, pinned memory for every device of the address space. Raises DeviceError."""
-        try:
-            block = self._pool.allocate(octets, owner, align=align, below_4g=below_4g)
-        except DmaExhausted as error:
-            raise DeviceError(self.name, str(error)) from None
-        self._blocks = [known for known in self._blocks if not known.freed]
-        self._blocks.append(block)
-        return block
+        return self._memory.allocate(octets, owner, align=align, below_4g=below_4g)
 
     def interrupts(self, wanted: int = 1, kinds: tuple[str, ...] = ("msix", "msi", "intx")) -> list[VfioInterrupt]:
         """Enable the first of `kinds` the device has, in place of what was enabled. Raises DeviceError.
@@ -255,10 +250,7 @@ class VfioDevice:
         self._signals.clear()
         for bar in self._bars.values():
             bar.close()
-        self.leaked = account(block for block in self._blocks if not block.freed)
-        for block in self._blocks:
-            block.free()
-        self._blocks.clear()
+        self.leaked = self._memory.release()
         self._handle.close()
         self._closed()
 

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cpdef enum:
     BURST = 64              # frames a burst holds at most
@@ -35,6 +35,8 @@ cdef struct TxFrame:
 cdef class RxBurst:
     cdef RxFrame frames[BURST]
     cdef readonly int count
+    cdef uint8_t *ends              # not NULL: whoever takes the frames in writes here how each ended
+    cdef uint8_t _ends[BURST]
     cdef uint8_t *copies[BURST]     # heap memory behind frames made by `append`
     cdef int copied
     cpdef bint append(self, bytes frame, int segment_size=*, int flags=*)
@@ -44,4 +46,5 @@ cdef class TxBurst:
     cdef TxFrame frames[BURST]
     cdef readonly int count
     cdef readonly int capacity      # at most BURST; fewer when the device has less room
+    cdef readonly uint64_t refused  # bit i: the device did not take frame i; `forget_refused` clears it
     cdef list _keep                 # bytes objects behind parts given to `append`

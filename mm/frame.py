@@ -2,7 +2,7 @@
 
 import cython
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cython.cimports.libc.stdint import uint8_t
+from cython.cimports.libc.stdint import uint8_t, uint64_t
 from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memcpy
 
@@ -49,6 +49,14 @@ class RxBurst:
         while self.copied:
             self.copied -= 1
             free(self.copies[self.copied])
+
+    def keep_ends(self, on: bool) -> None:
+        """From now on note how each frame ended, or stop it. Who looks at frames asks for it; nobody else pays."""
+        self.ends = self._ends if on else cython.NULL
+
+    def ends_kept(self) -> list:
+        """How each frame ended, a number of the stack's; empty when that is not noted."""
+        return [self.ends[i] for i in range(self.count)] if self.ends != cython.NULL else []
 
     def __len__(self):
         return self.count
@@ -114,6 +122,19 @@ class TxBurst:
     def clear(self) -> None:
         """Forget the frames, as a driver does once it has taken them."""
         self.count = 0
+
+    def refuse(self) -> cython.int:
+        """Take none of the frames, as a device that is gone; how many there were."""
+        refused: cython.int = self.count
+        i: cython.int
+        for i in range(refused):
+            self.refused |= cython.cast(uint64_t, 1) << i
+        self.count = 0
+        return refused
+
+    def forget_refused(self) -> None:
+        """What `refused` says is known: begin anew."""
+        self.refused = 0
 
     def __len__(self):
         return self.count

@@ -1,6 +1,7 @@
 """ICMP (RFC 792, 1122, 1812) and ICMPv6 (RFC 4443): echo, errors out, errors in.
 
-Replies and errors that belong to echo requests of ours are kept for `rustosctl ping` in `Net.echoes`.
+Replies and errors that belong to echo requests of ours are kept for `rustosctl ping` in `Net.echoes`, errors about UDP
+probes for `rustosctl traceroute` in `Net.probes`.
 """
 
 import errno
@@ -194,12 +195,14 @@ def _take_error(net: cython.pointer[Net], view: cython.pointer[cython.const[IpVi
         if kind == UNREACHABLE_TOO_BIG:
             error.mtu = get16(view.payload + 6) if view.family == 4 else get32(view.payload + 4)
         error.protocol = protocol
+        if protocol == PROTOCOL_UDP and net.probes != cython.NULL:
+            _keep(net, net.probes, view, error.source_port, error.destination_port, 0, kind)
         count(net, ICMP_ERRORS_RECEIVED, 1)
         return DELIVERED
     if protocol != (PROTOCOL_ICMP if view.family == 4 else PROTOCOL_ICMPV6) or transport[0] != (
             V4_ECHO if view.family == 4 else V6_ECHO):
         return ICMP_UNMATCHED
-    if not _keep(net, view, get16(transport + 4), get16(transport + 6), 0, kind):
+    if not _keep(net, net.echoes, view, get16(transport + 4), get16(transport + 6), 0, kind):
         return ICMP_UNMATCHED
     count(net, ICMP_ERRORS_RECEIVED, 1)
     return DELIVERED
@@ -313,7 +316,7 @@ def _send(net: cython.pointer[Net], p: cython.pointer[Packet], path: cython.poin
 @cython.nogil
 @cython.exceptval(check=False)
 def _take_reply(net: cython.pointer[Net], view: cython.pointer[cython.const[IpView]]) -> cython.int:
-    if not _keep(net, view, get16(view.payload + 4), get16(view.payload + 6), view.length, -1):
+    if not _keep(net, net.echoes, view, get16(view.payload + 4), get16(view.payload + 6), view.length, -1):
         return ICMP_UNMATCHED
     count(net, ICMP_ECHO_REPLIES_RECEIVED, 1)
     return DELIVERED
@@ -322,17 +325,17 @@ def _take_reply(net: cython.pointer[Net], view: cython.pointer[cython.const[IpVi
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _keep(net: cython.pointer[Net], view: cython.pointer[cython.const[IpView]], identifier: uint16_t,
+def _keep(net: cython.pointer[Net], answers: cython.p_void, view: cython.pointer[cython.const[IpView]], identifier: uint16_t,
           sequence: uint16_t, octets: uint32_t, error: cython.int) -> cython.bint:
     """Add a row for Python; False when nobody asked with this identifier."""
-    e: cython.pointer[Echoes] = cython.cast(cython.pointer[Echoes], net.echoes)
-    if e == cython.NULL or not _is_asking(e, identifier):
+    a: cython.pointer[Answers] = cython.cast(cython.pointer[Answers], answers)
+    if a == cython.NULL or not _is_asking(a, identifier):
         return False
-    row: cython.pointer[EchoRow] = cython.address(e.rows[(e.first + e.count) % ECHO_ROWS])
-    if e.count == ECHO_ROWS:
-        e.first = (e.first + 1) % ECHO_ROWS
+    row: cython.pointer[AnswerRow] = cython.address(a.rows[(a.first + a.count) % ANSWER_ROWS])
+    if a.count == ANSWER_ROWS:
+        a.first = (a.first + 1) % ANSWER_ROWS
     else:
-        e.count += 1
+        a.count += 1
     row.source = view.source
     row.received_at = net.now
     row.octets = octets
@@ -346,10 +349,10 @@ def _keep(net: cython.pointer[Net], view: cython.pointer[cython.const[IpView]], 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _is_asking(e: cython.pointer[Echoes], identifier: uint16_t) -> cython.bint:
+def _is_asking(a: cython.pointer[Answers], identifier: uint16_t) -> cython.bint:
     i: uint32_t
-    for i in range(e.identifiers_used):
-        if e.identifiers[i] == identifier:
+    for i in range(a.identifiers_used):
+        if a.identifiers[i] == identifier:
             return True
     return False
 
@@ -357,20 +360,27 @@ def _is_asking(e: cython.pointer[Echoes], identifier: uint16_t) -> cython.bint:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _ask_as(net: cython.pointer[Net], identifier: uint16_t) -> cython.bint:
+def _ask_as(answers: cython.pointer[cython.p_void], identifier: uint16_t) -> cython.bint:
     """From now on answers with this identifier are ours; False: no memory."""
-    e: cython.pointer[Echoes] = cython.cast(cython.pointer[Echoes], net.echoes)
-    if e == cython.NULL:
-        e = cython.cast(cython.pointer[Echoes], calloc(1, cython.sizeof(Echoes)))
-        if e == cython.NULL:
+    a: cython.pointer[Answers] = cython.cast(cython.pointer[Answers], answers[0])
+    if a == cython.NULL:
+        a = cython.cast(cython.pointer[Answers], calloc(1, cython.sizeof(Answers)))
+        if a == cython.NULL:
             return False
-        net.echoes = e
-    if not _is_asking(e, identifier):
-        e.identifiers[e.identifiers_next] = identifier
-        e.identifiers_next = (e.identifiers_next + 1) % ECHO_IDENTIFIERS
-        if e.identifiers_used < ECHO_IDENTIFIERS:
-            e.identifiers_used += 1
+        answers[0] = a
+    if not _is_asking(a, identifier):
+        a.identifiers[a.identifiers_next] = identifier
+        a.identifiers_next = (a.identifiers_next + 1) % ANSWER_IDENTIFIERS
+        if a.identifiers_used < ANSWER_IDENTIFIERS:
+            a.identifiers_used += 1
     return True
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def icmp_expect_probes(net: cython.pointer[Net], port: uint16_t) -> cython.bint:
+    return _ask_as(cython.address(net.probes), port)
 
 
 @cython.cfunc
@@ -390,7 +400,7 @@ def icmp_send_echo(net: cython.pointer[Net], destination: cython.pointer[cython.
     p: cython.pointer[Packet] = cython.NULL
     if verdict == 0:
         p = _message(8 + n)
-        if p == cython.NULL or not _ask_as(net, identifier):
+        if p == cython.NULL or not _ask_as(cython.address(net.echoes), identifier):
             verdict = NO_MEMORY
     if verdict != 0:
         net.unsent[verdict] += 1
@@ -565,18 +575,29 @@ def send_echo(state: NetState, now: int64_t, host: object, identifier: uint16_t,
 
 
 def echo_replies(state: NetState) -> list:
-    """What came back for our echo requests since the last call, oldest first; at most the last ECHO_ROWS.
+    """What came back for our echo requests since the last call, oldest first; at most the last ANSWER_ROWS.
 
     Tuples of identifier, sequence, address of who answered, time of arrival (ns), hop limit on arrival, octets of the
     ICMP message, and None or what an error says ("time exceeded", "host unreachable" ...).
     """
-    e: cython.pointer[Echoes] = cython.cast(cython.pointer[Echoes], state.net.echoes)
-    row: cython.pointer[EchoRow]
+    return _taken(state.net.echoes)
+
+
+def probe_answers(state: NetState) -> list:
+    """The errors that came back for our UDP probes, as `echo_replies`: the identifier is a probe's source port, the
+    sequence its destination port."""
+    return _taken(state.net.probes)
+
+
+@cython.cfunc
+def _taken(answers: cython.p_void) -> list:
+    a: cython.pointer[Answers] = cython.cast(cython.pointer[Answers], answers)
+    row: cython.pointer[AnswerRow]
     rows: list = []
-    while e != cython.NULL and e.count:
-        row = cython.address(e.rows[e.first])
-        e.first = (e.first + 1) % ECHO_ROWS
-        e.count -= 1
+    while a != cython.NULL and a.count:
+        row = cython.address(a.rows[a.first])
+        a.first = (a.first + 1) % ANSWER_ROWS
+        a.count -= 1
         rows.append((row.identifier, row.sequence, address_text(cython.address(row.source)), row.received_at,
                      row.hop_limit, row.octets, None if row.error < 0 else _KINDS[row.error][1]))
     return rows

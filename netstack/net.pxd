@@ -71,7 +71,8 @@ cdef struct Net:
     uint32_t generation         # changes whenever a cached Path may be wrong: routes, addresses, links, neighbors gone
     void *routes                # netstack.route.RouteTable
     void *neighbors             # netstack.neighbor.NeighborTable
-    void *echoes                # netstack.icmp.Echoes: one block, freed with the NetState
+    void *echoes                # netstack.icmp.Answers to our echo requests: one block, freed with the NetState
+    void *probes                # ... and to our UDP probes
     void (*routes_free)(Net *) noexcept nogil       # set by those who allocated them; called when the NetState goes
     void (*neighbors_free)(Net *) noexcept nogil
     uint16_t address_index[ADDRESS_BUCKETS]         # hash of an own address -> interface * MAX_ADDRESSES + slot + 1; 0: none

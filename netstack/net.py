@@ -446,6 +446,7 @@ class NetState:
                 queue_clear(cython.address(net.interfaces[i].output))
                 free(net.interfaces[i])
         free(net.echoes)
+        free(net.probes)
         free(net)
 
     def add_interface(self, name: str, mac: object, mtu: int, features: int = 0) -> int:

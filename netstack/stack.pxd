@@ -13,6 +13,8 @@ cdef class Stack:
     cdef Packet *handed             # packets whose octets the last `transmit` handed out
     cdef uint8_t *loop_octets       # where loopback frames lie on their way, made by the first
     cdef TxBurst loop_burst
+    cdef readonly RxBurst looped    # the frames that loopback carried last
+    cdef void frames(self, Interface *i, RxBurst burst) noexcept nogil
     cdef int frame(self, Interface *i, const RxFrame *f) noexcept nogil
     cdef int packet(self, Interface *i, IpView *view) noexcept nogil
     cdef int icmp(self, const RxFrame *f, IpView *view) noexcept nogil

@@ -69,6 +69,7 @@ class Stack:
         self.tcp = Tcp(self.state, **(tcp or {}))
         self.udp = Udp(self.state, **(udp or {}))
         self.loop_burst = TxBurst(LOOP_FRAMES)
+        self.looped = RxBurst()
 
     def __dealloc__(self):
         self.take_back()
@@ -79,16 +80,10 @@ class Stack:
     def receive(self, index: int, now: int, burst: RxBurst) -> None:
         """Take in the frames of a burst, each of which ends in exactly one verdict of this interface."""
         i: cython.pointer[Interface] = self.interface(index)
-        k: cython.int
-        verdict: cython.int
         self.take_back()
         self.state.net.now = now
         with cython.nogil:
-            for k in range(burst.count):
-                verdict = self.frame(i, cython.address(burst.frames[k]))
-                i.ended[verdict] += 1
-                i.rx_octets += burst.frames[k].length
-            i.rx_frames += burst.count
+            self.frames(i, burst)
 
     def advance(self, now: int) -> None:
         """Let time pass: do what timers ask for. Afterwards `wake_at()` is later than `now`."""
@@ -116,9 +111,8 @@ class Stack:
     def loop(self, now: int) -> int:
         """Carry one burst over the loopback interface; returns its frames. Call until it returns 0."""
         lo: cython.pointer[Interface] = self.state.net.interfaces[LOOPBACK]
-        f: RxFrame
+        f: cython.pointer[RxFrame]
         tx: cython.pointer[TxFrame]
-        at: cython.pointer[uint8_t]
         n: uint32_t
         k: uint32_t
         self.take_back()
@@ -130,18 +124,16 @@ class Stack:
             if self.loop_octets is cython.NULL:
                 raise MemoryError("no memory for the loopback interface")
         n = self.fill(lo, self.loop_burst.frames, LOOP_FRAMES)
-        at = self.loop_octets
         for k in range(n):      # all copies first: receiving one frame may free what the next one points to
-            _copy(at + k * MAX_FRAME, cython.address(self.loop_burst.frames[k]))
-        for k in range(n):
             tx = cython.address(self.loop_burst.frames[k])
-            f.data = at + k * MAX_FRAME
+            f = cython.address(self.looped.frames[k])
+            f.data = self.loop_octets + k * MAX_FRAME
             f.length = tx.length
             f.segment_size = tx.segment_size
             f.flags = RX_CHECKSUM
-            lo.ended[self.frame(lo, cython.address(f))] += 1
-            lo.rx_octets += f.length
-        lo.rx_frames += n
+            _copy(f.data, tx)
+        self.looped.count = n
+        self.frames(lo, self.looped)
         return n
 
     # -- interfaces and addresses ------------------------------------------------------------------
@@ -289,6 +281,10 @@ class Stack:
         """What came back for echo requests since the last call; see netstack.icmp.echo_replies."""
         return icmp_module.echo_replies(self.state)
 
+    def probe_answers(self) -> list:
+        """What ICMP errors said of UDP probes since the last call; see netstack.icmp.probe_answers."""
+        return icmp_module.probe_answers(self.state)
+
     # -- inside ------------------------------------------------------------------------------------
 
     @cython.cfunc
@@ -321,6 +317,26 @@ class Stack:
             i.tx_octets += frames[k].length
         i.tx_frames += n
         return n
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def frames(self, i: cython.pointer[Interface], burst: RxBurst) -> cython.void:
+        """Take in every frame, and note how it ended if somebody wants to know."""
+        k: cython.int
+        verdict: cython.int
+        if burst.ends is cython.NULL:
+            for k in range(burst.count):
+                verdict = self.frame(i, cython.address(burst.frames[k]))
+                i.ended[verdict] += 1
+                i.rx_octets += burst.frames[k].length
+        else:
+            for k in range(burst.count):
+                verdict = self.frame(i, cython.address(burst.frames[k]))
+                burst.ends[k] = cython.cast(uint8_t, verdict)
+                i.ended[verdict] += 1
+                i.rx_octets += burst.frames[k].length
+        i.rx_frames += burst.count
 
     @cython.cfunc
     @cython.nogil

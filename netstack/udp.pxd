@@ -21,6 +21,7 @@ cdef struct UdpEndpoint:
     uint8_t in_use
     uint8_t reuse               # may share its port with others that may; the newest of equals gets the datagrams
     uint8_t ready_queued        # already on the ready list
+    uint8_t hop_limit           # of what it sends
     uint8_t error               # an IcmpKind + 1 to report, else 0
     uint32_t queued_octets      # of memory behind `received`
     uint32_t octet_limit

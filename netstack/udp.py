@@ -15,6 +15,7 @@ from cython.cimports.netstack.icmp import (
     UNREACHABLE_PROTOCOL,
     UNREACHABLE_TOO_BIG,
     IcmpError,
+    icmp_expect_probes,
 )
 from cython.cimports.netstack.ip import (
     HOP_LIMIT,
@@ -235,7 +236,7 @@ def udp_send(t: cython.pointer[UdpTable], e: cython.pointer[UdpEndpoint], to: cy
     store16(out + 6, cython.cast(uint16_t, ~fold(sum_pseudo(cython.address(e.path.source), to, PROTOCOL_UDP, length))))
     p.checksum_offset = 6
     memcpy(out + UDP_HEADER, data, n)
-    verdict = ip_send(net, p, cython.address(e.path), PROTOCOL_UDP, HOP_LIMIT)
+    verdict = ip_send(net, p, cython.address(e.path), PROTOCOL_UDP, e.hop_limit)
     if verdict == 0:
         e.tx_datagrams += 1
         e.tx_octets += n
@@ -332,6 +333,7 @@ def _open(t: cython.pointer[UdpTable], local: cython.pointer[cython.const[Addr]]
     e.local = local[0]
     e.local_port = port
     e.reuse = reuse
+    e.hop_limit = HOP_LIMIT
     e.in_use = True
     e.octet_limit = UDP_QUEUE_OCTETS
     e.received.limit = UDP_QUEUE_DATAGRAMS
@@ -553,6 +555,16 @@ class Udp:
         kind: cython.int = e.error - 1
         e.error = 0
         return icmp_exception(kind, f"{address_text(cython.address(e.remote))} port {e.remote_port}")
+
+    def probe(self, id: int, hop_limit: int) -> None:
+        """From now on send with this hop limit, 1 to 255, and keep what ICMP errors say of what this port has sent:
+        `netstack.icmp.probe_answers`. Raises ValueError, MemoryError."""
+        e: cython.pointer[UdpEndpoint] = cython.address(self.table.endpoints[self._at(id)])
+        if not 1 <= hop_limit <= 255:
+            raise ValueError(f"a hop limit is 1 to 255, not {hop_limit}")
+        if not icmp_expect_probes(self.table.net, e.local_port):
+            raise MemoryError("no memory for the answers to probes")
+        e.hop_limit = hop_limit
 
     def close(self, id: int) -> None:
         """Give an endpoint back; what it had not delivered is gone, and its id may be used again."""

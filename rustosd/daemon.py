@@ -27,12 +27,14 @@ from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
 from rustosd import block_metrics, health, metrics
+from rustosd.capture.captures import Captures
 from rustosd.config import Config, InterfaceConfig, RouteConfig
-from rustosd.control.operations import LOOPBACK_INDEX, Operations, version
+from rustosd.control.names import LOOPBACK_INDEX, version
+from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer
 from rustosd.devices import sata_figures
 from rustosd.devices.kernel import undo as give_back
-from rustosd.devices.manager import DeviceManager
+from rustosd.devices.manager import DeviceManager, Held
 from rustosd.devices.manager import interfaces as device_interfaces
 from rustosd.devices.watch import Watch
 from rustosd.disk_health import DiskState, PortState
@@ -48,9 +50,11 @@ from rustosd.services.http import HttpService, UnixHttpService
 from rustosd.services.iperf3 import Iperf3Service
 from rustosd.status import document
 from rustosd.status.document import Reporter
+from rustosd.status.recorder import resident_octets
 from rustosd.status.site import site
 from rustosd.storage import Storage
 from rustosd.supervisor import Supervisor
+from rustosd.tracer import Tracer
 
 HOST_CLIENTS = 64
 """Connections at once to the metrics' own port and socket."""
@@ -90,8 +94,10 @@ class Daemon:
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
         self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None
+        self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
         self.processes = Processes()
         self.pinger = Pinger(self.stack, self.pump.kick)
+        self.tracer = Tracer(self.stack, self.pump.kick, self.pinger)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
@@ -147,6 +153,7 @@ class Daemon:
         self.storage.open(self.config.disk)
         for route in self.config.route:
             self._add_route(route)
+        undo.callback(self.captures.close)
         undo.callback(self.pump.flush)      # while the NICs are still there to carry the last resets away
         undo.callback(self.network.abort)
         if self.config.sockets.enabled:
@@ -265,6 +272,7 @@ class Daemon:
     def _on_events(self) -> None:
         self.network.dispatch()
         self.pinger.dispatch()
+        self.tracer.dispatch()
 
     # rustosd.control.operations.Core
 
@@ -286,6 +294,19 @@ class Daemon:
 
     def _sata_controllers(self) -> list[Any]:
         return [held.sata for held in self.devices.held.values() if held.sata is not None]
+
+    def nic_details(self, name: str) -> Mapping[str, Any]:
+        if (tap := self.taps.get(name)) is not None:
+            return {"kind": "tap", "statistics": tap.nic.statistics()}
+        held = device_interfaces(self.devices.held.values()).get(name)
+        return {} if held is None else _device_details(held)
+
+    def resident_octets(self) -> int:
+        return resident_octets()
+
+    @property
+    def users(self) -> Mapping[int, Any]:
+        return self.network.connections
 
     def _device_disks(self) -> Iterator[Any]:
         for held in self.devices.held.values():
@@ -350,6 +371,21 @@ class Daemon:
         if hosts:
             lines += ["Try, in another terminal:", *_suggestions(hosts, self.config)]
         return "\n".join([*lines, "Ctrl-C stops it."])
+
+
+def _device_details(held: Held) -> dict[str, Any]:
+    """What a NIC's driver knows; every driver tells its statistics, not every one of the rest."""
+    driver = held.driver
+    link, rings = getattr(driver, "link", None), getattr(driver, "rings", None)
+    chip = getattr(driver, "chip", None)
+    return {
+        "kind": type(driver).__name__.lower(), "device": held.bdf, "backend": held.backend,
+        "model": None if chip is None else f"Intel {chip.name}",
+        "speed_mbps": link[0] if link else None, "duplex": ("full" if link[1] else "half") if link else None,
+        "rings": dict(zip(("receive", "transmit"), rings, strict=True)) if rings else {},
+        "interrupts": getattr(driver, "interrupt_kind", None), "moderation_us": getattr(driver, "moderation_us", None),
+        "statistics": driver.statistics(),
+    }
 
 
 def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:

@@ -22,7 +22,8 @@ LONGEST: Final = 64 << 20
 """Octets of one `read` or `write`: its caller has them all in memory at once."""
 BUDGET: Final = 16
 """Bursts in one turn, before the loop's other callbacks get their share."""
-
+LOOKS: Final = 16
+"""Vain looks for completions in a row: some microseconds."""
 BUSY_POLL_NS: Final = 100_000
 """How long completions are looked for before sleep: a solid-state disk's read takes no longer."""
 
@@ -30,6 +31,7 @@ _WHY: Final = {
     errno.EINVAL: "it does not fit the disk: beyond its end, or no whole sectors",
     errno.EOPNOTSUPP: "the disk cannot do that",
     errno.ENODATA: "the medium is damaged there: restore these sectors from a copy; writing them makes them readable again",
+    errno.ENOMEDIUM: "nothing is in the drive, or another disc than before",
     errno.EROFS: "the disk is write-protected",
     errno.EILSEQ: "the link garbles data: check or replace the SATA cable",
     errno.EFAULT: "the controller could not reach the memory: see `dmesg` for faults of the IOMMU",
@@ -259,7 +261,7 @@ class AsyncDisk:
         for _ in range(BUDGET):
             busy = self._submit()
             submitted |= busy
-            count = self.disk.complete(self._completions)
+            count = self._look()
             if count == GONE:
                 self._lose()
                 return
@@ -271,14 +273,24 @@ class AsyncDisk:
         else:
             self._schedule()
             return
-        waiting = self._under_way or (self._workload is not None and self._workload.under_way)
-        if waiting and self._poll.go_on(time.monotonic_ns(), submitted or completed, completed):
+        if self._waits() and self._poll.go_on(time.monotonic_ns(), submitted or completed, completed):
             self._schedule()
             return
         if not self.disk.arm():
             self._schedule()
             return
         self._set_timer()
+
+    def _waits(self) -> bool:
+        """Whether the disk has anything to complete."""
+        return bool(self._under_way) or (self._workload is not None and self._workload.under_way > 0)
+
+    def _look(self) -> int:
+        """What `complete` says. A look costs less than a turn of the loop, so a vain one is followed by some more at once."""
+        for _ in range(LOOKS if self._waits() else 1):
+            if count := self.disk.complete(self._completions):
+                return count
+        return 0
 
     def _submit(self) -> bool:
         """Give the disk what it has room for; whether that was anything."""

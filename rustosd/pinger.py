@@ -27,7 +27,8 @@ class Pinger:
         self._clock = clock
         self._waiting: dict[tuple[int, int], tuple[int, asyncio.Future[Answer]]] = {}
 
-    async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
+    async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float,
+                   hop_limit: int = 64) -> Answer | None:
         """Send an echo request and wait; None when nothing came in time. Raises OSError when it cannot be sent."""
         key = identifier, sequence
         if key in self._waiting:
@@ -35,7 +36,7 @@ class Pinger:
         if len(self._waiting) >= MAX_WAITING:
             raise OSError(errno.EBUSY, f"{MAX_WAITING} echo requests are under way")
         sent_ns = self._clock()
-        self._stack.ping_send(sent_ns, address, identifier, sequence, octets)
+        self._stack.ping_send(sent_ns, address, identifier, sequence, octets, hop_limit)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[key] = sent_ns, answer
         self._kick()

@@ -24,6 +24,7 @@ BUDGET = 8
 """Breaths in one turn: full bursts both ways keep the loop's other callbacks waiting for about a millisecond."""
 LINK_CHECK_S = 1.0
 COMPLAINT_NS = 1_000_000_000
+LOOPBACK = 0                # the index of the interface that needs no NIC
 _MS = 1_000_000
 
 log = structlog.get_logger()
@@ -47,8 +48,25 @@ class PacketStack(Protocol):
     def loop(self, now: int) -> int:
         """Carry a burst over the loopback interface; how many frames."""
 
+    @property
+    def looped(self) -> RxBurst:
+        """What `loop` has carried last."""
+
     def set_link(self, index: int, up: bool) -> None:
         """Whether frames can pass on interface `index`."""
+
+
+class FrameWatcher(Protocol):
+    """Who is shown every frame; it looks at the bursts at once and keeps nothing of them."""
+
+    def received(self, index: int, now: int, burst: RxBurst) -> None:
+        """What came by interface `index`, and how each frame ended in the stack: `burst.ends_kept()`."""
+
+    def sent(self, index: int, burst: TxBurst, count: int) -> None:
+        """The first `count` frames of the burst were given to interface `index`, which did not take those in `refused`."""
+
+    def attached(self) -> None:
+        """Interfaces have changed."""
 
 
 @dataclass(slots=True)
@@ -101,6 +119,7 @@ class Pump:
         self._link_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
         self._silent_until: dict[str, int] = {}
+        self._watcher: FrameWatcher | None = None
 
     def attach(self, nic: Nic, index: int, on_gone: Callable[[], None] | None = None) -> None:
         """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`.
@@ -117,7 +136,16 @@ class Pump:
             nic.on_link_change = self._on_link_change
         if self._link_timer is None:
             self._link_timer = self._loop.call_later(LINK_CHECK_S, self._on_link_timer)
+        if self._watcher is not None:
+            self._watcher.attached()
         self.kick()
+
+    def show_frames(self, watcher: FrameWatcher | None) -> None:
+        """Show every frame to `watcher` from now on, or to nobody."""
+        self._watcher = watcher
+        self._tx.forget_refused()
+        for burst in (self._rx, self._stack.looped):
+            burst.keep_ends(watcher is not None)
 
     def detach(self, index: int) -> None:
         """Stop serving interface `index`, whose link goes down. Does nothing when it has no NIC."""
@@ -286,6 +314,8 @@ class Pump:
                 self._counts.rx_frames += count
                 self._rx_bursts.observe(count)
                 self._stack.receive(port.index, now, self._rx)
+                if self._watcher is not None:
+                    self._watcher.received(port.index, now, self._rx)
                 return True
             if count == GONE:
                 log.error("nic_gone", nic=port.nic.name)
@@ -300,7 +330,10 @@ class Pump:
     def _loop_back(self, now: int) -> bool:
         """What the host sends to itself needs no NIC."""
         try:
-            return self._stack.loop(now) > 0
+            carried = self._stack.loop(now)
+            if carried and self._watcher is not None:
+                self._watcher.received(LOOPBACK, now, self._stack.looped)
+            return carried > 0
         except Exception:
             self._complain("loop")
         return False
@@ -329,6 +362,9 @@ class Pump:
                     self._tx_bursts.observe(count)
                     self._dirty |= count >= min(room, BURST)
                     self._counts.tx_refused += port.nic.transmit(self._tx)
+                    if self._watcher is not None:
+                        self._watcher.sent(port.index, self._tx, count)
+                        self._tx.forget_refused()
             except Exception:
                 self._tx.clear()
                 self._complain("transmit")

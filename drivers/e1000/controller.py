@@ -11,7 +11,7 @@ from drivers.e1000.chips import OVERHEAD, Chip
 from drivers.e1000.nvm import LOADED_NS, read_mac
 from drivers.e1000.phy import Negotiation, Phy
 from drivers.e1000.receive import RxRing
-from drivers.e1000.registers import MAP_8254X, MAP_82574, RAL, STATISTICS, VFTA, BufferSize, Cause, MTA
+from drivers.e1000.registers import MAP_8254X, MAP_82574, RAL, STATISTICS, VFTA, BufferSize, Cause, MTA, Speed
 from drivers.e1000.transmit import TxRing
 from drivers.errors import DeviceGone, DeviceTimeout
 from drivers.registers import MS, RegisterFile
@@ -184,6 +184,13 @@ class Controller:
         if status == EVERYTHING:
             raise DeviceGone(self.device.name)
         return status.LU
+
+    def link(self) -> tuple[int, bool] | None:
+        """Megabits a second, and whether full duplex; None without a link. Raises DeviceGone."""
+        status = self.regs.STATUS.read()
+        if status == EVERYTHING:
+            raise DeviceGone(self.device.name)
+        return (10 ** (1 + min(status.SPEED, Speed.MB1000)), bool(status.FD)) if status.LU else None
 
     def paused(self) -> bool:
         """Whether the peer holds us back."""

@@ -122,9 +122,7 @@ class E1000:
         """Take all frames of the burst and empty it; how many the device refused, which are lost and counted."""
         if self._gone:
             self._counts["tx_dropped_gone"] += len(burst)
-            refused = len(burst)
-            burst.clear()
-            return refused
+            return burst.refuse()
         return self._tx.transmit(burst)
 
     def room(self) -> int:
@@ -241,9 +239,23 @@ class E1000:
             self._memory.remove(memory)
 
     @property
+    def link(self) -> tuple[int, bool] | None:
+        """Megabits a second, and whether full duplex; None without a link. One register read."""
+        try:
+            return None if self._gone else self.controller.link()
+        except DeviceGone:
+            self._gone = True
+            return None
+
+    @property
     def rings(self) -> tuple[int, int]:
         """Descriptors for receiving and for transmitting."""
         return self._rx.size, self._tx.size
+
+    @property
+    def moderation_us(self) -> int:
+        """Microseconds between interrupts, at least."""
+        return self._moderation_us
 
     @property
     def interrupt_kind(self) -> str:

@@ -148,6 +148,7 @@ class TxRing:
             if refusal != ACCEPT:
                 self.counters.refused[refusal] += 1
                 refused += 1
+                burst.refused |= cython.cast(uint64_t, 1) << i
         burst.count = 0
         if self.unmarked:
             self._mark()

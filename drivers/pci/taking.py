@@ -9,7 +9,7 @@ from typing import Final
 
 from drivers.pci.names import Names
 from drivers.pci.sysfs import Bdf, PciBus, PciDevice, read_text
-from drivers.pci.uses import HostUses, Uses
+from drivers.pci.uses import HostUses, Interface, Uses
 
 OURS: Final = ("vfio-pci", "uio_pci_generic")
 """The kernel's drivers that hand a device to a process."""
@@ -29,6 +29,7 @@ class Why(Enum):
     MOUNTED = "mounted"
     SWAP = "swap"
     IN_USE = "in_use"
+    LOST = "lost"
     CONSOLE = "console"
     VIRTUAL_FUNCTIONS = "virtual_functions"
 
@@ -114,14 +115,30 @@ def _use_reasons(uses: Uses) -> Iterator[Reason]:
             yield Reason(Why.IN_USE, f"{disk.name} is in use{layers}", f"see `lsblk /dev/{disk.name}`; close the LVM, RAID, "
                          "encrypted volume or program that has it open, or name the device with --force", forcible=True)
     for interface in uses.interfaces:
-        if interface.carries_default_route:
-            yield Reason(Why.DEFAULT_ROUTE, f"{interface.name} carries the default route",
-                         "give the host another way out first, or name the device with --force", forcible=True)
-        elif interface.upper or interface.master:
-            upper = ", ".join(interface.upper or (interface.master,))
-            yield Reason(Why.IN_USE, f"{interface.name} is part of {upper}",
-                         f"detach it: ip link set {interface.name} nomaster (or delete {upper}), or name the device with "
-                         "--force", forcible=True)
+        yield from _interface_reasons(interface)
+
+
+def _interface_reasons(interface: Interface) -> Iterator[Reason]:
+    """What depends on an interface, or is lost with it. All of it may be forced, by who knows what is on this machine."""
+    name, hanging = interface.name, interface.hangers
+    if interface.carries_default_route:
+        yield Reason(Why.DEFAULT_ROUTE, f"{name} carries the default route",
+                     "give the host another way out first, or name the device with --force", forcible=True)
+    if interface.master:
+        yield Reason(Why.IN_USE, f"{name} is part of {interface.master}",
+                     f"detach it: ip link set {name} nomaster; or name the device with --force: it goes back there when it is "
+                     "given back", forcible=True)
+    if hanging.vlans:
+        yield Reason(Why.IN_USE, f"the VLANs {', '.join(hanging.vlans)} are on {name} and cease meanwhile",
+                     f"delete them (ip link delete {hanging.vlans[0]}), or name the device with --force: they are made again "
+                     "when it is given back", forcible=True)
+    if hanging.lost:
+        yield Reason(Why.LOST, f"{name} has {', '.join(hanging.lost)}, and does not come back with that",
+                     f"note how it is made (tc qdisc show dev {name}; ip -d link), then name the device with --force",
+                     forcible=True)
+    elif above := [upper for upper in interface.upper if upper not in (interface.master, *hanging.vlans)]:
+        yield Reason(Why.IN_USE, f"{', '.join(above)} depends on {name}", f"delete {', '.join(above)}, or name the device "
+                     "with --force", forcible=True)
 
 
 def _group_reasons(device: PciDevice, bus: PciBus, host: HostUses, together: frozenset[Bdf]) -> Iterator[Reason]:

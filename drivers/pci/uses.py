@@ -7,7 +7,7 @@ from an exclusive open: both are functions that tests replace too.
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Final
 
 from pyroute2 import IPRoute
 
+from drivers.pci import unkept
 from drivers.pci.sysfs import PciDevice, link_name, read_number, read_text
+from drivers.pci.unkept import NOTHING, Hangers
 
 _LONGEST_FILE: Final = 16 << 20
 _MOST_LAYERS: Final = 4096
@@ -37,7 +39,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A network interface of the kernel. `upper` are interfaces made on it: bonds, bridges, VLANs."""
+    """A network interface of the kernel. `upper` are interfaces above it: bonds, bridges, VLANs, and whatever else."""
 
     name: str
     mac: str
@@ -46,6 +48,7 @@ class Interface:
     upper: tuple[str, ...]
     master: str | None
     carries_default_route: bool
+    hangers: Hangers = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +86,17 @@ class HostUses:
     """A picture of this host's interfaces, disks and mounts, taken when it is made; then ask `of(device)`.
 
     `default_routes` gives the indices of interfaces with a default route; `held` says whether a disk cannot be opened
-    exclusively. Without them the host itself is asked, or nobody when `root` is another tree.
+    exclusively; `hangers` what is made on which interface. Without them the host itself is asked, or nobody when `root` is
+    another tree.
     """
 
     def __init__(self, root: Path | str = "/", default_routes: Callable[[], Iterable[int]] | None = None,
-                 held: Callable[[str], bool] | None = None):
+                 held: Callable[[str], bool] | None = None, hangers: Callable[[], Mapping[int, Hangers]] | None = None):
         self.root = Path(root)
         own = self.root == Path("/")
         default_routes = default_routes or (default_route_interfaces if own else tuple)
         self._held = held or (held_exclusively if own else lambda name: False)
+        self._hangers = (hangers or (unkept.hangers if own else dict))()
         self._nets = _entries(self.root / "sys/class/net")
         self._blocks = _entries(self.root / "sys/class/block")
         self._carriers = self._find_carriers(set(default_routes()))
@@ -110,7 +115,8 @@ class HostUses:
     def _interface(self, name: str, path: Path) -> Interface:
         upper = sorted(entry.removeprefix("upper_") for entry in _names(path) if entry.startswith("upper_"))
         return Interface(name, read_text(path / "address"), read_text(path / "operstate"), read_number(path / "mtu") or 0,
-                         tuple(upper), link_name(path / "master"), name in self._carriers)
+                         tuple(upper), link_name(path / "master"), name in self._carriers,
+                         self._hangers.get(read_number(path / "ifindex") or 0, NOTHING))
 
     def _find_carriers(self, indices: set[int]) -> set[str]:
         """The interfaces with a default route and all that these are made of: the ports of a bond, a VLAN's parent."""

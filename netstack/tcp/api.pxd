@@ -1,5 +1,5 @@
 # The Python face of TCP: what sockets are made of.
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from netstack.net cimport NetState
 from netstack.tcp.tcb cimport Listener, Tcb, TcpTable
 from netstack.wire.address cimport Addr
@@ -11,6 +11,8 @@ cdef class Tcp:
     cdef NetState state
     cdef TcpTable table
     cdef Tcb *_at(self, object handle)
+    cdef Tcb *_any(self, uint64_t handle) noexcept
+    cdef _abort(self, Tcb *c)
     cdef Listener *_listener(self, object handle)
     cdef _start_listener(self, Listener *x, int index, Addr *local, int port, int backlog, bint any_family)
     cdef _resolve(self, Tcb *c, str host, Addr *bound)

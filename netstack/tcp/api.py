@@ -79,14 +79,20 @@ class Tcp:
     @cython.cfunc
     def _at(self, handle: object) -> cython.pointer[Tcb]:
         """The block behind a handle."""
-        n: uint64_t = handle
-        index: uint32_t = cython.cast(uint32_t, n & 0xFFFFFFFF)
-        c: cython.pointer[Tcb]
-        if index < self.table.block_count:
-            c = self.table.blocks[index]
-            if c is not cython.NULL and c.generation == n >> 32 and not c.flags & F_RELEASED:
-                return c
-        raise ValueError(f"no connection {handle}")
+        c: cython.pointer[Tcb] = self._any(handle)
+        if c is cython.NULL or c.flags & F_RELEASED:
+            raise ValueError(f"no connection {handle}")
+        return c
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _any(self, handle: uint64_t) -> cython.pointer[Tcb]:
+        """The block behind a handle, also when the application has let go of it; NULL: it is gone."""
+        index: uint32_t = cython.cast(uint32_t, handle & 0xFFFFFFFF)
+        if index < self.table.block_count and self.table.blocks[index] is not cython.NULL and (
+                self.table.blocks[index].generation == handle >> 32):
+            return self.table.blocks[index]
+        return cython.NULL
 
     # -- listeners ---------------------------------------------------------------------------------
 
@@ -415,8 +421,18 @@ class Tcp:
 
     def abort(self, handle: int) -> None:
         """Reset the connection and release the handle."""
+        self._abort(self._at(handle))
+
+    def cut(self, handle: int) -> None:
+        """As `abort`, also for a connection that no application has any more, or none yet."""
+        c: cython.pointer[Tcb] = self._any(handle)
+        if c is cython.NULL:
+            raise ValueError(f"no connection {handle}")
+        self._abort(c)
+
+    @cython.cfunc
+    def _abort(self, c: cython.pointer[Tcb]):
         t: cython.pointer[TcpTable] = cython.address(self.table)
-        c: cython.pointer[Tcb] = self._at(handle)
         if c.state != CLOSED:
             count(t.net, TCP_ABORTS, 1)
             if c.state < CLOSING:       # RFC 9293 3.10.5: later the peer has nothing to lose
@@ -494,22 +510,45 @@ class Tcp:
         """All that is known of one connection; times in ns, sizes in octets."""
         return _row(self._at(handle))
 
+    def details(self, handle: int, now: int64_t) -> dict:
+        """As `info`, also of a connection without an application, and with what takes longer to read than a line.
+
+        `timers`: name -> ns from `now` until it runs out, of those that run. Raises ValueError.
+        """
+        c: cython.pointer[Tcb] = self._any(handle)
+        if c is cython.NULL:
+            raise ValueError(f"no connection {handle}")
+        running = {"retransmission": c.rto_at, "tail_loss_probe": c.tail_at, "zero_window_probe": c.persist_at,
+                   "delayed_ack": c.ack_at, "close": c.close_at, "keepalive": c.keepalive_at}
+        row = _row(c)
+        row.update({
+            "age_ns": max(now - c.opened_at, 0), "peer_mss": c.peer_mss, "nodelay": bool(c.flags & F_NODELAY),
+            "keepalive": bool(c.flags & F_KEEPALIVE),
+            "send_memory": c.send.size, "send_limit": self.table.limits.send_buffer,
+            "receive_memory": c.receive.size, "receive_limit": c.rcv_limit,
+            "out_of_order_ranges": c.gap_count, "sacked_ranges": c.sacked_count,
+            "soft_error": os.strerror(c.soft_error) if c.soft_error else None,
+            "timers": {name: at - now for name, at in running.items() if at},
+        })
+        return row
+
     def connections(self) -> list:
         """One `info` for each connection, those without an application included."""
         t: cython.pointer[TcpTable] = cython.address(self.table)
         i: uint32_t
         return [_row(t.blocks[i]) for i in range(t.block_count) if t.blocks[i] is not cython.NULL]
 
-    def busiest(self, most: int = 64) -> list:
+    def busiest(self, most: int = 64, lately: bool = False) -> list:
         """One `info` for each of the connections that have moved the most octets, at most 64, the busiest first.
 
-        However many there are, it stays cheap enough to ask once a second.
+        `lately`: since the last call that asked for this. However many there are, it stays cheap enough to ask once a second.
         """
         t: cython.pointer[TcpTable] = cython.address(self.table)
         chosen: uint32_t[MAX_BUSIEST]
         moved: uint64_t[MAX_BUSIEST]
         own: uint64_t
         limit: cython.int = max(0, min(most, MAX_BUSIEST))
+        since: cython.bint = lately
         n: cython.int = 0
         k: cython.int
         i: uint32_t
@@ -517,6 +556,9 @@ class Tcp:
             if t.blocks[i] is cython.NULL:
                 continue
             own = t.blocks[i].octets_sent + t.blocks[i].octets_received
+            if since:
+                own -= t.blocks[i].octets_marked
+                t.blocks[i].octets_marked += own
             if n < limit:
                 n += 1
             elif n == 0 or own <= moved[n - 1]:

@@ -134,6 +134,7 @@ cdef struct Tcb:
     int64_t answered_at         # when something empty and unacceptable was answered last
     uint64_t octets_sent
     uint64_t octets_received
+    uint64_t octets_marked      # both together, when somebody asked last who is busiest
     uint32_t retransmits
 
 cdef struct Listener:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -9,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import acpi, calls, device, process, sata, shell, tables
+from rustosd.cli import acpi, calls, capture, details, device, process, sata, shell, tables, top, traceroute
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.cli.run import run as run_command
+from rustosd.control import network_protocol as network
 from rustosd.control import protocol as p
 from rustosd.control.client import DEFAULT_SOCKET
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
@@ -92,24 +94,18 @@ def status(json: Json = False) -> None:
 nic = _noun("nic", "Interfaces of the stack.", tables.NICS, "nic.list")
 
 
+def _complete_nic(incomplete: str) -> list[str]:
+    return calls.known("nic.list", lambda rows: [row.name for row in rows], incomplete)
+
+
 @nic.command("show")
-def nic_show(name: str, json: Json = False) -> None:
-    """All about one interface."""
-    rows: list[p.Nic] = [row for row in call("nic.list") if row.name == name]
-    if not rows:
-        raise shell.Stop(f"there is no interface {name}; see: rustosctl nic list")
+def nic_show(name: Annotated[str, typer.Argument(autocompletion=_complete_nic)], json: Json = False) -> None:
+    """All about one interface: its device, link, rings, interrupts and counters."""
+    answer: network.NicDetails = call("nic.show", network.NicQuery(name=checked(InterfaceName, name)))
     if json:
-        tables.print_json("nic", rows[0])
-        return
-    row = rows[0]
-    tables.show_facts((
-        ("nic", row.name), ("kind", row.kind), ("link", row.link), ("mac", tables.plain(row.mac)),
-        ("mtu", str(row.mtu)), ("offload", tables.plain(row.offload)),
-        *(("address", address) for address in row.addresses),
-        ("received", f"{row.rx_frames} frames, {tables.octets(row.rx_octets)}"),
-        ("sent", f"{row.tx_frames} frames, {tables.octets(row.tx_octets)}"),
-        ("refused by the device", str(row.rx_dropped)),
-    ))
+        tables.print_json("nic", answer)
+    else:
+        details.show_nic(answer)
 
 
 addr = _noun("addr", "Addresses of the interfaces.", tables.ADDRESSES, "addr.list")
@@ -198,6 +194,40 @@ def conn_list(limit: Limit = 10_000, json: Json = False) -> None:
     tables.show(tables.CONNECTIONS, answer.connections, json, answer.total)
 
 
+def _complete_connection(incomplete: str) -> list[str]:
+    return calls.known("conn.list", lambda answer: [row.id for row in answer.connections if row.id], incomplete,
+                       p.ConnectionQuery())
+
+
+ConnectionId = Annotated[str, typer.Argument(metavar="ID", help="As `conn list` shows it: 7.2",
+                                             autocompletion=_complete_connection)]
+
+
+def _connection_id(text: str) -> str:
+    if not re.match(network.CONNECTION_ID, text):
+        raise ValueError(f"{text!r} is no connection's ID, which is two numbers: 7.2; see: rustosctl conn list")
+    return text
+
+
+@conn.command("show")
+def conn_show(identity: ConnectionId, json: Json = False) -> None:
+    """All about one TCP connection: windows, times, options, buffers, and whose it is."""
+    answer: network.ConnectionDetails = call("conn.show", network.ConnectionQuery(id=checked(_connection_id, identity)))
+    if json:
+        tables.print_json("connection", answer)
+    else:
+        details.show_connection(answer)
+
+
+@conn.command("close")
+def conn_close(
+    identity: ConnectionId,
+    reset: Annotated[bool, typer.Option("--reset", help="At once, and the peer sees a reset.")] = False,
+) -> None:
+    """End a TCP connection: what was written still goes out, then FIN. Its program sees the end of it."""
+    call("conn.close", network.ConnectionEnd(id=checked(_connection_id, identity), reset=reset))
+
+
 All = Annotated[bool, typer.Option("--all", "-a", help="Also those that never happened.")]
 
 
@@ -280,6 +310,9 @@ def _summary(address: str, sent: int, answered_us: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
+app.command("capture")(capture.capture)
+app.command("top")(top.top)
+app.command("traceroute")(traceroute.traceroute)
 app.add_typer(device.app, name="device")
 app.add_typer(sata.app, name="disk")
 app.command("acpi")(acpi.acpi)

@@ -82,7 +82,7 @@ def recover(config: ConfigFile = None) -> None:
 @app.command()
 def version() -> None:
     """Print the version."""
-    from rustosd.control.operations import version as installed
+    from rustosd.control.names import version as installed
     print(f"rustosd {installed()}")
 
 

@@ -28,7 +28,7 @@ app = typer.Typer(help="PCI devices: take them from the kernel, give them back."
 Bdf = Annotated[str, typer.Argument(metavar="BDF", help="As 0000:03:00.0.", autocompletion=_complete_bdf)]
 Bdfs = Annotated[list[str], typer.Argument(metavar="BDF...", help="As 0000:03:00.0.", autocompletion=_complete_bdf)]
 Held = Annotated[list[str], typer.Argument(metavar="BDF...", help="As 0000:03:00.0.", autocompletion=_complete_held)]
-Force = Annotated[bool, typer.Option("--force", help="Even if it carries the default route or a mounted filesystem.")]
+Force = Annotated[bool, typer.Option("--force", help="Even if the host depends on it, or loses something with it.")]
 Bridges = Annotated[bool, typer.Option("--all", "-a", help="Also bridges, which nobody can take.")]
 
 
@@ -200,6 +200,8 @@ def take(
         return
     for each in taken:
         print(_taken(each))
+        for what in each.left_out:
+            print(f"{each.bdf}: not taken over: {what}")
 
 
 def _distinct(bdfs: list[str]) -> list[PciAddress]:

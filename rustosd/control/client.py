@@ -1,10 +1,12 @@
 """The other end of the control socket, for `rustosctl`: blocking, one call at a time, few imports."""
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from rustosd.client.session import descriptors
 from rustosd.control.protocol import METHODS, Parameters, Reply, decode_value
 
 DEFAULT_SOCKET = "/run/rustosd/control.sock"
@@ -50,12 +52,34 @@ class Client:
 
         Raises CallFailed when the daemon says no, Unreachable when it goes away.
         """
+        return self._asked(method, params, self._lines.readline)
+
+    def take(self, method: str, params: Parameters | None = None) -> tuple[Any, socket.socket]:
+        """As `call`, for a method whose answer comes with a descriptor, which is a stream socket."""
+        ends: list[socket.socket] = []
+
+        def read() -> bytes:
+            line = b""
+            while not line.endswith(b"\n"):
+                part, ancillary, _, _ = self._socket.recvmsg(65536, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+                ends.extend(socket.socket(fileno=fd) for fd in descriptors(ancillary))
+                if not part:
+                    break
+                line += part
+            return line
+
+        result = self._asked(method, params, read)
+        if not ends:
+            raise Unreachable(f"the daemon on {self.path} gives no descriptor; it is of another version")
+        return result, ends[0]
+
+    def _asked(self, method: str, params: Parameters | None, read: Callable[[], bytes]) -> Any:
         self._count += 1
         body = msgspec.to_builtins(params, enc_hook=str) if params is not None else {}
         request = {"jsonrpc": "2.0", "id": self._count, "method": method, "params": body}
         try:
             self._socket.sendall(msgspec.json.encode(request) + b"\n")
-            line = self._lines.readline()
+            line = read()
         except TimeoutError:
             raise Unreachable(f"the daemon on {self.path} did not answer in {TIMEOUT_S:.0f} s") from None
         except OSError as error:

@@ -40,6 +40,7 @@ class HeldDevice(Protocol):
     disks: Mapping[str, Any]        # rustosd.disks.AsyncDisk by name
     state: str
     reason: str
+    left_out: Sequence[str]
 
 
 class Devices(Protocol):
@@ -149,7 +150,7 @@ class DeviceOperations:
             addresses=[row["address"] for row in stack.addresses()
                        if row["name"] == name and not ip_interface(row["address"]).is_link_local],
             routes=[row["prefix"] for row in stack.routes() if row["kind"] == "static" and row["interface"] in indices],
-            disks=list(held.disks))
+            disks=list(held.disks), left_out=list(held.left_out))
 
 
 # Looking at sysfs: in a thread

@@ -131,6 +131,7 @@ class Taken(Row):
     addresses: list[str]
     routes: list[str]           # destinations, without those that come with the addresses
     disks: list[str]
+    left_out: list[str]         # in words, what of the kernel's was not taken over, such as the renewal of a lease
 
 
 class Given(Row):

@@ -4,23 +4,22 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 from rustosd.control import protocol as p
 from rustosd.control.acpi_operations import AcpiOperations
+from rustosd.control.capture_operations import CaptureOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
+from rustosd.control.names import LOOPBACK_INDEX, USEFUL_ENDS, connection_id, endpoint, version
+from rustosd.control.network_operations import NetworkOperations
 from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.sata_operations import SataOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
+from rustosd.control.trace_operations import TraceOperations
 from rustosd.pinger import Answer
 from rustosd.processes import Processes
-
-# Verdicts that are no drops: the frame did what it came for.
-USEFUL_ENDS = frozenset({"delivered", "answered", "forwarded"})
-LOOPBACK_INDEX = 0
 
 
 class Core(Protocol):
@@ -32,6 +31,12 @@ class Core(Protocol):
     counter_help: Mapping[str, str]
     devices: Devices | None
     """The PCI devices of the daemon; None where it can have none."""
+    captures: Any
+    """`rustosd.capture.captures.Captures` or its like."""
+    tracer: Any
+    """`rustosd.tracer.Tracer` or its like."""
+    pump: Any
+    """`rustosd.pump.Pump` or its like."""
     processes: Processes
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
@@ -41,6 +46,16 @@ class Core(Protocol):
 
     def nic_facts(self, name: str) -> Mapping[str, Any]:
         """What the device of an interface knows better than the stack: kind, rx_dropped. Empty for loopback."""
+
+    def nic_details(self, name: str) -> Mapping[str, Any]:
+        """All that the device of an interface knows: `rustosd.control.network_operations.NetworkCore`."""
+
+    def resident_octets(self) -> int:
+        """The process's memory that is in RAM."""
+
+    @property
+    def users(self) -> Mapping[int, Any]:
+        """Who uses a connection, by its handle."""
 
     def services(self) -> Iterable[str]:
         """The running services with their ports, as "http/80"."""
@@ -53,7 +68,8 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, ProcessOperations):
+class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, CaptureOperations, TraceOperations,
+                 NetworkOperations, ProcessOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
@@ -199,14 +215,6 @@ class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperation
         return indices[name]
 
 
-def version() -> str:
-    """The version of the installed package."""
-    try:
-        return metadata.version("rustosd")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def _text(value: str | None) -> str | None:
     return None if value is None else str(value)
 
@@ -222,10 +230,9 @@ def _datagram_socket(row: Mapping[str, Any]) -> p.Connection:
 
 
 def _connection(row: Mapping[str, Any]) -> p.Connection:
-    handle = row["handle"]
     return _row(
         "tcp", row["state"].lower(), endpoint(row["local_host"], row["local_port"]),
-        id=f"{handle & 0xFFFFFFFF}.{handle >> 32}", remote=endpoint(row["remote_host"], row["remote_port"]),
+        id=connection_id(row["handle"]), remote=endpoint(row["remote_host"], row["remote_port"]),
         unread_octets=row["unread"], unsent_octets=row["unsent"], rx_octets=row["octets_received"],
         tx_octets=row["octets_sent"], rtt_us=row["srtt_ns"] / 1000 if row["srtt_ns"] else None,
         retransmits=row["retransmits"],
@@ -237,9 +244,3 @@ def _row(protocol: str, state: str, local: str, **known: Any) -> p.Connection:
                              "retransmits"))
     return p.Connection(protocol=protocol, state=state, local=local, **missing | known)
 
-
-def endpoint(host: str | None, port: int) -> str:
-    """`192.0.2.1:80`, `[2001:db8::1]:80` (RFC 5952 6), or `*:80` for any address of both families."""
-    if host is None:
-        return f"*:{port}"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

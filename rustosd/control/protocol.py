@@ -1,15 +1,23 @@
 """What crosses the control socket: every method once, with the types of its parameters and its result.
 
 JSON-RPC 2.0, one message a line. The server decodes by these types, the client too, and a row printed as a table
-or as JSON is one of these structs. Optional values are null when there is nothing to tell. What is about devices and
-disks is in `device_protocol` and `disk_protocol`.
+or as JSON is one of these structs. Optional values are null when there is nothing to tell. What is about devices,
+disks, captures and routes traced is in the other `*_protocol` modules here.
 """
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rustosd.control import device_protocol, disk_protocol, process_protocol, sata_protocol
+from rustosd.control import (
+    capture_protocol,
+    device_protocol,
+    disk_protocol,
+    network_protocol,
+    process_protocol,
+    sata_protocol,
+    trace_protocol,
+)
 from rustosd.control.base import Done, Method, Nothing, Parameters, Row
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
 
@@ -200,7 +208,8 @@ METHODS = {method.name: method for method in (
     Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer."),
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
-    *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *process_protocol.METHODS,
+    *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS,
+    *network_protocol.METHODS, *process_protocol.METHODS, *trace_protocol.METHODS,
 )}
 
 

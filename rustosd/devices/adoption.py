@@ -29,6 +29,15 @@ class StackRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """An address that the kernel had for a time, from DHCP or a router, and that nobody renews while the NIC is ours."""
+
+    address: str
+    ends_s: float
+    """CLOCK_BOOTTIME, see `LinkState.read_at_s`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What an interface of the stack shall have."""
 
@@ -37,6 +46,8 @@ class Wanted:
     routes: tuple[StackRoute, ...] = ()
     left_out: tuple[str, ...] = ()
     """In words, what of the kernel's the stack cannot take over."""
+    leases: tuple[Lease, ...] = ()
+    """Of the addresses, those to be taken away at some time."""
 
 
 def wanted(link: LinkState | None, rule: DeviceConfig, routes: tuple[RouteConfig, ...], nic_mtu: int) -> Wanted:
@@ -46,6 +57,7 @@ def wanted(link: LinkState | None, rule: DeviceConfig, routes: tuple[RouteConfig
     """
     kernel = link if rule.adopt else None
     left_out: list[str] = []
+    leases: list[Lease] = []
     if rule.mtu is not None and rule.mtu > nic_mtu:
         raise ValueError(f"mtu = {rule.mtu}: this NIC carries at most {nic_mtu}")
     mtu = rule.mtu or min(kernel.mtu if kernel else MTU, nic_mtu)
@@ -59,8 +71,10 @@ def wanted(link: LinkState | None, rule: DeviceConfig, routes: tuple[RouteConfig
             if why := _why_not_address(address, mtu):
                 left_out.append(f"{address.address}: {why}")
                 continue
-            if address.valid_s is not None:
-                left_out.append(f"the renewal of {address.address}, whose lease ends in {address.valid_s} s")
+            if address.valid_s is not None and str(address.parsed.ip) not in addresses:
+                left_out.append(f"the renewal of {address.address}: its lease ends in {address.valid_s} s, and then it is "
+                                f"taken away; to keep it, say address = [\"{address.address}\"] under the NIC's [[device]]")
+                leases.append(Lease(str(address.parsed.ip), kernel.read_at_s + address.valid_s))
             # The stack knows no point-to-point links: the peer is one neighbor more.
             addresses.setdefault(str(address.parsed.ip), address.address if address.peer is None else _alone(address))
             if address.peer is not None:
@@ -72,7 +86,8 @@ def wanted(link: LinkState | None, rule: DeviceConfig, routes: tuple[RouteConfig
                 continue
             source = route.source if route.source in addresses else None
             chosen.append(StackRoute(route.to, route.hops[0].gateway, route.metric, source))
-    return Wanted(mtu, tuple(addresses.values()), tuple(dict.fromkeys(chosen)), tuple(left_out))
+    return Wanted(mtu, tuple(addresses.values()), tuple(dict.fromkeys(chosen)), tuple(left_out),
+                  tuple(leases))
 
 
 def _alone(address: KernelAddress) -> str:

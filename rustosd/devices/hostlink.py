@@ -1,7 +1,7 @@
 """Reading what a network interface is to the kernel, and putting that back once its driver has made it anew.
 
-Everything goes over netlink and /proc/sys/net, blocks for milliseconds, and may run in any thread. Not kept, since they
-belong to programs that set them again or to nobody any more: queueing disciplines, ethtool's settings, VLANs on top.
+Everything goes over netlink, ioctl(2), /proc/sys/net and /sys, blocks for milliseconds, and may run in any thread. What
+cannot be put back (queueing disciplines, macvlans and the like) is told before anything is taken: `drivers.pci.unkept`.
 """
 
 import errno
@@ -16,7 +16,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from drivers.binding import PCI
 from rustosd import netlink
-from rustosd.devices.linkstate import NO_PREFIX_ROUTE, TEMPORARY, Hop, KernelAddress, KernelRoute, LinkState
+from rustosd.devices import ethtool, uppers
+from rustosd.devices.linkstate import NO_PREFIX_ROUTE, TEMPORARY, Hop, KernelAddress, KernelRoute, LinkState, Vlan
 from rustosd.hostnet import HostNetworkError
 
 APPEAR_S: Final = 10.0
@@ -68,18 +69,7 @@ def await_interface(bdf: str, timeout_s: float = APPEAR_S) -> str:
 def read(name: str) -> LinkState:
     """All of an interface that `restore` puts back. Raises HostNetworkError when there is none of this name."""
 
-    def ask(route: IPRoute) -> LinkState:
-        index = _index(route, name)
-        (link,) = route.link("get", index=index)
-        names = {each["index"]: each.get("ifname") for each in route.get_links()}
-        addresses = tuple(_addresses(route.get_addr(index=index), link.get("address") or ""))
-        return LinkState(
-            name=name, mac=link.get("address") or "", mtu=link.get("mtu"), up=bool(link["flags"] & _IFF_UP),
-            read_at_s=now_s(), queue_frames=link.get("txqlen") or 0, alias=link.get("ifalias"),
-            master=names.get(link.get("master")), addresses=addresses,
-            routes=tuple(_routes(route.get_routes(), index, names, addresses)), settings=dict(_settings(name)))
-
-    return netlink.ask(ask)
+    return netlink.ask(lambda route: _read(route, name))
 
 
 def restore(state: LinkState, name: str) -> list[str]:
@@ -96,6 +86,19 @@ def now_s() -> float:
 
 
 # Reading
+
+def _read(route: IPRoute, name: str) -> LinkState:
+    index = _index(route, name)
+    (link,) = route.link("get", index=index)
+    names = {each["index"]: each.get("ifname") for each in route.get_links()}
+    addresses = tuple(_addresses(route.get_addr(index=index), link.get("address") or ""))
+    return LinkState(
+        name=name, mac=link.get("address") or "", mtu=link.get("mtu"), up=bool(link["flags"] & _IFF_UP),
+        read_at_s=now_s(), queue_frames=link.get("txqlen") or 0, alias=link.get("ifalias"),
+        port=uppers.read_port(route, link, names), addresses=addresses,
+        routes=tuple(_routes(route.get_routes(), index, names, addresses)), settings=dict(_settings(name)),
+        hardware=ethtool.read(name), vlans=tuple(uppers.read_vlans(route, index, _read)))
+
 
 def _addresses(rows: Iterable[Any], mac: str) -> Iterator[KernelAddress]:
     for row in rows:
@@ -202,17 +205,42 @@ class _Restoring:
         state = self.state
         self._link()
         self._settings()
+        self.complaints += ethtool.restore(state.name, state.hardware)
+        self._port()
         if state.up:
             self._do(f"{state.name} is not up", self.route.link, "set", index=self.index, state="up")
         for address in _in_order(state.addresses):
             self._address(address)
         for route in state.routes:
             self._route(route)
-        if state.master and (masters := self.route.link_lookup(ifname=state.master)):
-            self._do(f"{state.name} is not part of {state.master}", self.route.link, "set", index=self.index, master=masters[0])
-        elif state.master:
-            self.complaints.append(f"{state.name} is not part of {state.master}, which is gone")
+        for vlan in state.vlans:
+            self._vlan(vlan)
         return self.complaints
+
+    def _port(self) -> None:
+        """Part of its bridge or bond, before it is up: a bond wants its ports down, a VRF moves what is up already."""
+        state, port = self.state, self.state.port
+        if port is None:
+            return
+        if not (masters := self.route.link_lookup(ifname=port.master)):
+            self.complaints.append(f"{state.name} is not part of {port.master}, which is gone")
+            return
+        decides = uppers.decides(port)
+        if decides and self._now()["flags"] & _IFF_UP:
+            self._do(f"{state.name} cannot be changed", self.route.link, "set", index=self.index, state="down")
+        self._do(f"{state.name} is not part of {port.master}", self.route.link, "set", index=self.index, master=masters[0])
+        if decides and self._now(masters[0]).get("address") != port.mac:
+            self._do(f"{port.master} has not its MAC address {port.mac}", self.route.link, "set", index=masters[0],
+                     address=port.mac)
+        self.complaints += uppers.set_port(state.name, port)
+
+    def _vlan(self, vlan: Vlan) -> None:
+        try:
+            index = uppers.make_vlan(self.route, self.index, vlan)
+        except NetlinkError as error:
+            self.complaints.append(f"the VLAN {vlan.link.name} on {self.state.name} is missing: {error.args[1]}")
+            return
+        self.complaints += _Restoring(self.route, index, vlan.link).run()
 
     def _link(self) -> None:
         """Name, MAC, MTU and queue, which some kernels and drivers let be changed only while it is down."""
@@ -222,7 +250,8 @@ class _Restoring:
             while self._now().get("ifname") != state.name and time.monotonic() < limit:
                 time.sleep(_POLL_S)
         now = self._now()
-        renamed, readdressed = now.get("ifname") != state.name, (now.get("address") or "") != state.mac
+        renamed = now.get("ifname") != state.name
+        readdressed = (now.get("address") or "") != state.mac and not uppers.decides(state.port)
         if (renamed or readdressed) and now["flags"] & _IFF_UP:
             self._do(f"{state.name} cannot be changed", self.route.link, "set", index=self.index, state="down")
         if renamed:
@@ -239,8 +268,8 @@ class _Restoring:
         if state.alias and now.get("ifalias") != state.alias:
             self._do(f"{state.name} has not its alias", self.route.link, "set", index=self.index, ifalias=state.alias)
 
-    def _now(self) -> Any:
-        (link,) = self.route.link("get", index=self.index)
+    def _now(self, index: int | None = None) -> Any:
+        (link,) = self.route.link("get", index=index or self.index)
         return link
 
     def _settings(self) -> None:

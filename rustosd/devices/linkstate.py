@@ -72,6 +72,31 @@ class KernelRoute(_Fact):
         return 6 if ":" in self.to else 4
 
 
+class Port(_Fact):
+    """Being a port of a bridge, a bond or the like."""
+
+    master: str
+    kind: str = ""
+    """"bridge", "bond"."""
+    mac: str = ""
+    """The master's, which a bond forgets with its last port."""
+    settings: dict[str, str] = {}
+    """A bridge's of this port: "path_cost", "hairpin_mode"."""
+
+
+class Vlan(_Fact, kw_only=True):
+    """A VLAN interface, which goes with the interface it is made on."""
+
+    id: int
+    protocol: int = 0x8100
+    """Its EtherType: 0x8100 (802.1Q) or 0x88a8 (802.1ad)."""
+    flags: int = 0
+    """VLAN_FLAG_..., linux/if_vlan.h."""
+    ingress: tuple[tuple[int, int], ...] = ()
+    egress: tuple[tuple[int, int], ...] = ()
+    link: "LinkState"
+
+
 class LinkState(_Fact):
     """All of one interface that is put back when its device is given back."""
 
@@ -83,8 +108,11 @@ class LinkState(_Fact):
     """CLOCK_BOOTTIME when it was read: lifetimes count from there."""
     queue_frames: int = 1000
     alias: str | None = None
-    master: str | None = None
+    port: Port | None = None
     addresses: tuple[KernelAddress, ...] = ()
     routes: tuple[KernelRoute, ...] = ()
     settings: dict[str, str] = {}
     """What differs from the defaults below /proc/sys/net: "ipv4/rp_filter", "ipv6/accept_ra"."""
+    hardware: dict[str, str] = {}
+    """What ethtool sets: see `rustosd.devices.ethtool`."""
+    vlans: tuple[Vlan, ...] = ()

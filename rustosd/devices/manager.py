@@ -17,7 +17,7 @@ from drivers.device import Device
 from drivers.errors import DeviceError, DeviceRefused
 from netstack.stack import Stack
 from rustosd.config import DeviceConfig, RouteConfig
-from rustosd.devices import adoption, kinds
+from rustosd.devices import adoption, hostlink, kinds
 from rustosd.devices.kernel import DRIVERS, Kernel, Plan, Wish, canonical
 from rustosd.devices.linkstate import LinkState
 from rustosd.hostnet import HostNetworkError
@@ -64,6 +64,8 @@ class Held:
     taken: DeviceTaken | None = None
     index: int = -1
     """The stack's interface."""
+    left_out: tuple[str, ...] = ()
+    """In words, what the stack did not take over of what the kernel had."""
 
 
 class MakeDisk(Protocol):
@@ -92,6 +94,8 @@ class DeviceManager:
         self._lock = asyncio.Lock()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._tasks: set[asyncio.Task] = set()
+        self._leases: dict[str, list[asyncio.TimerHandle]] = {}
+        """Ends of addresses, by the stack's interface."""
         self._watch_s = watch_s
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
@@ -247,7 +251,24 @@ class DeviceManager:
         held.interface = name
         held.index = adoption.place(self._stack, name, nic.mac, want.mtu, nic.features)
         adoption.apply(self._stack, held.index, want, name)
+        held.left_out = want.left_out
+        self._forget_leases(name)
+        self._leases[name] = [
+            self._loop.call_later(max(0.0, lease.ends_s - hostlink.now_s()), self._end_lease, name, lease.address)
+            for lease in want.leases]
         self._pump.attach(nic, held.index, on_gone=lambda: self.lost(held.bdf, "its registers read all ones"))
+
+    def _end_lease(self, interface: str, address: str) -> None:
+        """Nobody has renewed it; another host may be given it now (RFC 2131 4.4.5)."""
+        for row in self._stack.addresses():
+            if row["name"] == interface and row["address"].partition("/")[0] == address:
+                self._stack.remove_address(row["interface"], row["address"])
+                self._pump.kick()
+                log.warning("lease_ended", nic=interface, address=row["address"])
+
+    def _forget_leases(self, interface: str) -> None:
+        for timer in self._leases.pop(interface, ()):
+            timer.cancel()
 
     def _name_before(self, rule: DeviceConfig, bdf: str) -> str | None:
         """The interface that waits for the device of this rule, or for the one at this place, to come back."""
@@ -384,6 +405,7 @@ class DeviceManager:
 
     def _forget_interface(self, held: Held) -> None:
         if held.index >= 0:
+            self._forget_leases(held.interface or "")
             self._stack.remove_interface(held.index)
             self._pump.kick()
             held.index = -1

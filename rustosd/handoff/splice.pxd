@@ -65,7 +65,7 @@ cdef class StreamSplice:
     cdef Tcp tcp
     cdef readonly object handle
     cdef readonly int fd
-    cdef object owner           # has settle(ending, errno), again(splice) and kick()
+    cdef readonly object owner  # has settle(ending, errno), again(splice) and kick()
     cdef uint32_t flags
     cdef uint32_t chaff         # octets at the head of our queue that only kept the client from writing
     cdef int error

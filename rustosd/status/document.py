@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from rustosd import health
-from rustosd.control.operations import USEFUL_ENDS, endpoint
+from rustosd.control.names import USEFUL_ENDS, endpoint
 from rustosd.health import Note
 from rustosd.status.recorder import INTERVAL_S, LOOPBACK_INDEX, Rates, Recorder, Watched
 

@@ -36,7 +36,7 @@ def main() -> int:
                    terminal=shell, kernel=ubuntu_image() if options.ubuntu else None) as guest:
             if options.command == ["demo"]:
                 return _demo(guest)
-            return _shell(guest) if shell else _command(guest, options.command, options.timeout)
+            return _shell(guest) if shell else command(guest, options.command, options.timeout)
     except DemoFailed as error:
         print(f"\nrustosd: the demo failed: {error}", file=sys.stderr)
         return 1
@@ -48,7 +48,7 @@ def main() -> int:
         return 125
 
 
-def _command(guest: Guest, command: list[str], timeout: float) -> int:
+def command(guest: Guest, command: list[str], timeout: float) -> int:
     streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
 
     def show(name: str, octets: bytes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tests.support.netns import Netns
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 """For anything that comes within seconds on a machine that is not busy."""
 PATTERN = bytes(range(251)) * 4096
 """No power of two divides its period, so that nothing can be exchanged unseen."""

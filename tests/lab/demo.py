@@ -7,11 +7,13 @@ the Linux in the network namespace at the other end of its cable.
 import hashlib
 import re
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from tests.lab.guest import AHCI, CARDS, Finished, Guest
+from tests.lab.packages import ROOT
 
 NIC: Final = CARDS["e1000e"]
 V4, V6 = "10.9.7.2", "fd09:7::2"
@@ -21,6 +23,8 @@ COLUMNS: Final = 110
 _BINARIES: Final = "/run/demo"
 _LOG: Final = "/run/demo/log"
 _PID: Final = "/run/demo/pid"
+_SOCKET: Final = "/run/rustosd/control.sock"
+_JOURNAL: Final = "/run/rustosd/journal.jsonl"
 _ANSWER_S: Final = 90.0
 _START_S: Final = 300.0
 _PROGRESS: Final = re.compile(r"(?:\r\x1b\[K[^\r\n]*)*\r\x1b\[K")
@@ -113,9 +117,11 @@ def _prepare(demo: Demo) -> str:
     guest = demo.guest
     guest.run("modprobe -a vfio-pci e1000e tun ahci sd_mod && sysctl -q vm.nr_hugepages=24")
     guest.run(f"mkdir -p {_BINARIES}")
+    paths = [str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     for name, module in (("rustosd", "daemon"), ("rustosctl", "control")):
-        code = f"import sys; sys.argv[0] = '{name}'; from rustosd.cli.{module} import main; main()"
-        guest.put(f"{_BINARIES}/{name}", f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n'.encode())
+        # -S and the paths by hand: what Python does at its start to find them takes a second in an emulated guest.
+        code = f"import sys; sys.path[:0] = {paths}; sys.argv[0] = '{name}'; from rustosd.cli.{module} import main; main()"
+        guest.put(f"{_BINARIES}/{name}", f'#!/bin/sh\nexec {sys.executable} -S -c "{code}" "$@"\n'.encode())
         guest.run(f"chmod +x {_BINARIES}/{name}")
     for address in PEER:
         guest.netns.run("ip", "addr", "add", address, "dev", NIC.name, "nodad")
@@ -131,9 +137,8 @@ def _start(demo: Demo, interface: str) -> None:
     demo.inside("cat /proc/partitions", "sda", "sdb", seconds=_ANSWER_S)
     demo.title("2. The daemon starts beside it; so far it has taken nothing")
     demo.inside(f"rustosd run --quiet >{_LOG} 2>&1 & echo $! >{_PID}")
-    demo.guest.run(f"while kill -0 $(cat {_PID}) && ! {_BINARIES}/rustosctl status; do sleep 1; done", check=False,
-                   timeout=_START_S)
-    demo.inside("rustosctl status", "interfaces 1")
+    demo.guest.run(f"while kill -0 $(cat {_PID}) && ! test -S {_SOCKET}; do sleep 0.2; done", check=False, timeout=_START_S)
+    demo.inside("rustosctl status", "interfaces 1", seconds=_ANSWER_S)
     demo.inside("rustosctl device list", NIC.bdf, interface, AHCI, "sda", "e1000e", terminal=True)
     demo.inside(f"rustosctl device show {NIC.bdf}", "82574L", "MSI-X", "can be taken yes", f"{interface} {NIC.mac}",
                 terminal=True)
@@ -194,8 +199,8 @@ def _stop(demo: Demo) -> None:
 
 def _clean(guest: Guest) -> None:
     """Whatever went wrong: no daemon, the devices with the kernel, the interface as it was."""
-    guest.run(f"test -e {_PID} && kill -9 $(cat {_PID}); {_BINARIES}/rustosd recover; rm -rf {_BINARIES}; "
-              "sysctl -q vm.nr_hugepages=0", check=False, timeout=_START_S)
+    guest.run(f"test -e {_PID} && kill -9 $(cat {_PID}); test -e {_JOURNAL} && {_BINARIES}/rustosd recover; "
+              f"rm -rf {_BINARIES}; sysctl -q vm.nr_hugepages=0", check=False, timeout=_START_S)
     guest.run(f"dev=$(ls /sys/bus/pci/devices/{NIC.bdf}/net) && ip addr flush dev $dev && ip link set $dev down", check=False)
     guest.netns.run("ip", "addr", "flush", "dev", NIC.name, check=False)
 

@@ -27,8 +27,8 @@ from tests.lab.image import Image, environment, image, initrd
 from tests.lab.packages import CACHE, LabUnavailable
 from tests.support.netns import Netns, unavailable
 
-BOOT_S = 300.0
-PATIENCE_S = 180.0
+BOOT_S = 600.0
+PATIENCE_S = 600.0
 """How long anything may take unless it is said otherwise: much longer than it does, on a machine that is very busy."""
 _SLACK_S = 30.0
 """How much longer than a job's own limit the host waits before it calls the guest dead."""

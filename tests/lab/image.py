@@ -137,6 +137,16 @@ def _fetch_ubuntu(directory: Path) -> str:
 
 def _download(directory: Path, options: list[str], name: str, advice: str) -> str:
     """Fetch what a package that stands for the newest kernel depends on; its version."""
+    try:
+        return _download_now(directory, options, name, advice)
+    except LabUnavailable:
+        if options:     # these lists are fresh
+            raise
+        run_apt(directory, options, "update")      # a fresh machine has none, an old one the names of former kernels
+        return _download_now(directory, options, name, advice)
+
+
+def _download_now(directory: Path, options: list[str], name: str, advice: str) -> str:
     found = subprocess.run(["apt-cache", *options, "depends", name], capture_output=True, text=True, check=False)
     match = re.search(r"Depends: linux-image-([0-9]\S+)", found.stdout)
     if not match:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from drivers import binding
+from drivers import acpi, binding
 from drivers.errors import DeviceError
+from drivers.pci.config import open_config, open_sysfs
+from drivers.pci.sysfs import Bdf
 from drivers.uio import UioDevice
 from drivers.vfio import Container
 from tests.lab.inside_vfio import drop_ipc_lock
@@ -111,3 +113,16 @@ def ranges(bdf: str) -> list[tuple[int, int]]:
             return held.ranges
         finally:
             held.close()
+
+
+def config_space(bdf: str) -> tuple[str, tuple[str, ...], bytes, bytes]:
+    """By which way it is reached and why not another; its 4096 octets by that way, and by the kernel's file."""
+    address = Bdf.parse(bdf)
+    reached, kernels = open_config(address, acpi.table("MCFG")), open_sysfs(address)
+    try:
+        spaces = [b"".join(config.read(at, 4).to_bytes(4, "little") for at in range(0, config.size, 4))
+                  for config in (reached.config, kernels)]
+        return reached.config.how, reached.passed_over, *spaces
+    finally:
+        reached.config.close()
+        kernels.close()

@@ -135,9 +135,8 @@ def test_a_drive_does_what_an_operator_asks_for_besides_reading_and_writing(gues
     assert on_host(guest, "disk1", 16384, 1) == bytes(SECTOR)
     health = seen["health"]
     assert health.healthy and health.celsius and health.error_count == 0 and len(health.attributes) > 5
-    assert (seen["after test"].test, seen["after test"].tests[0].kind) == ("passed", "short")
+    assert "no self-test" in seen["test"] and "cannot erase itself" in seen["erase"]
     assert (seen["cache"], seen["mode"], seen["between"]) == ([True, False, True], "active or idle", [0, 0])
-    assert "password" in seen["erase"] or "cannot erase" in seen["erase"]
 
 
 def test_a_disc_is_read_taken_out_and_exchanged(guest, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import inside_lab
+from tests.lab.__main__ import command as run_command
 from tests.lab.guest import AHCI, CARDS, DISK_OCTETS, EDU, GuestError, GuestTimeout, sweep
 from tests.support.netns import Netns
 
@@ -20,6 +21,12 @@ def test_a_command_gives_its_output_and_its_exit_status(guest):
         guest.run("exit 3")
     assert guest.run("no-such-program", "argument", check=False).status == 127
     assert guest.run("head -c 300000 /dev/zero").stdout == "\0" * 300000
+
+
+def test_scripts_lab_passes_on_output_and_exit_status(guest, capfd):
+    assert run_command(guest, ["echo out; echo err >&2; exit 3"], 60) == 3
+    assert capfd.readouterr() == ("out\n", "err\n")
+    assert run_command(guest, ["kill -9 $$"], 60) == 128 + 9
 
 
 def test_a_function_runs_on_the_guests_kernel_and_returns_raises_and_tells(guest):

@@ -7,10 +7,11 @@ iommufd and VFIO without an IOMMU are not in Debian's kernels; Ubuntu's stands i
 import pytest
 
 from tests.lab import inside_reach as inside
-from tests.lab import inside_vfio
+from tests.lab import inside_take, inside_vfio
 from tests.lab.guest import CARDS, EDU, Guest
 from tests.lab.image import ubuntu_image
 from tests.lab.packages import LabUnavailable
+from tests.lab.test_take import TAKE, V6, Nic, driver_of, end, start
 from tests.support import edu
 
 E1000, E1000E = CARDS["e1000"], CARDS["e1000e"]
@@ -70,6 +71,14 @@ def test_a_kernel_without_iommufd_and_one_without_no_iommu_mode_are_told(debian)
     assert "this kernel is built without VFIO's no-IOMMU mode" in debian.call(inside.complain, EDU, "vfio-noiommu")
 
 
+def test_configuration_space_is_reached_by_ecam_where_the_kernel_allows_it(debian):
+    """The guest is booted with iomem=relaxed."""
+    for bdf in (E1000E.bdf, E1000.bdf):
+        how, passed_over, ours, kernels = debian.call(inside.config_space, bdf)
+        assert (how, passed_over, len(ours)) == ("ecam", (), 4096)
+        assert ours[:len(kernels)] == kernels
+
+
 @pytest.mark.parametrize("way", ["vfio", "iommufd"])
 def test_by_iommufd_of_itself_where_the_kernel_has_it(ubuntu, way):
     ubuntu.run("modprobe iommufd")
@@ -124,6 +133,8 @@ def test_opening_and_closing_by_iommufd_leaves_nothing_behind(ubuntu):
 
 
 def test_without_an_iommu_only_by_name_and_only_in_the_kernels_unsafe_mode(bare):
+    how, (why,), _, _ = bare.call(inside.config_space, E1000E.bdf)
+    assert how == "sysfs" and "boot the kernel with iomem=relaxed" in why
     assert "No IOMMU covers it" in bare.call(inside_vfio.bind_complaint, EDU, "vfio-pci")[0]
     assert "no-IOMMU mode is off: `echo 1 >/sys/module/vfio/parameters/enable_unsafe_noiommu_mode`" in bare.call(
         inside.complain, EDU, "vfio-noiommu")
@@ -137,3 +148,24 @@ def test_without_an_iommu_only_by_name_and_only_in_the_kernels_unsafe_mode(bare)
     with pytest.raises(Exception, match=r"1 more free huge pages"):
         bare.run("sysctl -q vm.nr_hugepages=0")
         bare.call(inside.prove, EDU, "vfio-noiommu", ())
+
+
+def test_the_daemon_takes_and_serves_without_an_iommu_when_told_so_by_name(bare):
+    """Last here: it leaves the kernel in its unsafe mode."""
+    bare.preload("tests.lab.inside_take")
+    bare.run("sysctl -q vm.nr_hugepages=24; echo 0 >/sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
+    nic = Nic(bare, E1000E.name)
+    before = nic.shown()
+    rule = TAKE.format(f'bdf = "{E1000E.bdf}"\nbackend = "vfio-noiommu"')
+    assert "no-IOMMU mode is off: `echo 1 >/sys/module/vfio" in bare.call(inside_take.refused, rule)
+    assert "no IOMMU confines its DMA" in bare.call(inside_take.refused, TAKE.format(f'bdf = "{E1000E.bdf}"'))
+    assert nic.shown() == before
+    bare.run("echo 1 >/sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
+    call, hello = start(bare, rule)
+    assert driver_of(bare, nic.card) == "vfio-pci"
+    nic.serves(240)
+    nic.answers(V6)
+    finished = end(bare, call, hello)
+    assert finished.status == 0
+    assert '"event": "dma_unconfined"' in finished.stderr and "can overwrite all memory of this machine" in finished.stderr
+    assert nic.shown() == before

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import time
 
@@ -158,10 +159,11 @@ def test_a_nic_is_taken_with_all_it_had_and_given_back_as_it_was(guest, linux_us
     nic.answers(V4)
 
 
-def test_killed_under_load_ten_times_everything_comes_back(guest, linux_uses):
+@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.long)])
+def test_killed_under_load_again_and_again_everything_comes_back(guest, linux_uses, times):
     nic = linux_uses("e1000")       # the faster one to get its link
     before = nic.shown()
-    for _ in range(10):
+    for _ in range(times):
         call, _hello = start(guest, TAKE.format(f'bdf = "{nic.card.bdf}"'))
         nic.answers(V4)
         load = guest.netns.popen("curl", "-s", "-o", "/dev/null", f"http://{V4}/bytes/1000000000")
@@ -294,3 +296,70 @@ def test_a_group_is_taken_together_and_goes_back_together(guest, linux_uses):
     assert seen == {"kinds": {nic.card.bdf: "nic", EDU: "other"}, "during": dict.fromkeys(bdfs, "vfio-pci"),
                     "journalled": bdfs, "after": {nic.card.bdf: "e1000", EDU: None}, "held": [], "pending": 0}
     assert nic.shown() == before
+
+
+def hung_on(nic):
+    """Lines of ethtool(8), ip(8) and bridge(8) on a card's settings and the VLANs on it, without what changes by itself."""
+    name = nic.interface
+    said = nic.guest.run(f"for option in -g -k -a -c --show-eee --show-priv-flags ''; do ethtool $option {name} 2>&1; done; "
+                         "ip -d link show type vlan; for each in lan.5 lan.6; do ip addr show $each; done; ip route; "
+                         "bridge -d link", check=False).stdout
+    said = re.sub(r"^\d+: |(Link detected|Speed|Duplex|MDI-X): .*|inet6 fe80.*|(valid|preferred)_lft.*| linkdown| state \w+|"
+                  r"(?<=<)\S+(?=>)|\w+_timer +\S+", "", said, flags=re.M)
+    return sorted(" ".join(line.split()) for line in said.splitlines())
+
+
+def test_settings_and_vlans_come_back_and_what_cannot_is_told_first(guest, linux_uses):
+    nic = linux_uses("e1000e")
+    name = nic.interface
+    guest.run(" && ".join([
+        "modprobe -a 8021q bridge macvlan sch_tbf", f"ethtool -G {name} rx 512 tx 1024",
+        f"ethtool -K {name} tso off rxvlan off", f"ethtool -A {name} autoneg off rx off tx on",
+        f"ethtool -s {name} wol d msglvl 3", f"ethtool -C {name} rx-usecs 40",
+        f"ip link add link {name} name lan.5 type vlan id 5 ingress-qos-map 1:2 egress-qos-map 3:4 4:5 loose_binding on",
+        f"ip link add link {name} name lan.6 type vlan id 6 protocol 802.1ad", "ip link add br7 type bridge",
+        "ip link set lan.6 master br7 up", "ip link set br7 up", "bridge link set dev lan.6 cost 77 hairpin on",
+        "ip link set lan.5 mtu 1300 up", "ip addr add 10.55.0.2/24 dev lan.5", "ip route add 10.56.0.0/16 via 10.55.0.1",
+        "ip link add link lan.5 name lan.5.8 type vlan id 8",
+        f"tc qdisc add dev {name} root tbf rate 1mbit burst 10kb latency 10ms",
+        "ip link add link lan.5 name mv0 type macvlan"]))
+    try:
+        said = guest.call(inside.refused, TAKE.format(f'bdf = "{nic.card.bdf}"'))
+        assert f"the VLANs lan.5, lan.6 are on {name} and cease meanwhile" in said
+        assert f"{name} has the queueing discipline tbf, mv0 (macvlan) on lan.5, and does not come back with that" in said
+        guest.run(f"tc qdisc del dev {name} root; ip link del mv0")
+        before, hanging = nic.shown(), hung_on(nic)
+        for set_so in ("RX: 512", "tcp-segmentation-offload: off", "rx-usecs: 40", "lan.5.8@lan.5", "hairpin on"):
+            assert set_so in " ".join(hanging)
+        call, hello = start(guest, TAKE.format(f'bdf = "{nic.card.bdf}"\nforce = true'))
+        assert guest.run("ip -br link show type vlan").stdout == ""
+        finished = end(guest, call, hello)
+        assert finished.status == 0 and "not_restored" not in finished.stderr, finished.stderr
+        assert hung_on(nic) == hanging
+        assert nic.shown() == before
+    finally:
+        guest.run(f"for each in lan.5 lan.6 br7; do ip link del $each; done; ethtool -s {name} wol g; "
+                  f"ethtool -G {name} rx 256 tx 256; ethtool -K {name} tso on rxvlan on; "
+                  f"ethtool -A {name} autoneg on rx on tx on; ethtool -C {name} rx-usecs 3", check=False)
+
+
+def test_a_port_goes_back_to_its_bond(guest, linux_uses):
+    nic = linux_uses("e1000")
+    name = nic.interface
+    guest.run(f"modprobe bonding max_bonds=0; ip link add bond7 type bond mode active-backup && ip addr flush dev {name} && "
+              f"ip link set bond7 address 02:00:00:00:00:b7 && ip link set {name} down && "
+              f"ip link set {name} mtu 1500 master bond7 && ip link set bond7 up && ip addr add {V4}/24 dev bond7")
+    try:
+        nic.answers(V4)
+        said = guest.call(inside.refused, TAKE.format(f'bdf = "{nic.card.bdf}"'))
+        assert f"{name} is part of bond7: detach it: ip link set {name} nomaster" in said
+        call, hello = start(guest, TAKE.format(f'bdf = "{nic.card.bdf}"\nforce = true\naddress = ["10.8.0.9/24"]'))
+        nic.answers("10.8.0.9")
+        finished = end(guest, call, hello)
+        assert finished.status == 0 and "not_restored" not in finished.stderr, finished.stderr
+        link, = json.loads(guest.run(f"ip -d -j link show dev {name}").stdout)
+        assert (link["master"], link["address"]) == ("bond7", "02:00:00:00:00:b7")
+        assert nic.card.mac in guest.run(f"ethtool -P {name}").stdout
+        nic.answers(V4)
+    finally:
+        guest.run(f"ip link del bond7; ip link set {name} address {nic.card.mac}", check=False)

@@ -443,14 +443,14 @@ def test_error_about_a_ping_is_kept_with_its_sender(host, error, text):
 
 def test_only_the_last_replies_are_kept(host):
     host.ping(PEER_V4)
-    for sequence in range(icmp.ECHO_ROWS + 10):
+    for sequence in range(icmp.ANSWER_ROWS + 10):
         host.receive(frame(ip(4), ICMP(type=0, id=0x7777, seq=sequence)))
     replies = host.stack.ping_replies()
-    assert [row[1] for row in replies] == list(range(10, icmp.ECHO_ROWS + 10))
+    assert [row[1] for row in replies] == list(range(10, icmp.ANSWER_ROWS + 10))
 
 
 def test_identifiers_of_long_ago_are_forgotten(host):
-    for identifier in range(icmp.ECHO_IDENTIFIERS + 1):
+    for identifier in range(icmp.ANSWER_IDENTIFIERS + 1):
         host.stack.ping_send(host.now, PEER_V4, identifier, 0)
     assert host.receive(frame(ip(4), ICMP(type=0, id=0))) == "icmp_unmatched"
     assert host.receive(frame(ip(4), ICMP(type=0, id=1))) == "delivered"

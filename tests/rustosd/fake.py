@@ -4,6 +4,7 @@ import ipaddress
 import socket
 
 from rustosd.pinger import Answer
+from tests.rustosd.fake_network import DETAILS, NetworkFakes
 
 VERDICT_HELP = {"delivered": "taken", "ipv4_checksum": "wrong IPv4 header checksum", "no_route": "no route there"}
 COUNTER_HELP = {"tcp_retransmits": "TCP segments sent again", "udp_datagrams_sent": "UDP datagrams sent"}
@@ -30,7 +31,7 @@ class FakeStack:
         self.connection_rows = [
             {"handle": 7 | 2 << 32, "state": "ESTABLISHED", "local_host": "fd77::2", "local_port": 80,
              "remote_host": "fd77::1", "remote_port": 40000, "unread": 0, "unsent": 512, "octets_received": 100,
-             "octets_sent": 2048, "retransmits": 1, "srtt_ns": 250_000}]
+             "octets_sent": 2048, "retransmits": 1, "srtt_ns": 250_000, "released": False}]
         self.tcp = self.udp = self
 
     def usage(self):
@@ -40,8 +41,17 @@ class FakeStack:
     def states(self):
         return {"SYN_SENT": 0, "ESTABLISHED": len(self.connection_rows)}
 
-    def busiest(self, most=64):
+    def busiest(self, most=64, lately=False):
         return self.connection_rows[:most]
+
+    def details(self, handle, now):
+        for row in self.connection_rows:
+            if row["handle"] == handle:
+                return DETAILS | row
+        raise ValueError(f"no connection {handle}")
+
+    def cut(self, handle):
+        self.connection_rows = [row for row in self.connection_rows if row["handle"] != handle]
 
     def histograms(self):
         return dict.fromkeys(("round_trip", "handshake_active", "handshake_passive"), (3 << 20, [0] * 20 + [2, 1] + [0] * 43))
@@ -51,7 +61,8 @@ class FakeStack:
                  "queued_octets": 0, "rx_octets": 9, "tx_octets": 9}]
 
     def interfaces(self):
-        return [row | {"addresses": [a["address"] for a in self.address_rows if a["interface"] == row["index"]]}
+        return [row | {"output_queued": 0,
+                       "addresses": [a["address"] for a in self.address_rows if a["interface"] == row["index"]]}
                 for row in self.nics]
 
     def addresses(self):
@@ -130,7 +141,8 @@ class FakePump:
 
     def __init__(self):
         self.nics = {1: FakeNic(rx_dropped=3, rx_dropped_too_short=2, rx_dropped_EIO=1, hw_symbol_errors=4)}
-        self.counts = {"wakeups": 5, "errors": 0, "tx_refused": 0}
+        self.counts = {"wakeups": 5, "errors": 0, "tx_refused": 0, "yields": 0}
+        self.counts |= dict.fromkeys(("rx_bursts", "rx_frames", "tx_bursts", "tx_frames"), 0)
 
     def statistics(self):
         return self.counts
@@ -170,7 +182,7 @@ class FakeProcesses:
         return theirs
 
 
-class FakeCore:
+class FakeCore(NetworkFakes):
     """A `Core`: 10.77.0.1 answers pings, 10.77.0.9 does not, 10.77.0.8 is unreachable, others have no route."""
 
     verdict_help = VERDICT_HELP
@@ -178,6 +190,7 @@ class FakeCore:
     devices = None
 
     def __init__(self):
+        super().__init__()
         self.stack = FakeStack()
         self.pump = FakePump()
         self.processes = FakeProcesses()

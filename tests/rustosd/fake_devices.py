@@ -231,6 +231,7 @@ class FakeHeld:
     disks: dict[str, FakeDisk] = field(default_factory=dict)
     state: str = "running"
     reason: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class FakeDevice:
@@ -264,7 +265,8 @@ class FakeDevices:
         if backend == "uio":
             raise ValueError("uio needs huge pages: sysctl vm.nr_hugepages=64")
         made = [FakeHeld(bdf, "nic" if bdf in (NIC, LEGACY) else "ahci", "e1000" if bdf in (NIC, LEGACY) else "ahci",
-                         "rustos0" if bdf in (NIC, LEGACY) else None, driver=FakeDriver(bdf)) for bdf in bdfs]
+                         "rustos0" if bdf in (NIC, LEGACY) else None, driver=FakeDriver(bdf),
+                         left_out=("the route to 10.0.0.0/8: it is in table 77",) if bdf == NIC else ()) for bdf in bdfs]
         self.held |= {held.bdf: held for held in made}
         return made
 

@@ -82,12 +82,12 @@ def test_take_says_from_whom_and_what_came_with_it(rustosctl, core):
     core.stack.address_rows.append({"interface": 1, "name": "rustos0", "address": "fe80::1/64", "state": "preferred"})
     assert rustosctl("device", "take", NIC, "--force") == (0, (
         f"{NIC}: taken from e1000 by vfio; it is the interface rustos0 with 10.77.0.2/24, fd77::2/64, routes to "
-        "203.0.113.0/24\n"), "")
+        f"203.0.113.0/24\n{NIC}: not taken over: the route to 10.0.0.0/8: it is in table 77\n"), "")
     assert core.devices.taken == [([NIC], True, "vfio")] and core.kicks == 1
     status, out, _ = rustosctl("device", "take", "00:1f.2", AHCI, "--json")
     assert status == 0 and json.loads(out)["taken"] == [
         {"bdf": AHCI, "kind": "ahci", "backend": "vfio", "before": "ahci", "interface": None, "addresses": [], "routes": [],
-         "disks": []}]
+         "disks": [], "left_out": []}]
     assert core.devices.taken[1:] == [([AHCI], False, "vfio")]
 
 

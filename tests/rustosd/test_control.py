@@ -16,7 +16,8 @@ from rustosd.control import protocol as p
 from rustosd.control import sata_protocol
 from rustosd.control import server as server_module
 from rustosd.control.client import CallFailed, Client, Unreachable
-from rustosd.control.operations import Operations, endpoint
+from rustosd.control.names import endpoint
+from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer, Handed, Peer
 from tests.rustosd.fake import FakeCore
 from tests.rustosd.fake_devices import OURS
@@ -66,6 +67,8 @@ PARAMS = {
     "disk.show": {"disk": "LAB-DISK0"}, "disk.read": {"disk": "LAB-DISK0", "offset": 0, "octets": 1},
     "disk.write": {"disk": "LAB-DISK0", "offset": 0, "octets": "AAAA"}, "disk.flush": {"disk": "LAB-DISK0"},
     "disk.bench": {"disk": "LAB-DISK0", "seconds": 0.01},
+    "nic.show": {"name": "rustos0"}, "conn.show": {"id": "7.2"}, "conn.close": {"id": "7.2"},
+    "trace.hop": {"address": "203.0.113.9", "hop_limit": 1},
     "process.show": {"pid": 901}, "process.fds": {"pid": 901}, "process.signal": {"pid": 901},
     "process.nice": {"pid": 901, "nice": 5},
 }

@@ -10,6 +10,7 @@ import pytest
 from drivers.ahci.controller import AhciController
 from drivers.disk import DiskError
 from drivers.request import Operation
+from rustosd.busy_poll import BusyPoll
 from rustosd.disks import CHUNK, CHUNKS, LONGEST, AsyncDisk
 from tests.drivers.ahci.conftest import AhciDevice
 from tests.models.ahci import FLUSH, SECTOR, Drive, Model, identification
@@ -165,3 +166,35 @@ async def test_a_measurement_that_makes_no_sense_is_refused(served, arguments, w
     with pytest.raises(ValueError, match=why):
         await served.disk.bench(*arguments, 0.01)
     assert (await served.disk.bench("random", 4096, 1, 0.02)).operations > 0
+
+
+async def test_while_completions_keep_coming_nobody_is_woken_by_interrupts():
+    made = Served("msi")
+    try:
+        made.disk._poll = BusyPoll(10**9)
+        made.model.lazy = True
+        measuring = asyncio.create_task(made.disk.bench("random", 4096, 1, 0.05))
+        while not measuring.done():
+            made.model.run()                        # the disk takes longer than a turn
+            await asyncio.sleep(0)
+        result = measuring.result()
+        assert result.operations > 5 and made.disk.statistics()["wakeups"] == 0
+    finally:
+        made.close()
+
+
+async def test_a_disk_that_lets_wait_is_slept_on_and_wakes_by_its_interrupt():
+    made = Served("msi")
+    try:
+        made.model.lazy = True
+        reading = asyncio.create_task(made.disk.read(0, 8))
+        while not made.disk.disk._armed:            # looks on for a moment, then sleeps
+            await asyncio.sleep(0.001)
+        looks = made.disk.statistics()["looks"]
+        await asyncio.sleep(0.05)
+        assert made.disk.statistics()["looks"] - looks <= 2
+        made.model.lazy = False
+        made.model.run()
+        assert await reading == bytes(8 * SECTOR) and made.disk.statistics()["wakeups"] >= 1
+    finally:
+        made.close()

@@ -586,3 +586,42 @@ async def test_close_sends_what_is_ready_and_lets_go():
     await asyncio.sleep(0.02)
     assert house.stack.calls == []
     assert house.stack.links == [(1, True), (1, False)]
+
+
+class Watcher:
+    """Writes down what it is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple] = []
+
+    def received(self, index: int, now: int, burst: RxBurst) -> None:
+        self.shown.append(("received", index, burst.frames_bytes(), burst.ends_kept()))
+
+    def sent(self, index: int, burst: TxBurst, count: int) -> None:
+        self.shown.append(("sent", index, count, burst.refused))
+
+    def attached(self) -> None:
+        self.shown.append(("attached",))
+
+
+@pumped
+async def test_a_watcher_is_shown_every_burst_after_it_was_taken():
+    house, watcher = House(echo=True), Watcher()
+    house.stack.looped = RxBurst()
+    house.pump.show_frames(watcher)
+    house.far.send(frame(1))
+    await house.arrive(1)
+    assert watcher.shown == [("received", 1, [frame(1)], [0]), ("sent", 1, 1, 0)]
+    other, far = house.wire()
+    house.pump.attach(other, 2)
+    assert watcher.shown.pop() == ("attached",)
+    far.shutdown(socket.SHUT_RD)        # the device refuses what is to be sent
+    house.stack.ready[2] = [frame(2), frame(3)]
+    house.pump.kick()
+    await house.settle()
+    assert ("sent", 2, 2, 3) in watcher.shown and house.pump.statistics()["tx_refused"] == 2
+    house.pump.show_frames(None)
+    watcher.shown.clear()
+    house.far.send(frame(4))
+    await house.arrive(1)
+    assert watcher.shown == []

@@ -7,6 +7,7 @@ import pytest
 from drivers.pci.names import Names
 from drivers.pci.sysfs import Bdf, PciBus
 from drivers.pci.taking import Why, row, why_not_take
+from drivers.pci.unkept import Hangers
 from drivers.pci.uses import HostUses
 
 NIC = "0000:03:00.0"
@@ -72,7 +73,31 @@ def test_a_disk_under_raid_is_in_use(machine, disk):
 def test_a_bridges_port_is_in_use(machine, nic):
     machine.net("br0", lower=("eth0",), master="br0")
     (reason,) = reasons(machine)
-    assert reason.why is Why.IN_USE and "br0" in reason.text and "nomaster" in reason.advice
+    assert reason.why is Why.IN_USE and reason.text == "eth0 is part of br0" and "nomaster" in reason.advice
+    assert reason.forcible and "it goes back there" in reason.advice
+
+
+def test_vlans_are_told_with_their_return(machine, nic):
+    machine.net("eth0.5", lower=("eth0",))
+    (reason,) = reasons(machine, hangers=lambda: {1: Hangers(vlans=("eth0.5",))})
+    assert reason.why is Why.IN_USE and reason.forcible
+    assert str(reason).startswith("the VLANs eth0.5 are on eth0 and cease meanwhile: delete them (ip link delete eth0.5)")
+    assert "made again" in reason.advice
+
+
+def test_what_does_not_come_back_is_told_as_lost_beside_all_other_reasons(machine, nic):
+    machine.net("mv0", lower=("eth0",))
+    lost = Hangers(vlans=("eth0.5",), lost=("the queueing discipline htb", "mv0 (macvlan)"))
+    found = reasons(machine, hangers=lambda: {1: lost}, default_routes=lambda: [1])
+    assert [reason.why for reason in found] == [Why.DEFAULT_ROUTE, Why.IN_USE, Why.LOST]
+    assert found[2].text == "eth0 has the queueing discipline htb, mv0 (macvlan), and does not come back with that"
+    assert "tc qdisc show dev eth0" in found[2].advice and found[2].forcible
+
+
+def test_what_depends_on_an_interface_in_a_way_nobody_knows_is_told_too(machine, nic):
+    machine.net("odd0", lower=("eth0",))
+    (reason,) = reasons(machine)
+    assert reason.why is Why.IN_USE and reason.text == "odd0 depends on eth0"
 
 
 def test_a_nic_whose_interface_is_elsewhere_is_in_use(machine):

@@ -5,7 +5,7 @@ import pytest
 from netstack.stack import Stack
 from rustosd.config import DeviceConfig, RouteConfig
 from rustosd.devices import adoption
-from rustosd.devices.adoption import StackRoute
+from rustosd.devices.adoption import Lease, StackRoute
 from rustosd.devices.linkstate import DAD_FAILED, Hop, KernelAddress, KernelRoute, LinkState
 from rustosd.values import Address, Cidr, Prefix
 
@@ -69,10 +69,15 @@ def test_what_the_stack_cannot_have_is_left_out_and_said(kernel, left_out):
     assert want.mtu == min(kernel.mtu, 1500)
 
 
-def test_a_lease_is_taken_over_but_not_renewed():
-    want = adoption.wanted(link(KernelAddress(address="10.0.0.2/24", valid_s=600)), rule(), (), 1500)
-    assert want.addresses == ("10.0.0.2/24",)
-    assert want.left_out == ("the renewal of 10.0.0.2/24, whose lease ends in 600 s",)
+def test_a_lease_is_taken_over_to_its_end_and_the_operator_told():
+    kernel = link(KernelAddress(address="10.0.0.2/24", valid_s=600))
+    want = adoption.wanted(kernel, rule(), (), 1500)
+    assert want.addresses == ("10.0.0.2/24",) and want.leases == (Lease("10.0.0.2", 600.0),)
+    assert want.left_out == (
+        'the renewal of 10.0.0.2/24: its lease ends in 600 s, and then it is taken away; to keep it, say address = '
+        '["10.0.0.2/24"] under the NIC\'s [[device]]',)
+    kept = adoption.wanted(kernel, rule(address=(Cidr("10.0.0.2/24"),)), (), 1500)
+    assert kept.addresses == ("10.0.0.2/24",) and kept.leases == kept.left_out == ()
 
 
 def test_an_mtu_beyond_the_nic_is_an_error():

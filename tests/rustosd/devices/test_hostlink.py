@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -59,10 +60,14 @@ def host(lines=FULL):
 
 
 def shown():
-    """What ip(8) tells of v0, without what time changes and without numbers of interfaces; link-local ones settle late."""
+    """What ip(8) tells of v0, without what time changes and without numbers of interfaces.
+
+    Nor with routes that the kernel makes of addresses by itself, which settle late and in any order.
+    """
     lines = itertools.chain.from_iterable(ip(words).splitlines() for words in (
         "addr show v0", "route show table all dev v0", "-6 route show table all dev v0", "-4 route show table main",
         "-6 route show table main"))
+    lines = [line for line in lines if not re.search(r"table local proto kernel|^fe80::/64 dev \S+ proto kernel", line)]
     return [re.sub(r"^\d+: |(expires|valid_lft|preferred_lft) \d+sec| tentative|@\S+", "", line).strip() for line in lines]
 
 
@@ -155,6 +160,30 @@ def test_a_port_goes_back_to_its_bridge(netns):
         pytest.skip("this kernel has no bridges")
     netns.run("ip", "link", "del", "b9")
     assert netns.call(a_port_of_a_bridge) == ["v0 is not part of b0, which is gone"]
+
+
+def ethtool(*words):
+    return subprocess.run(["ethtool", *words], check=True, capture_output=True, text=True).stdout
+
+
+def settings_by_ethtool():
+    host("link set v0 up")
+    ethtool("-L", "v0", "rx", "2")
+    ethtool("-K", "v0", "tso", "off", "rx", "off")
+    before = ethtool("-k", "v0"), ethtool("-l", "v0")
+    state = hostlink.read("v0")
+    anew(state.mac)
+    assert (ethtool("-k", "v9").replace("v9", "v0"), ethtool("-l", "v9").replace("v9", "v0")) != before
+    assert hostlink.restore(journalled(state), "v9") == []
+    assert (ethtool("-k", "v0"), ethtool("-l", "v0")) == before
+    rings = msgspec.structs.replace(state, hardware={"rings": bytes(36).hex()})
+    return hostlink.restore(rings, "v0")
+
+
+def test_what_ethtool_sets_comes_back(netns):
+    if not shutil.which("ethtool"):
+        pytest.skip("ethtool is not installed")
+    assert netns.call(settings_by_ethtool) == ["v0 has not its rings as ethtool showed them: Operation not supported"]
 
 
 def what_fails_is_said():

@@ -14,7 +14,7 @@ from drivers.e1000.nic import E1000
 from drivers.errors import DeviceError, DeviceRefused
 from netstack.stack import Stack
 from rustosd.config import DeviceConfig, RouteConfig
-from rustosd.devices import kinds
+from rustosd.devices import hostlink, kinds
 from rustosd.devices.kernel import Kernel, Plan, Wish
 from rustosd.devices.linkstate import Hop, KernelAddress, KernelRoute, LinkState
 from rustosd.devices.manager import DeviceManager
@@ -210,6 +210,20 @@ def test_a_nic_is_taken_with_what_it_was_and_given_back(world):
         await w.manager.give(A)
         assert w.diary == [f"look {A}", f"bind {A}", f"open {A}", f"close {A}", f"back {A}"]
         w.nothing_left()
+    world(scenario)
+
+
+def test_an_address_goes_when_its_lease_ends(world):
+    async def scenario(w):
+        leased = (KernelAddress(address="10.0.0.2/24"), KernelAddress(address="10.0.0.7/24", valid_s=30),
+                  KernelAddress(address="10.0.0.8/24", valid_s=3000))
+        read_at_s = hostlink.now_s() - 29.9
+        w.kernel.slots[A].link = msgspec.structs.replace(LINK, addresses=leased, read_at_s=read_at_s)
+        held, = await w.manager.take([A])
+        assert ["renewal of 10.0.0.7/24" in what for what in held.left_out] == [True, False]
+        await w.until(lambda: w.addresses() == {"10.0.0.2/24", "10.0.0.8/24"})
+        await w.manager.give(A)
+        assert not w.manager._leases, "nor does a timer wait for what is gone"
     world(scenario)
 
 
