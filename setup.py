@@ -8,7 +8,8 @@ from setuptools import Extension, setup
 
 # "address,undefined": an instrumented build of what meets frames; tests/fuzz/sanitize.py makes it and runs it.
 SANITIZE = os.environ.get("RUSTOSD_SANITIZE", "")
-PACKAGES = ["netstack", "mm"] if SANITIZE else ["rustosd", "drivers", "netstack", "mm"]
+PACKAGES = ["netstack", "mm", "drivers/block", "rustosd/nbd"] if SANITIZE else ["rustosd", "drivers", "netstack", "mm"]
+SINGLE = [Path("drivers/request.pxd")] if SANITIZE else []
 JOBS = int(os.environ.get("RUSTOSD_JOBS", os.cpu_count() or 1))
 SHARED = "mm._cyutility"
 CFLAGS = ["-O3", "-g1", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wno-unreachable-code"]
@@ -26,11 +27,10 @@ BUILD_DIR = "build/cython-sanitize" if SANITIZE else "build/cython"
 
 
 def modules():
-    for package in PACKAGES:
-        for pxd in sorted(Path(package).rglob("*.pxd")):
-            if (source := pxd.with_suffix(".py")).exists():
-                yield Extension(".".join(source.with_suffix("").parts), [str(source)],
-                                extra_compile_args=CFLAGS, extra_link_args=LDFLAGS)
+    for pxd in [*SINGLE, *(pxd for package in PACKAGES for pxd in sorted(Path(package).rglob("*.pxd")))]:
+        if (source := pxd.with_suffix(".py")).exists():
+            yield Extension(".".join(source.with_suffix("").parts), [str(source)],
+                            extra_compile_args=CFLAGS, extra_link_args=LDFLAGS)
 
 
 # "no": the package without its compiled modules, for an editable install that build_ext --inplace completes.

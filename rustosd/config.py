@@ -11,7 +11,20 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
-from rustosd.values import Address, Cidr, DiskName, FilePath, HostPort, InterfaceName, Mac, PciAddress, Prefix, Size, SocketPath
+from rustosd.values import (
+    Address,
+    Cidr,
+    DiskName,
+    ExportName,
+    FilePath,
+    HostPort,
+    InterfaceName,
+    Mac,
+    PciAddress,
+    Prefix,
+    Size,
+    SocketPath,
+)
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
@@ -177,6 +190,42 @@ class MetricsConfig(_Section):
     socket: SocketPath | None = None
 
 
+class NbdTlsConfig(_Section):
+    """TLS for NBD: what the server shows, whom it lets in, and who must use it."""
+
+    mode: Literal["off", "optional", "required"] = "off"
+    certificate: FilePath | None = None
+    key: FilePath | None = None
+    client_ca: FilePath | None = None
+    psk: FilePath | None = None
+
+
+class NbdConfig(_Section):
+    """Where NBD clients come in, and what they may use."""
+
+    enabled: bool
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    listen: tuple[HostPort, ...]
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=16384)]
+    handshake_s: Annotated[float, msgspec.Meta(gt=0, le=600)]
+    stalled_s: Annotated[float, msgspec.Meta(gt=0, le=86400)]
+    buffers_octets: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 40)]
+    max_request_octets: Annotated[int, msgspec.Meta(ge=1 << 20, le=32 << 20, multiple_of=4096)]
+    busy_poll_us: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    unix: str | None = None
+    tls: NbdTlsConfig = NbdTlsConfig()
+
+
+class ExportConfig(_Section):
+    """One disk for NBD clients."""
+
+    name: ExportName
+    disk: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    read_only: bool = False
+    description: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    tls_only: bool = False
+
+
 class StatusConfig(_Section):
     """What the status page tells whoever opens it."""
 
@@ -207,6 +256,8 @@ class Config(_Section):
     status: StatusConfig
     host: HostConfig
     log: LogConfig
+    nbd: NbdConfig
+    export: tuple[ExportConfig, ...] = ()
     device: tuple[DeviceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
     disk: tuple[DiskConfig, ...] = ()
@@ -336,6 +387,7 @@ def _check(config: Config) -> None:
                 addresses.add(str(cidr.parsed.ip))
     _check_same_device(config)
     _check_routes(config, names)
+    _check_nbd(config)
     _check_disks(config)
     services = [(name, getattr(config.service, name)) for name in ("echo", "iperf3", "http")]
     ports: dict[int, str] = {}
@@ -440,6 +492,26 @@ def _check_routes(config: Config, names: set[str]) -> None:
         if ipaddress.ip_network(route.to).version != ipaddress.ip_address(route.via).version:
             raise _Wrong((*path, "via"), f"{route.via} is not of the same family as {route.to}")
         _check_gateway(route.via, connected, own, (*path, "via"), adopts)
+
+
+def _check_nbd(config: Config) -> None:
+    tls = config.nbd.tls
+    if config.nbd.unix:
+        try:
+            SocketPath(config.nbd.unix)
+        except ValueError as error:
+            raise _Wrong(("nbd", "unix"), str(error)) from None
+    if tls.mode != "off" and tls.certificate is None and tls.psk is None:
+        raise _Wrong(("nbd", "tls", "mode"), f'{tls.mode} needs certificate = "FILE" or psk = "FILE"; docs/nbd.md shows how to '
+                                             "make either")
+    if tls.client_ca is not None and tls.certificate is None:
+        raise _Wrong(("nbd", "tls", "client_ca"), "only a server with a certificate = ... can ask clients for theirs")
+    first: dict[str, int] = {}
+    for i, export in enumerate(config.export):
+        if (other := first.setdefault(export.name, i)) != i:
+            raise _Wrong(("export", i, "name"), f"{export.name} is the name of export[{other}] already")
+        if export.tls_only and tls.mode == "off":
+            raise _Wrong(("export", i, "tls_only"), 'needs TLS: mode = "optional" or "required" under [nbd.tls]')
 
 
 def _plain(message: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
+from drivers.disk import Disk
 from drivers.errors import DeviceError
 from netstack import counters as counter_table
 from netstack import verdict as verdict_table
@@ -41,6 +42,11 @@ from rustosd.disk_health import DiskState, PortState
 from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
+from rustosd.nbd import tls as nbd_tls
+from rustosd.nbd.exports import Exports
+from rustosd.nbd.negotiation import Tls
+from rustosd.nbd.server import Limits as NbdLimits
+from rustosd.nbd.server import NbdServer
 from rustosd.pinger import Answer, Pinger
 from rustosd.processes import Processes
 from rustosd.pump import Pump
@@ -58,6 +64,8 @@ from rustosd.tracer import Tracer
 
 HOST_CLIENTS = 64
 """Connections at once to the metrics' own port and socket."""
+NBD_PORT = 10809
+"""The one that URIs need not name."""
 GRACE_S = 3.0
 """How long connections may take to end by themselves once the daemon is told to stop."""
 LINK_PATIENCE_S = 30.0
@@ -94,6 +102,7 @@ class Daemon:
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
         self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None
+        self.exports: Exports | None = None
         self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
         self.processes = Processes()
         self.pinger = Pinger(self.stack, self.pump.kick)
@@ -167,6 +176,10 @@ class Daemon:
         await control.start()
         undo.push_async_callback(control.stop)
         undo.push_async_callback(self._stop_services)
+        if self.config.nbd.enabled:
+            self.exports = Exports(self._nbd_server(undo), self._open_disk)
+            undo.push_async_callback(self.exports.stop, GRACE_S)
+            await self.exports.start(self.config.export)
         for service in self._services():
             await service.start(self.network)
             self.running_services.append(service)
@@ -176,6 +189,27 @@ class Daemon:
         self.reporter.recorder.start(self._loop)
         undo.callback(self.reporter.recorder.stop)
         self.pump.kick()
+
+    def _nbd_server(self, undo: contextlib.AsyncExitStack) -> NbdServer:
+        """Listening wherever the configuration says. Raises OSError, ValueError."""
+        wanted, secure = self.config.nbd, self.config.nbd.tls
+        modes = {"off": Tls.NONE, "optional": Tls.SELECTIVE, "required": Tls.FORCED}
+        context = None
+        if secure.mode != "off":
+            context = nbd_tls.context(secure.certificate, secure.key, secure.client_ca, secure.psk)
+        server = NbdServer(self._loop, NbdLimits(wanted.max_connections, wanted.handshake_s, wanted.stalled_s,
+                                                 wanted.buffers_octets, wanted.max_request_octets),
+                           tls=modes[secure.mode], tls_context=context, busy_poll_us=wanted.busy_poll_us)
+        undo.push_async_callback(server.stop, 0.0)      # when what follows fails
+        if wanted.port:
+            server.listen_stack(self.network, wanted.port)
+        beside = str(Path(self.config.control.socket).with_name("nbd.sock"))
+        if path := beside if wanted.unix is None else wanted.unix:
+            Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            server.listen_unix(Path(path))
+        for place in wanted.listen:
+            server.listen_tcp(place.host, place.port)
+        return server
 
     def _start_tap(self, interface: InterfaceConfig, journal: Journal, undo: contextlib.AsyncExitStack) -> None:
         name = str(interface.name)      # plain, as journal and kernel take it
@@ -316,7 +350,24 @@ class Daemon:
         return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]
 
     def services(self) -> Iterable[str]:
-        return [f"{service.name}/{service.port}" for service in self.running_services]
+        nbd = self.exports.server.port if self.exports is not None else 0
+        return [f"{service.name}/{service.port}" for service in self.running_services] + ([f"nbd/{nbd}"] if nbd else [])
+
+    async def _open_disk(self, name: str, user: str, read_only: bool) -> Disk:
+        """An end of a disk that counts in octets, as NBD does. Raises DeviceError when there is none of that name."""
+        client = await self.storage.client(name, user, sector_octets=1, read_only=read_only)
+        shared = self.storage.find(name) or self.storage.find(name.rpartition("/p")[0])
+        if shared is not None and self.exports is not None:
+            shared.on_close = self.exports.disk_closes
+        return client
+
+    def nbd_uris(self) -> list[str]:
+        if self.exports is None:
+            return []
+        server = self.exports.server
+        hosts = self._own_addresses() if server.port else []
+        port = "" if server.port == NBD_PORT else f":{server.port}"
+        return [f"nbd://{_url(host)}{port}/" for host in hosts] + server.uris()
 
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         return await self.pinger.ping(address, identifier, sequence, octets, timeout_s)
@@ -333,6 +384,8 @@ class Daemon:
             yield from service.statistics()
         if self.handoff is not None:
             yield from self.handoff.statistics()
+        if self.exports is not None:
+            yield from self.exports.server.statistics()
         yield from self.watch.samples()
         yield from sata_figures.samples(self._sata_controllers())
 
@@ -348,7 +401,14 @@ class Daemon:
                  "http": f"curl -o /dev/null {url}/bytes/100000000"}
         return [document.Service(service.name, f"port {service.port}", service.connections(),
                                  tries[service.name].format(service.port))
-                for service in self.running_services]
+                for service in self.running_services] + self._nbd_row()
+
+    def _nbd_row(self) -> list[document.Service]:
+        if self.exports is None or not (uris := self.nbd_uris()):
+            return []
+        server = self.exports.server
+        return [document.Service("nbd", f"port {server.port}" if server.port else server.places[0], server.connections(),
+                                 f"nbdinfo {uris[0]}")]
 
     def _own_addresses(self) -> list[str]:
         """Where we can be reached: configured, taken over, or added since."""

@@ -134,6 +134,17 @@ class InterfaceName(str):
         return super().__new__(cls, text)
 
 
+class ExportName(str):
+    """What NBD clients ask for: 1 to 255 octets of printable text."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        if not text.isprintable() or not 1 <= len(text.encode()) <= 255:
+            raise ValueError(f"{text!r} is no name of an export: 1 to 255 octets of printable text, such as disk0")
+        return super().__new__(cls, text)
+
+
 class FilePath(str):
     """The absolute path of a file."""
 

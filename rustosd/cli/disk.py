@@ -18,8 +18,9 @@ from rustosd.cli.calls import Json, call, checked, known
 from rustosd.cli.drive import drive_facts
 from rustosd.cli.tables import Column, Listing, milliseconds, octets, plain
 from rustosd.control import disk_protocol as p
+from rustosd.control import nbd_protocol
 from rustosd.control.client import CallFailed, Client
-from rustosd.values import parse_size
+from rustosd.values import ExportName, parse_size
 
 HEX_OCTETS = 512
 """What a terminal gets to see of a disk, unless told how much."""
@@ -32,6 +33,18 @@ DISKS = Listing("disks", "disk", "disks", (
     Column("DISK", "name"), Column("MODEL", "model", folds=True), Column("SERIAL", "serial"),
     Column("SIZE", "octets", True, octets), Column("SECTOR", "sector_octets", True), Column("DEPTH", "queue_depth", True),
 ))
+
+
+EXPORTS = Listing("exports", "export", "exports", (
+    Column("EXPORT", "name"), Column("DISK", "disk"), Column("SIZE", "octets", True, octets),
+    Column("ACCESS", "read_only", False, lambda read_only: "read" if read_only else "write"),
+    Column("CLIENTS", "connections", True), Column("READ", "read_octets", True, octets),
+    Column("WRITTEN", "written_octets", True, octets), Column("ERRORS", "errors", True),
+))
+
+
+def _complete_export(incomplete: str) -> list[str]:
+    return known("export.list", lambda told: [row.name for row in told.exports], incomplete)
 
 
 PARTITIONS = Listing("partitions", "partition", "partitions", (
@@ -268,6 +281,46 @@ def _octaves(histogram: Sequence[p.LatencyBucket]) -> list[tuple[float, int]]:
     for bucket in histogram:
         counts[math.ceil(math.log2(max(bucket.below_us, 1.0)))] += bucket.requests
     return [(2.0 ** octave, counts[octave]) for octave in range(min(counts), max(counts) + 1)] if counts else []
+
+
+@app.command()
+def exports(json: Json = False) -> None:
+    """What NBD clients can use, and where they reach it."""
+    told: nbd_protocol.Exports = call("export.list")
+    if json:
+        tables.print_json("nbd", told)
+        return
+    tables.show(EXPORTS, told.exports, False)
+    for uri in told.uris:
+        print(f"reached by {uri}")
+
+
+@app.command()
+def export(
+    disk: Name,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What clients ask for; else the disk's name.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Clients cannot change it.")] = False,
+    tls_only: Annotated[bool, typer.Option("--tls-only", help="Only for those who have begun TLS.")] = False,
+    description: Annotated[str, typer.Option(metavar="TEXT", help="What clients are told about it.")] = "",
+    json: Json = False,
+) -> None:
+    """Let NBD clients use a disk, until the daemon ends; an [[export]] in the configuration does it for good."""
+    row: nbd_protocol.Export = call("export.add", nbd_protocol.ExportDisk(
+        disk=_which(disk).disk, name=None if name is None else checked(ExportName, name), read_only=read_only,
+        tls_only=tls_only, description=description))
+    if json:
+        tables.print_json("export", row)
+    else:
+        print(f"{row.disk} is exported as {row.name}")
+
+
+@app.command()
+def unexport(name: Annotated[str, typer.Argument(metavar="EXPORT", autocompletion=_complete_export)],
+             json: Json = False) -> None:
+    """Let NBD clients use it no more: requests under way end, then their connections, and all is flushed."""
+    done = call("export.del", nbd_protocol.ExportChoice(name=checked(ExportName, name)))
+    if json:
+        tables.print_json("export", done)
 
 
 # Files and what a person sees meanwhile

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from rustosd.client.session import descriptors
 from rustosd.control.protocol import METHODS, Parameters, Reply, decode_value
 
 DEFAULT_SOCKET = "/run/rustosd/control.sock"
@@ -61,8 +60,8 @@ class Client:
         def read() -> bytes:
             line = b""
             while not line.endswith(b"\n"):
-                part, ancillary, _, _ = self._socket.recvmsg(65536, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
-                ends.extend(socket.socket(fileno=fd) for fd in descriptors(ancillary))
+                part, fds, _, _ = socket.recv_fds(self._socket, 65536, 1, socket.MSG_CMSG_CLOEXEC)
+                ends.extend(socket.socket(fileno=fd) for fd in fds)
                 if not part:
                     break
                 line += part

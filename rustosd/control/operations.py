@@ -13,6 +13,7 @@ from rustosd.control.capture_operations import CaptureOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
 from rustosd.control.names import LOOPBACK_INDEX, USEFUL_ENDS, connection_id, endpoint, version
+from rustosd.control.nbd_operations import NbdOperations
 from rustosd.control.network_operations import NetworkOperations
 from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.sata_operations import SataOperations
@@ -31,6 +32,8 @@ class Core(Protocol):
     counter_help: Mapping[str, str]
     devices: Devices | None
     """The PCI devices of the daemon; None where it can have none."""
+    exports: Any
+    """`rustosd.nbd.exports.Exports`; None when NBD is switched off."""
     captures: Any
     """`rustosd.capture.captures.Captures` or its like."""
     tracer: Any
@@ -60,6 +63,9 @@ class Core(Protocol):
     def services(self) -> Iterable[str]:
         """The running services with their ports, as "http/80"."""
 
+    def nbd_uris(self) -> list[str]:
+        """Where NBD clients reach the first export; another's name goes behind the path's slash."""
+
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         """Send an echo request and wait; None when nothing came in time. Raises OSError when it cannot be sent."""
 
@@ -68,8 +74,8 @@ class Core(Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, CaptureOperations, TraceOperations,
-                 NetworkOperations, ProcessOperations):
+class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
+                 TraceOperations, NetworkOperations, ProcessOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

@@ -4,26 +4,11 @@ from netstack.tcp.api cimport Tcp
 from netstack.tcp.tcb cimport Tcb
 from netstack.udp cimport Udp, UdpEndpoint
 from netstack.wire.address cimport Addr
-from posix.uio cimport iovec
+from rustosd.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, msghdr, recvmsg, sendmsg, shutdown
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
     enum: FIONREAD
-
-cdef extern from "<sys/socket.h>" nogil:
-    ctypedef unsigned int socklen_t
-    cdef struct msghdr:
-        void *msg_name
-        socklen_t msg_namelen
-        iovec *msg_iov
-        size_t msg_iovlen
-        void *msg_control
-        size_t msg_controllen
-        int msg_flags
-    ssize_t sendmsg(int fd, const msghdr *message, int flags)
-    int shutdown(int fd, int how)
-    ssize_t recvmsg(int fd, msghdr *message, int flags)
-    enum: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:

@@ -65,5 +65,5 @@ cdef class Engine:
     cdef _lose(self)
     cdef _end_flush(self)
     cdef _wait(self)
-    cdef _poll_on(self, int64_t now, bint worked)
+    cdef bint _polls_on(self, bint worked) except? -1
     cdef _schedule(self)

@@ -71,10 +71,10 @@ _FLUSH_TAG = cython.declare(uint64_t, cython.cast(uint64_t, 1) << 63)
 @cython.final
 @cython.cclass
 class Engine:
-    """The connections of one export. The disk is its own to drive, not to close.
+    """The connections of one export. The disk is its own to drive, not to close: `detach`, close the disk, then `free`.
 
-    `owner.ended(index, reason)` is told of each connection that is over. `budget.take(octets)` says whether there is so much
-    memory, `budget.give(octets)` gives it back.
+    `owner.ended(index, reason)` is told of each connection that is over, `owner.gone()` that the disk has left.
+    `budget.take(octets)` says whether there is so much memory, `budget.give(octets)` gives it back.
     """
 
     def __cinit__(self):
@@ -181,13 +181,8 @@ class Engine:
             self.running = False
         if self.closed:
             return
-        if breaths == BUDGET:
+        if breaths == BUDGET or self._polls_on(breaths != 0) or not self._wait():
             self._schedule()
-            return
-        if not self._wait():
-            self._schedule()
-        elif breaths or self.poll_until:
-            self._poll_on(now_ns(), breaths != 0)
 
     def flush(self):
         """A future that ends when everything that was written is durable, with None or DiskError."""
@@ -254,28 +249,27 @@ class Engine:
             "holes": self.counts.holes,
         }
 
-    def close(self) -> None:
-        """Let go of the loop, and of the connections without more ado. May be called twice.
-
-        Requests that are at the disk must have ended before, or the disk be closed by now.
-        """
-        i: uint32_t
+    def detach(self) -> None:
+        """Let go of the loop and drive the disk no more. May be called twice."""
         if self.closed:
             return
         self.closed = True
         self.loop.remove_reader(self.epoll)
-        self.loop.remove_reader(self.disk_fd)
+        if not self.gone:
+            self.loop.remove_reader(self.disk_fd)
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.flush_ended is not None and not self.flush_ended.done():
+            self.flush_ended.set_exception(DiskError(self.name, errno.ENODEV, "the export has ended"))
+
+    def free(self) -> None:
+        """Close the connections and give back their memory, out of whose reach the disk is by now. May be called twice."""
+        i: uint32_t
         for i in range(self.capacity):
             if self.peers[i] != cython.NULL:
                 peer_break(self.peers[i], ENDED_SHUTDOWN)
                 self._remove(i)
-        if self.flush_ended is not None and not self.flush_ended.done():
-            self.flush_ended.set_exception(DiskError(self.name, errno.ENODEV, "the export has ended"))
-        close_descriptor(self.epoll)
-        self.epoll = -1
 
     # One breath.
 
@@ -301,7 +295,8 @@ class Engine:
                 self._fill(min(room, cython.cast(cython.int, REQUESTS)))
             before = self.requests.count
             if before:
-                worked |= self.submit(self.requests) > 0
+                count = self.submit(self.requests)
+                worked |= count > 0
         if self.under_way:
             count = self.complete(self.completions)
             if count == GONE:
@@ -534,6 +529,7 @@ class Engine:
         self.requests.clear()
         self.under_way = 0
         self._end_flush()
+        self.owner.gone()
 
     @cython.cfunc
     def _end_flush(self):
@@ -569,14 +565,18 @@ class Engine:
         return True
 
     @cython.cfunc
-    def _poll_on(self, now: int64_t, worked: cython.bint):
-        """Keep looking for a while instead of sleeping, as long as that pays: as `rustosd.pump` does."""
+    @cython.exceptval(-1, check=True)
+    def _polls_on(self, worked: cython.bint) -> cython.bint:
+        """Whether to keep looking for a while instead of sleeping, as long as that pays: as `rustosd.pump` does."""
+        now: int64_t
+        if not (worked or self.poll_until):
+            return False
+        now = now_ns()
         if self.poll_until and worked:
             self.misses = self.passes = 0
         elif self.poll_until:
             if now < self.poll_until:
-                self._schedule()
-                return
+                return True
             self.misses = min(2 * self.misses + 1, MAX_PASSES)
             self.passes = self.misses
         self.poll_until = 0
@@ -584,7 +584,8 @@ class Engine:
             self.passes -= 1
         elif worked and self.busy_poll_ns:
             self.poll_until = now + self.busy_poll_ns
-            self._schedule()
+            return True
+        return False
 
     @cython.cfunc
     def _schedule(self):

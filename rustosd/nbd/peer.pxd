@@ -13,7 +13,7 @@ cdef enum:
     CACHE_MOST = 33554432       # octets that one CACHE reads at most; the rest stays a hint not taken
     ORDINARY_PAYLOAD = 33554432 # who sends more in one request gives up its connection
     PART_MOST = 4194304         # octets of one segment: see drivers.disk
-    SECTORS_MOST = 0x7FFFFFFF   # of one request to the disk that carries no data
+    SECTORS_MOST = 0x7FFFF000   # of one request to the disk that carries no data
 
 cdef enum:
     P_READABLE = 0x0001         # the socket may have something to read
@@ -117,6 +117,7 @@ cdef struct Peer:
     uint32_t out_head
     uint32_t out_count
     uint64_t out_sent           # octets of the first one that are sent
+    bint held                   # ... whose next piece is at the disk: a simple reply, into which no other may come
     uint32_t at_disk            # requests
     uint8_t *arena
     uint64_t arena_iova

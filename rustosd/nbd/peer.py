@@ -156,7 +156,7 @@ def peer_busy(p: cython.pointer[cython.const[Peer]]) -> cython.bint:
     """Whether there is something to do for it now."""
     if p.flags & P_BROKEN:
         return False
-    return p.queue_count != 0 or (p.out_count != 0 and not p.flags & P_FULL) or p.flags & P_TRY != 0 or (
+    return p.queue_count != 0 or (p.out_count != 0 and not p.held and not p.flags & P_FULL) or p.flags & P_TRY != 0 or (
         p.flags & P_READABLE != 0 and not p.flags & (P_BLOCKED | P_EOF))
 
 

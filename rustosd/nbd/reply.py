@@ -11,7 +11,7 @@ from cython.cimports.libc.stdint import int64_t, uint8_t, uint16_t, uint32_t, ui
 from cython.cimports.libc.string import memcmp, memset
 from cython.cimports.mm.hw import load64, put16, put32, put64, store64
 from cython.cimports.posix.uio import iovec
-from cython.cimports.rustosd.handoff.splice import MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
+from cython.cimports.rustosd.sockets import MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
 from cython.cimports.rustosd.nbd.peer import (
     ENDED_LOST,
     ENDED_MID_READ,
@@ -89,6 +89,9 @@ def reply(p: cython.pointer[Peer], slot: uint32_t) -> cython.void:
     elif s.error:
         peer_break(p, ENDED_MID_READ)       # the header that says "no error" is sent
         peer_release(p, slot)
+        return
+    else:
+        p.held = False                      # it is the first in the row still
         return
     p.out[(p.out_head + p.out_count) % SLOTS] = cython.cast(uint16_t, slot)
     p.out_count += 1
@@ -222,7 +225,7 @@ def send_replies(p: cython.pointer[Peer], now: int64_t) -> cython.bint:
     total: uint64_t
     sent: cython.Py_ssize_t
     moved: cython.bint = False
-    while p.out_count and not p.flags & (P_FULL | P_BROKEN):
+    while p.out_count and not p.held and not p.flags & (P_FULL | P_BROKEN):
         count = 0
         total = 0
         skip = p.out_sent
@@ -244,6 +247,8 @@ def send_replies(p: cython.pointer[Peer], now: int64_t) -> cython.bint:
                 count += 1
             skip = 0
             i += 1
+            if not s.last and not _in_chunks(p):
+                break
         memset(cython.address(message), 0, cython.sizeof(msghdr))
         message.msg_iov = parts
         message.msg_iovlen = count
@@ -276,12 +281,32 @@ def _sent(p: cython.pointer[Peer], octets: uint64_t) -> cython.void:
         if octets < s.header_octets + s.payload:
             break
         octets -= s.header_octets + s.payload
+        if not s.last and not _in_chunks(p):
+            p.held = True
+            _go_on(p, s, slot)
+            break
         p.out_head = (p.out_head + 1) % SLOTS
         p.out_count -= 1
         if s.last:
             peer_release(p, slot)
         else:
-            s.done += s.piece
-            s.piece = min(s.piece, s.length - s.done)
-            peer_enqueue(p, slot)
+            _go_on(p, s, slot)
     p.out_sent = octets
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _go_on(p: cython.pointer[Peer], s: cython.pointer[Slot], slot: uint32_t) -> cython.void:
+    """A piece of a READ is sent: the next one."""
+    s.done += s.piece
+    s.piece = min(s.piece, s.length - s.done)
+    peer_enqueue(p, slot)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _in_chunks(p: cython.pointer[Peer]) -> cython.bint:
+    """Whether pieces of a READ are chunks of their own, between which others' may come."""
+    return p.structured or p.extended

@@ -24,7 +24,7 @@ from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memmove, memset
 from cython.cimports.mm.hw import get16, get32, get64, load64
 from cython.cimports.posix.uio import iovec
-from cython.cimports.rustosd.handoff.splice import MSG_DONTWAIT, msghdr, recvmsg
+from cython.cimports.rustosd.sockets import MSG_DONTWAIT, msghdr, recvmsg
 from cython.cimports.rustosd.nbd.peer import (
     AT_DISK,
     CACHE_MOST,

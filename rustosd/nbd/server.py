@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -95,9 +95,15 @@ class _Owner:
 
     def __init__(self, server: NbdServer, name: str):
         self.server, self.name = server, name
+        self.served: Served | None = None
+
+    def gone(self) -> None:
+        """The disk has left: what is asked of it from now on is refused, until the export is removed."""
+        log.error("exported_disk_gone", export=self.name)
+        self.server.on_gone(self.name)
 
     def ended(self, index: int, reason: str) -> None:
-        if (served := self.server.served.get(self.name)) is None:
+        if (served := self.served) is None:
             return
         if (client := served.clients.pop(index, None)) is not None:
             log.info("nbd_client_left", export=self.name, peer=client.peer, reason=reason)
@@ -122,6 +128,8 @@ class NbdServer:
         self.accepted = 0
         self.refused: Counter[str] = Counter()
         self.stopping = False
+        self.on_gone: Callable[[str], None] = lambda name: None
+        """Told of exports whose disk has left for good."""
         self.port = 0
         """On our stack; 0: not there."""
         self.places: list[str] = []
@@ -134,18 +142,19 @@ class NbdServer:
     # Exports.
 
     def add(self, export: Export) -> None:
-        """Serve a disk. Raises ValueError when the name is taken, OSError when no descriptor is left."""
+        """Serve a disk, which is ours from now on. Raises ValueError: the name is taken; OSError: no descriptor is left."""
         if export.name in self.served:
             raise ValueError(f"there is an export {export.name} already; choose another name or unexport it first")
-        engine = Engine(self.loop, export.disk, _Owner(self, export.name), self.budget,
-                        max_payload=self.limits.max_request_octets, busy_poll_us=self.busy_poll_us)
-        self.served[export.name] = Served(export, engine)
+        owner = _Owner(self, export.name)
+        engine = Engine(self.loop, export.disk, owner, self.budget, max_payload=self.limits.max_request_octets,
+                        busy_poll_us=self.busy_poll_us)
+        owner.served = self.served[export.name] = Served(export, engine)
         log.info("exported", export=export.name, disk=export.disk.info.name, read_only=not export.writable)
 
     async def remove(self, name: str, grace_s: float = 5.0) -> None:
-        """Serve it no more: requests under way are done, then its connections end, then what was written is flushed.
+        """Serve it no more: requests under way are done, its connections end, what was written is flushed, the disk closed.
 
-        The disk is the caller's again. Raises KeyError when there is no such export.
+        Raises KeyError when there is no such export.
         """
         served = self.served[name]
         if not served.engine.draining:
@@ -159,9 +168,16 @@ class NbdServer:
             except (DiskError, TimeoutError) as error:
                 log.error("last_flush_failed", export=name, error=str(error) or "it took too long")
         if self.served.get(name) is served:     # nobody else has removed it meanwhile
-            served.engine.close()
-            del self.served[name]
-            log.info("unexported", export=name)
+            self.let_go(name)
+            served.export.disk.close()
+            served.engine.free()
+
+    def let_go(self, name: str) -> Served:
+        """Drive an export's disk no more, at once, for it is about to be closed; then free its engine. Raises KeyError."""
+        served = self.served.pop(name)
+        served.engine.detach()
+        log.info("unexported", export=name)
+        return served
 
     @property
     def exports(self) -> dict[str, Export]:
@@ -227,6 +243,10 @@ class NbdServer:
         self.refused[reason] += 1
         end.close()
 
+    def uris(self) -> list[str]:
+        """Where clients of this machine come in; an export's name goes behind the path's slash."""
+        return [f"nbd+unix:///?socket={place}" if place.startswith("/") else f"nbd://{place}/" for place in self.places]
+
     def connections(self) -> int:
         """How many there are, also those that still shake hands."""
         return len(self.handshakes) + sum(len(served.clients) for served in self.served.values())
@@ -253,7 +273,7 @@ class NbdServer:
     # The end.
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Take no more clients, let requests end, flush, and close everything. The disks are the caller's."""
+        """Take no more clients, let requests end, flush, and close everything, the disks too."""
         self.stopping = True
         for bound in self._listeners:
             self.loop.remove_reader(bound)

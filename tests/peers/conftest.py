@@ -25,6 +25,10 @@ journal = "{folder}/journal.jsonl"
 [metrics]
 listen = "127.0.0.1:9477"
 socket = "{folder}/metrics.sock"
+[[disk]]
+name = "disk0"
+path = "{folder}/disks/disk0.img"
+size = "64MiB"
 """
 
 
@@ -42,14 +46,14 @@ def url(host: str, path: str) -> str:
 
 
 class Peer:
-    """The daemon with its default configuration, and the kernel on the other side of its TAP."""
+    """The daemon with little besides its default configuration, and the kernel on the other side of its TAP."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, more: str = ""):
         self.netns = Netns()
         self.control = folder / "control.sock"
         self.log = folder / "log"
         config = folder / "rustosd.toml"
-        config.write_text(CONFIG.format(folder=folder))
+        config.write_text(CONFIG.format(folder=folder) + more)
         with self.log.open("wb") as log:
             self.process = self.netns.popen(sys.executable, "-c", DAEMON, "run", "--config", str(config),
                                             stdout=log, stderr=log)
@@ -92,13 +96,19 @@ class Peer:
 
 
 @pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+def more_config() -> str:
+    """What a module's daemon is to have besides; a module has a fixture of this name of its own for that."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory, more_config: str) -> Iterator[Peer]:
     """One daemon for all tests of a module."""
     if why := unavailable():
         pytest.skip(why)
     for tool in ("ping", "curl"):
         need(tool)
-    running = Peer(tmp_path_factory.mktemp("peer"))
+    running = Peer(tmp_path_factory.mktemp("peer"), more_config)
     try:
         running.wait_until_up()
         yield running

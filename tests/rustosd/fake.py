@@ -2,7 +2,13 @@
 
 import ipaddress
 import socket
+import time
+from types import SimpleNamespace
 
+from drivers.disk import DiskInfo, Feature
+from drivers.errors import DeviceError
+from rustosd.nbd.export import Export
+from rustosd.nbd.server import Client, Served
 from rustosd.pinger import Answer
 from tests.rustosd.fake_network import DETAILS, NetworkFakes
 
@@ -152,6 +158,44 @@ class FakePump:
         return {"rx_burst": bursts, "tx_burst": bursts, "turn": (5000, [0] * 12 + [1] + [0] * 52)}
 
 
+class FakeEngine:
+    """What an export has counted."""
+
+    def statistics(self):
+        return {"requests": {"read": 1200, "write": 7}, "errors": {"EIO": 2, "EINVAL": 1}, "read_octets": 4915200,
+                "written_octets": 28672}
+
+    def pending(self, index):
+        return index
+
+
+class FakeExports:
+    """`rustosd.nbd.exports.Exports`: one export with a client, of a disk of 64 GiB; another disk can be exported."""
+
+    def __init__(self):
+        self.server = SimpleNamespace(served={})
+        self._add("vm", "0000:00:1f.2/0", True, "the first")
+        self.server.served["vm"].clients[3] = Client("stack", "stack", True, time.time() - 60)
+
+    async def add(self, *arguments):
+        return self._add(*arguments)
+
+    def _add(self, name, disk, read_only=False, description="", tls_only=False):
+        if not disk.startswith("0000:00:1f.2/"):
+            raise DeviceError(disk, "there is no such disk")
+        info = DiskInfo(disk, "LAB", "LAB-DISK0", "1.0", 1 << 27, 512, 4096, 32, Feature.FUA, 65536, 1)
+        export = Export(name, SimpleNamespace(info=info), read_only, description, tls_only)
+        self.server.served[name] = Served(export, FakeEngine())
+        return export
+
+    async def remove(self, name):
+        if self.server.served.pop(name, None) is None:
+            raise LookupError(f"there is no export {name}; there is {', '.join(self.server.served) or 'none'}")
+
+    def rows(self):
+        yield from self.server.served.values()
+
+
 PROCESS = {"parent": 900, "state": "sleeping", "name": "curl", "command": "curl http://10.77.0.1/", "user": "www-data",
            "nice": 0, "threads": 1, "rss_octets": 6_291_456, "cpu_s": 0.25, "age_s": 3.0, "sockets": 1}
 DESCRIPTOR = {"fd": 3, "target": "socket:[77]", "protocol": "tcp", "state": "connected", "local": ["10.77.0.2", 49152],
@@ -197,6 +241,7 @@ class FakeCore(NetworkFakes):
         self.running_services = []
         self.kicks = 0
         self.pings = []
+        self.exports = FakeExports()
 
     @property
     def storage(self):
@@ -220,6 +265,9 @@ class FakeCore(NetworkFakes):
 
     def services(self):
         return ["echo/7", "http/80"]
+
+    def nbd_uris(self):
+        return ["nbd://10.77.0.2/", "nbd+unix:///?socket=/run/rustosd/nbd.sock"]
 
     def open_session(self, pid):
         ours, theirs = socket.socketpair()

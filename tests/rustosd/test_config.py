@@ -123,7 +123,7 @@ NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
      "f:2: control.socket: 'run/x' is no absolute path, such as /run/rustosd/control.sock"),
     ('"a\\nb" = 1',
      "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, status, host, log, "
-     "device, route, disk"),
+     "nbd, export, device, route, disk"),
     ("[metrics]\nenabled = 1", "f:2: metrics.enabled: expected bool, got int"),
     ('[metrics]\nlisten = "localhost:9477"',
      "f:2: metrics.listen: 'localhost:9477' is no address and port, such as 127.0.0.1:9477 or [::1]:9477"),
@@ -138,6 +138,16 @@ NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
      "f:3: route[0].via: 192.0.2.1 is in no connected prefix (10.77.0.0/24, fd77::/64)"),
     ('[[route]]\nto = "10.0.0.0/8"\ninterface = "eth7"',
      "f:3: route[0].interface: no interface is called eth7; there is rustos0"),
+    ('[nbd.tls]\nmode = "required"',
+     'f:2: nbd.tls.mode: required needs certificate = "FILE" or psk = "FILE"; docs/nbd.md shows how to make either'),
+    ('[nbd.tls]\nmode = "on"', "f:2: nbd.tls.mode: invalid enum value 'on'; one of off, optional, required"),
+    ('[nbd]\nunix = "nbd.sock"', "f:2: nbd.unix: 'nbd.sock' is no absolute path, such as /run/rustosd/control.sock"),
+    ('[nbd]\nmax_request_octets = 67108864', "f:2: nbd.max_request_octets: expected int <= 33554432"),
+    ('[[export]]\nname = "a"\ndisk = "d"\n[[export]]\nname = "a"\ndisk = "e"',
+     "f:5: export[1].name: a is the name of export[0] already"),
+    ('[[export]]\nname = "a"\ndisk = "d"\ntls_only = true',
+     'f:4: export[0].tls_only: needs TLS: mode = "optional" or "required" under [nbd.tls]'),
+    ('[[export]]\nname = "a"', "f:1: export[0]: lacks disk"),
     ("[log]\nlevel", "f: expected '=' after a key in a key/value pair, at the end of the file"),
     ("[log]\nlevel = \n[x]", "f:2: invalid value"),
 ])
@@ -227,7 +237,7 @@ def test_any_text_is_a_configuration_or_one_line(text):
                     lambda inner: st.lists(inner, max_size=3)))
 def test_any_value_anywhere_is_one_line(value):
     import tomli_w
-    for section in ("stack", "interface", "device", "service", "control", "log", "route"):
+    for section in ("stack", "interface", "device", "service", "control", "log", "route", "nbd", "export"):
         for document in ({section: value}, {section: {"level": value, "port": value, "socket": value}},
                          {section: [{"name": value, "address": value, "to": value, "mac": value, "bdf": value,
                                      "e1000": value}]}):

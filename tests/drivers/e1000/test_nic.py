@@ -353,7 +353,9 @@ def test_the_memory_of_frames_under_way_is_never_handed_out_again():
 ])
 def test_what_the_device_could_not_do_is_refused_and_counted(card, octets, offload, counter):
     assert card.send(octets, **offload) == 1
-    assert card.send(frame(2)) == 0
+    assert card.tx.refused == 1
+    card.tx.forget_refused()
+    assert card.send(frame(2)) == 0 and card.tx.refused == 0
     assert card.model.wire == [frame(2)]
     statistics = card.nic.statistics()
     assert (statistics[counter], statistics["tx_dropped"], statistics["tx_frames"]) == (1, 1, 1)
@@ -363,6 +365,7 @@ def test_a_full_ring_refuses_and_an_interrupt_tells_of_room(card):
     card.model.hung = True
     assert card.send(*[frame(n, 1000) for n in range(60)]) == 0
     assert card.send(*[frame(n, 1000) for n in range(4)]) == 2      # a frame counts for two: it may need a context
+    assert card.tx.refused == 0b1100
     assert card.receive() == [] and not card.readable()
     assert card.nic.room() == 0
     card.model.run_transmit()
@@ -396,9 +399,9 @@ def test_a_link_change_wakes_and_is_counted(card):
     assert card.readable()
     assert card.receive() == [] and not card.readable()
     assert told == ["changed"]
-    assert not card.nic.link_up and card.nic.statistics()["link_changes"] == 1
+    assert not card.nic.link_up and card.nic.statistics()["link_changes"] == 1 and card.nic.link is None
     card.model.negotiated = True
-    assert card.nic.link_up
+    assert card.nic.link_up and card.nic.link == (1000, True)
 
 
 def test_a_card_that_was_pulled_out_is_gone(card):
@@ -406,6 +409,7 @@ def test_a_card_that_was_pulled_out_is_gone(card):
     card.model.gone = True
     assert not card.nic.link_up
     assert card.nic.receive(card.rx) == GONE and len(card.rx) == 0
+    assert card.send(frame(1), frame(2)) == 2 and card.tx.refused == 3 and card.nic.link is None
     assert card.nic.statistics()["tx_frames"] == 0
     card.nic.close()
     assert card.device.closed == 1

@@ -44,8 +44,6 @@ class Running:
         for client in self.clients:
             await client.close()
         await self.server.stop(2)
-        for disk in self.disks:
-            disk.close()
 
 
 @pytest.fixture
