@@ -306,7 +306,7 @@ def export(
 ) -> None:
     """Let NBD clients use a disk, until the daemon ends; an [[export]] in the configuration does it for good."""
     row: nbd_protocol.Export = call("export.add", nbd_protocol.ExportDisk(
-        disk=_which(disk).disk, name=None if name is None else checked(ExportName, name), read_only=read_only,
+        disk=which(disk).disk, name=None if name is None else checked(ExportName, name), read_only=read_only,
         tls_only=tls_only, description=description))
     if json:
         tables.print_json("export", row)
