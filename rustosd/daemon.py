@@ -346,6 +346,9 @@ class Daemon:
         for held in self.devices.held.values():
             yield from held.disks.values()
 
+    def disk_troubles(self) -> list[tuple[str, str, str]]:
+        return list(self.storage.troubles())
+
     def gone_devices(self) -> list[tuple[str, str]]:
         return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]
 

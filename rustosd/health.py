@@ -94,12 +94,14 @@ class Facts(NamedTuple):
     addresses: Sequence[Mapping[str, Any]] = ()
     gone: Sequence[tuple[str, str]] = ()
     """Devices that have left, or cannot be driven: bus address and why."""
+    disks: Sequence[tuple[str, str, str]] = ()
+    """Disks in trouble: name, the check's code, and what is wrong."""
     usage: Mapping[str, int] = {}
     resident_octets: int = 0
     memory_octets: int = 0
     """What the process may have; 0: unknown."""
-    disks: Sequence[disk_health.DiskState] = ()
-    disk_ports: Sequence[disk_health.PortState] = ()
+    drives: Sequence[disk_health.DiskState] = ()
+    drive_ports: Sequence[disk_health.PortState] = ()
 
     def rise(self, kind: str) -> dict[str, int]:
         """What was counted in between, by name, without what did not rise."""
@@ -155,6 +157,14 @@ def _link_down(facts: Facts) -> Iterator[Finding]:
 def _device_gone(facts: Facts) -> Iterator[Finding]:
     for bdf, reason in facts.gone:
         yield Finding(bdf, f"Device {bdf} is gone: {reason}.")
+
+
+def _disk(code: str) -> Callable[[Facts], Iterator[Finding]]:
+    def find(facts: Facts) -> Iterator[Finding]:
+        for name, found, what in facts.disks:
+            if found == code:
+                yield Finding(name, f"Disk {name} {what}.")
+    return find
 
 
 def _address_duplicate(facts: Facts) -> Iterator[Finding]:
@@ -217,7 +227,7 @@ def _memory(facts: Facts) -> Iterator[Finding]:
         yield Finding("", f"The process uses {share:.0%} of the memory it may have.")
 
 
-def _disks(check: Callable[[Any], Iterable[tuple[str, str]]], of: str) -> Callable[[Facts], Iterator[Finding]]:
+def _drives(check: Callable[[Any], Iterable[tuple[str, str]]], of: str) -> Callable[[Facts], Iterator[Finding]]:
     """A check of `rustosd.disk_health` as one of this table."""
     return lambda facts: (Finding(subject, text) for subject, text in check(getattr(facts, of)))
 
@@ -250,18 +260,23 @@ CHECKS: Final[tuple[Check, ...]] = (
           "Check cable and switch port; for a TAP: ip link set NAME up, where NAME is the kernel's interface."),
     Check("device-gone", "error", _device_gone,
           "Plug it in again, or let go of it: rustosctl device give. The kernel's log may say more: dmesg."),
+    Check("disk-stalled", "error", _disk("disk-stalled"),
+          "Requests that wait end with ETIMEDOUT until it answers. See: rustosctl disk show; and dmesg for what is below it."),
+    Check("disk-flush-lost", "error", _disk("disk-flush-lost"),
+          "What was written since the last flush that succeeded may be lost. Look at what is below the file (dmesg, df), then "
+          "restart the daemon and have its users check their data."),
     Check("address-duplicate", "error", _address_duplicate, "Give one of the two hosts another address: rustosctl addr."),
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),
     Check("tcp-bug", "error", _bug, "This is a bug. Please report it with the output of: rustosctl counters --all."),
-    Check("disk-failing", "error", _disks(disk_health.failing, "disks"),
+    Check("disk-failing", "error", _drives(disk_health.failing, "drives"),
           "Copy what is on it now, and replace it. Its values: rustosctl disk smart."),
-    Check("disk-port-failed", "error", _disks(disk_health.given_up, "disk_ports"),
+    Check("disk-port-failed", "error", _drives(disk_health.given_up, "drive_ports"),
           "Check cable, power and drive, then: rustosctl disk retry."),
-    Check("disk-hot", "warning", _disks(disk_health.hot, "disks"), "See to its fans and to the air around it."),
-    Check("disk-sectors-unreadable", "warning", _disks(disk_health.pending, "disks"),
+    Check("disk-hot", "warning", _drives(disk_health.hot, "drives"), "See to its fans and to the air around it."),
+    Check("disk-sectors-unreadable", "warning", _drives(disk_health.pending, "drives"),
           "Restore them from a copy: what is written is readable again. More of them mean that the disk is wearing out."),
-    Check("disk-port-slowed", "warning", _disks(disk_health.slowed, "disk_ports"),
+    Check("disk-port-slowed", "warning", _drives(disk_health.slowed, "drive_ports"),
           "Check or replace the SATA cable; what it was is counted: rustosctl disk ports."),
     Check("connections-nearly-full", "warning", _nearly_full("connections", "connections_limit", "TCP connections"),
           "Raise max_connections under [stack], or find out who holds them: rustosctl conn."),

@@ -37,6 +37,9 @@ class Watched(Protocol):
     def nic_facts(self, name: str) -> Mapping[str, Any]:
         """What the device of an interface knows better than the stack, at least its kind."""
 
+    def disk_troubles(self) -> list[tuple[str, str, str]]:
+        """Disks that need attention: name, the health check's code, what is wrong."""
+
     def gone_devices(self) -> list[tuple[str, str]]:
         """The devices that are held and have left: bus address and why."""
 
@@ -90,8 +93,8 @@ class Recorder:
         now = figures(self.watched, self.clock())
         before = next((each for each in self.taken if each.at_s >= now.at_s - WINDOW_S), now)
         return Facts(
-            now=now, before=before, gone=self.watched.gone_devices(), disks=self.watched.disk_states(),
-            disk_ports=self.watched.port_states(), usage=stack.tcp.usage(),
+            now=now, before=before, gone=self.watched.gone_devices(), disks=self.watched.disk_troubles(),
+            drives=self.watched.disk_states(), drive_ports=self.watched.port_states(), usage=stack.tcp.usage(),
             resident_octets=resident_octets(), memory_octets=memory_octets(),
             interfaces=[row for row in stack.interfaces() if row["index"] != LOOPBACK_INDEX],
             addresses=[row for row in stack.addresses() if row["interface"] != LOOPBACK_INDEX])

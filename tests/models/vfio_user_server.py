@@ -206,7 +206,9 @@ class Server:
     """Serves a model at a Unix socket until closed. `violations` says what clients did wrong."""
 
     def __init__(self, path: str, model: Model, *, twin: bool = True, max_fds: int = 8, max_data: int = 1 << 20,
-                 reset: bool = True, automasked: bool = True):
+                 reset: bool = True, automasked: bool = True, sweeps: bool = False):
+        """`sweeps`: DMA_UNMAP may cover several mappings, or none, as QEMU's with an IOMMU in front of the device do."""
+        self.sweeps = sweeps
         self.path, self.model = path, model
         self.twin, self.max_fds, self.max_data, self.can_reset, self.automasked = twin, max_fds, max_data, reset, automasked
         self.violations: list[str] = []
@@ -353,11 +355,17 @@ class Server:
     def _unmap(self, port: Port, payload: bytes) -> bytes:
         argsz, flags, address, size = _exact("=IIQQ", payload, "DMA_UNMAP")
         _need(argsz >= 24 and flags == 0, "DMA_UNMAP's fields")
-        if port.maps.get(address, (0, None))[0] != size:
+        if self.sweeps:
+            end = address + size
+            covered = [start for start, (length, _) in port.maps.items() if address <= start and start + length <= end]
+        elif port.maps.get(address, (0, None))[0] == size:
+            covered = [address]
+        else:
             raise Refused(f"DMA_UNMAP of {size:#x} at {address:#x}, which is no mapping", errno.ENOENT)
-        _, memory = port.maps.pop(address)
-        if memory is not None:
-            memory.close()
+        for start in covered:
+            _, memory = port.maps.pop(start)
+            if memory is not None:
+                memory.close()
         return payload
 
     def _region_info(self, payload: bytes) -> tuple[bytes, tuple[int, ...]]:

@@ -263,6 +263,9 @@ class FakeCore(NetworkFakes):
     def gone_devices(self):
         return []
 
+    def disk_troubles(self):
+        return []
+
     def services(self):
         return ["echo/7", "http/80"]
 

@@ -9,25 +9,29 @@ import pytest
 
 from drivers.ahci import registers as r
 from drivers.ahci.controller import AhciController
+from drivers.ahci.options import LinkPower, Options
 from drivers.disk import GONE
 from drivers.request import CompletionBurst, Operation, RequestBurst
 from drivers.vfio_user import open_vfio_user
 from tests.models.ahci import FLUSH, READ_FPDMA, SECTOR, Drive, Model
 from tests.models.ahci.card import Card
 from tests.models.ahci.commands import ABRT, READ_LOG, READ_LOG_DMA, UNC
+from tests.models.ahci.link import SLUMBER
+from tests.models.ahci.multiplier import Multiplier
+from tests.models.ahci.packet import Disc
 from tests.models.vfio_user_server import Server
 
 READ, WRITE = Operation.READ, Operation.WRITE
-CAP = int(r.CAP(NP=1, NCS=31, SAM=1, SNCQ=1, S64A=1, SCLO=1, SALP=1, SSC=1, PSC=1, ISS=3, SPM=1, SSNTF=1))
+CAP = int(r.CAP(NP=3, NCS=31, SAM=1, SNCQ=1, S64A=1, SCLO=1, SALP=1, SSC=1, PSC=1, ISS=3, SPM=1, SSNTF=1))
 LIMIT_S = 60
 
 
 class Bench:
-    """A card with two drives that can do everything, its server, our driver, and the first disk."""
+    """A card, with two drives that can do everything unless others are plugged in; its server, our driver, the first disk."""
 
-    def __init__(self, directory, interrupts=("msi",), cap=CAP, **options):
-        self.drives = [Drive(full=True, serial=f"S-{n}") for n in range(2)]
-        self.model = Model(*self.drives, cap=cap, hot_plug=True)
+    def __init__(self, directory, interrupts=("msi",), cap=CAP, plugged=(), ports=3, **options):
+        self.drives = plugged or [Drive(full=True, serial=f"S-{n}") for n in range(2)]
+        self.model = Model(*self.drives, cap=cap, ports=ports, hot_plug=True)
         self.model.clock = time.monotonic_ns
         self.card = Card(self.model)
         self.server = Server(str(directory / "socket"), self.card)
@@ -45,24 +49,34 @@ class Bench:
         self.controller.close()
         self.server.close()
 
-    def run(self, *requests):
+    def run(self, *requests, disk=None):
         """Do these (operation, lba, sectors) together, each with 4 KiB of memory of its own; the errno of each."""
         ended, limit = {}, time.monotonic() + LIMIT_S
+        disk = disk or self.disk
         for tag, (operation, lba, sectors) in enumerate(requests):
-            place = [(self.memory, tag * 4096, sectors * SECTOR)] if sectors else []
+            place = [(self.memory, tag * 4096, sectors * disk.info.sector_octets)] if sectors else []
             assert self.requests.append(operation, tag, lba, sectors, place)
         while len(ended) < len(requests):
-            assert time.monotonic() < limit, f"{ended}, {self.disk.state.name} {self.disk.statistics()}"
-            self.disk.submit(self.requests)
-            count = self.disk.complete(self.completions)
+            assert time.monotonic() < limit, f"{ended}, {disk.state.name} {disk.statistics()}"
+            disk.submit(self.requests)
+            count = disk.complete(self.completions)
             ended.update(self.completions.items())
             assert count != GONE
-            takes_more = len(self.requests) and self.disk.room()
-            if not count and not takes_more and self.disk.arm():
-                at = self.disk.wake_at()
+            takes_more = len(self.requests) and disk.room()
+            if not count and not takes_more and disk.arm():
+                at = disk.wake_at()
                 left = LIMIT_S if at is None else max(0.0, (at - time.monotonic_ns()) / 1e9)
-                select.select([self.disk.fileno()], [], [], min(left, LIMIT_S))
+                select.select([disk.fileno()], [], [], min(left, LIMIT_S))
         return [ended[tag] for tag in range(len(requests))]
+
+    def tend(self, true):
+        """See to the ports without disks until that is so."""
+        limit = time.monotonic() + LIMIT_S
+        while not true():
+            assert time.monotonic() < limit, [(port.state.name, port.reason) for port in self.controller.ports]
+            left = max(0.0, (self.controller.wake_at() - time.monotonic_ns()) / 1e9)
+            select.select([self.controller.fileno()], [], [], left)
+            self.controller.tend()
 
     def fill(self, *lbas):
         for lba in lbas:
@@ -149,3 +163,43 @@ def test_a_flush_that_the_disk_refuses(bench):
     made.drive.broken.clear()
     assert made.run((Operation.FLUSH, 0, 0), (READ, 0, 8)) == [0, 0]
     assert READ_FPDMA in {code for code, _, _ in made.drive.executed}
+
+
+def test_whatever_may_be_plugged_in(bench):
+    large = Drive(full=True, serial="LARGE", sector_octets=4096)
+    fan = [Drive(full=True, serial=f"FAN-{n}") for n in range(2)]
+    disc = Disc(random.Random(1).randbytes(1 << 20))
+    made = bench(plugged=[large, Multiplier(*fan, None), disc, None], ports=0xF)
+    disks = {disk.info.serial: disk for disk in made.controller.disks}
+    assert set(disks) == {"LARGE", "FAN-0", "FAN-1", "C-1"}
+    for serial, drive in (("LARGE", large), ("FAN-0", fan[0]), ("FAN-1", fan[1])):
+        made.memory.view()[:4096] = octets = random.Random(serial).randbytes(4096)
+        sectors = 4096 // drive.sector_octets
+        assert made.run((WRITE, 3, sectors), disk=disks[serial]) == [0]
+        assert b"".join(drive.sector(3 + i) for i in range(sectors)) == octets
+    assert made.run((READ, 7, 2), disk=disks["C-1"]) == [0]
+    assert made.memory.view()[:4096] == disc.disc[7 * 2048:9 * 2048]
+
+
+def test_a_drive_that_comes_while_it_runs(bench):
+    made = bench(plugged=[Drive(full=True, serial="STAYS"), None], ports=3)
+    with made.card.still():
+        made.model.ports[1].link.plug(Drive(full=True, serial="COMES"))
+    made.tend(lambda: len(made.controller.disks) == 2)
+    came = made.controller.disks[1]
+    assert came.info.serial == "COMES" and made.run((READ, 0, 8), disk=came) == [0]
+    assert made.run((READ, 0, 8)) == [0]
+
+
+def test_a_link_that_sleeps_and_wakes_for_the_next_command(bench):
+    made = bench(options=Options(link_power=LinkPower.SLUMBER))
+    link = made.model.ports[0].link
+    made.fill(0)
+    naps = link.naps
+    assert made.run((READ, 0, 8)) == [0] and made.got(0, 0)
+    assert link.power == SLUMBER and link.naps > naps
+
+
+def test_security_is_frozen_when_a_disk_is_attached(bench):
+    made = bench()
+    assert all(drive.security.frozen for drive in made.drives)
