@@ -33,10 +33,12 @@ from rustosd.config import Config, InterfaceConfig, RouteConfig
 from rustosd.control.names import LOOPBACK_INDEX, version
 from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer
+from rustosd.devices import sata_figures
 from rustosd.devices.kernel import undo as give_back
 from rustosd.devices.manager import DeviceManager, Held
 from rustosd.devices.manager import interfaces as device_interfaces
 from rustosd.devices.watch import Watch
+from rustosd.disk_health import DiskState, PortState
 from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostNetworkError, HostTap
 from rustosd.journal import DEFAULT_PATH, Journal, JournalError
@@ -318,6 +320,15 @@ class Daemon:
             return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
         return {}
 
+    def disk_states(self) -> list[DiskState]:
+        return sata_figures.disk_states(self._sata_controllers())
+
+    def port_states(self) -> list[PortState]:
+        return sata_figures.port_states(self._sata_controllers())
+
+    def _sata_controllers(self) -> list[Any]:
+        return [held.sata for held in self.devices.held.values() if held.sata is not None]
+
     def nic_details(self, name: str) -> Mapping[str, Any]:
         if (tap := self.taps.get(name)) is not None:
             return {"kind": "tap", "statistics": tap.nic.statistics()}
@@ -379,6 +390,7 @@ class Daemon:
         if self.exports is not None:
             yield from self.exports.server.statistics()
         yield from self.watch.samples()
+        yield from sata_figures.samples(self._sata_controllers())
 
     def _exposition(self) -> tuple[bytes, str]:
         if not self.config.metrics.enabled:

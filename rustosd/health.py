@@ -9,6 +9,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from rustosd import disk_health
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 """The worst first."""
@@ -98,6 +100,8 @@ class Facts(NamedTuple):
     resident_octets: int = 0
     memory_octets: int = 0
     """What the process may have; 0: unknown."""
+    drives: Sequence[disk_health.DiskState] = ()
+    drive_ports: Sequence[disk_health.PortState] = ()
 
     def rise(self, kind: str) -> dict[str, int]:
         """What was counted in between, by name, without what did not rise."""
@@ -223,6 +227,11 @@ def _memory(facts: Facts) -> Iterator[Finding]:
         yield Finding("", f"The process uses {share:.0%} of the memory it may have.")
 
 
+def _drives(check: Callable[[Any], Iterable[tuple[str, str]]], of: str) -> Callable[[Facts], Iterator[Finding]]:
+    """A check of `rustosd.disk_health` as one of this table."""
+    return lambda facts: (Finding(subject, text) for subject, text in check(getattr(facts, of)))
+
+
 def _services_full(facts: Facts) -> Iterator[Finding]:
     for service, rise in facts.rise("refused").items():
         yield Finding(service, f"Service {service} refused {rise:,} connections within {facts.seconds:.0f} seconds.")
@@ -260,6 +269,15 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),
     Check("tcp-bug", "error", _bug, "This is a bug. Please report it with the output of: rustosctl counters --all."),
+    Check("disk-failing", "error", _drives(disk_health.failing, "drives"),
+          "Copy what is on it now, and replace it. Its values: rustosctl disk smart."),
+    Check("disk-port-failed", "error", _drives(disk_health.given_up, "drive_ports"),
+          "Check cable, power and drive, then: rustosctl disk retry."),
+    Check("disk-hot", "warning", _drives(disk_health.hot, "drives"), "See to its fans and to the air around it."),
+    Check("disk-sectors-unreadable", "warning", _drives(disk_health.pending, "drives"),
+          "Restore them from a copy: what is written is readable again. More of them mean that the disk is wearing out."),
+    Check("disk-port-slowed", "warning", _drives(disk_health.slowed, "drive_ports"),
+          "Check or replace the SATA cable; what it was is counted: rustosctl disk ports."),
     Check("connections-nearly-full", "warning", _nearly_full("connections", "connections_limit", "TCP connections"),
           "Raise max_connections under [stack], or find out who holds them: rustosctl conn."),
     Check("buffers-nearly-full", "warning", _nearly_full("buffer_octets", "buffer_octets_limit", "octets of TCP buffers"),

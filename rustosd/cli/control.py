@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import acpi, calls, capture, details, device, disk, process, shell, tables, top, traceroute
+from rustosd.cli import acpi, calls, capture, details, device, process, sata, shell, tables, top, traceroute
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.cli.run import run as run_command
@@ -314,7 +314,7 @@ app.command("capture")(capture.capture)
 app.command("top")(top.top)
 app.command("traceroute")(traceroute.traceroute)
 app.add_typer(device.app, name="device")
-app.add_typer(disk.app, name="disk")
+app.add_typer(sata.app, name="disk")
 app.command("acpi")(acpi.acpi)
 app.command("run")(run_command)
 app.add_typer(process.app, name="process")

@@ -253,6 +253,12 @@ class FakeCore(NetworkFakes):
     def nic_facts(self, name):
         return {"kind": "tap", "rx_dropped": 2} if name == "rustos0" else {}
 
+    def disk_states(self):
+        return []
+
+    def port_states(self):
+        return []
+
     def gone_devices(self):
         return []
 
