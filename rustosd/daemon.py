@@ -461,6 +461,9 @@ def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:
     if service.iperf3.enabled:
         port = "" if service.iperf3.port == 5201 else f" -p {service.iperf3.port}"
         commands.append((f"iperf3 -c {host}{port}", "-R for the other way, -P 4 for four at once"))
+    if config.nbd.enabled and config.nbd.port and config.export:
+        port = "" if config.nbd.port == NBD_PORT else f":{config.nbd.port}"
+        commands.append((f"nbdinfo nbd://{_url(host)}{port}/", "disks: nbdcopy, qemu-img, nbd-client; docs/nbd.md"))
     commands.append((f"{_rustosctl()} status", "or nic, conn, drops, ping; --help tells"))
     width = max(len(command) for command, _ in commands)
     return [f"  {command:<{width}}   {'# ' if note else ''}{note}".rstrip() for command, note in commands]

@@ -2,7 +2,6 @@
 
 import ipaddress
 import socket
-import time
 from types import SimpleNamespace
 
 from drivers.disk import DiskInfo, Feature
@@ -175,7 +174,7 @@ class FakeExports:
     def __init__(self):
         self.server = SimpleNamespace(served={})
         self._add("vm", "0000:00:1f.2/0", True, "the first")
-        self.server.served["vm"].clients[3] = Client("stack", "stack", True, time.time() - 60)
+        self.server.served["vm"].clients[3] = Client("stack", "stack", True, 1_800_000_000.5)
 
     async def add(self, *arguments):
         return self._add(*arguments)
