@@ -94,6 +94,18 @@ class E1000Config(_Section):
     mac: Mac | None = None
 
 
+class AhciConfig(_Section):
+    """How the driver of AHCI controllers runs one, with all of its disks."""
+
+    interrupts: tuple[Literal["msi", "intx"], ...] = ()
+    depth: Annotated[int, msgspec.Meta(ge=1, le=32)] = 32
+    timeout_s: Annotated[float, msgspec.Meta(ge=1, le=600)] = 30.0
+    link_power: Literal["active", "partial", "slumber"] = "active"
+    write_cache: Literal["keep", "on", "off"] = "keep"
+    security_freeze: bool = True
+    zeroing_trim: Literal["auto", "always", "never"] = "auto"
+
+
 class DeviceConfig(_Section):
     """One PCI device to take from the kernel, now or when it is plugged in, named in exactly one of three ways."""
 
@@ -109,6 +121,7 @@ class DeviceConfig(_Section):
     address: tuple[Cidr, ...] = ()
     gateway: tuple[Address, ...] = ()
     e1000: E1000Config = E1000Config()
+    ahci: AhciConfig = AhciConfig()
 
     @property
     def which(self) -> str:

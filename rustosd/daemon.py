@@ -34,13 +34,21 @@ from rustosd.control.groups import groups_of
 from rustosd.control.names import LOOPBACK_INDEX, version
 from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer
+<<<<<<< HEAD
 from rustosd.control.upkeep_protocol import About
 from rustosd.crash import REPORT_LINES, CrashBox
+=======
+from rustosd.devices import sata_figures
+>>>>>>> main
 from rustosd.devices.kernel import undo as give_back
 from rustosd.devices.manager import DeviceManager, Held
 from rustosd.devices.manager import interfaces as device_interfaces
 from rustosd.devices.watch import Watch
+<<<<<<< HEAD
 from rustosd.errors import REFUSALS
+=======
+from rustosd.disk_health import DiskState, PortState
+>>>>>>> main
 from rustosd.handoff import Handoff, Limits
 from rustosd.health import Note
 from rustosd.hostnet import HostTap
@@ -438,6 +446,15 @@ class Daemon:
             return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
         return {}
 
+    def disk_states(self) -> list[DiskState]:
+        return sata_figures.disk_states(self._sata_controllers())
+
+    def port_states(self) -> list[PortState]:
+        return sata_figures.port_states(self._sata_controllers())
+
+    def _sata_controllers(self) -> list[Any]:
+        return [held.sata for held in self.devices.held.values() if held.sata is not None]
+
     def nic_details(self, name: str) -> Mapping[str, Any]:
         if (tap := self.taps.get(name)) is not None:
             return {"kind": "tap", "statistics": tap.nic.statistics()}
@@ -511,6 +528,7 @@ class Daemon:
         if self.exports is not None:
             yield from self.exports.server.statistics()
         yield from self.watch.samples()
+        yield from sata_figures.samples(self._sata_controllers())
 
     def _exposition(self) -> tuple[bytes, str]:
         if not self.config.metrics.enabled:
@@ -582,6 +600,9 @@ def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:
     if service.iperf3.enabled:
         port = "" if service.iperf3.port == 5201 else f" -p {service.iperf3.port}"
         commands.append((f"iperf3 -c {host}{port}", "-R for the other way, -P 4 for four at once"))
+    if config.nbd.enabled and config.nbd.port and config.export:
+        port = "" if config.nbd.port == NBD_PORT else f":{config.nbd.port}"
+        commands.append((f"nbdinfo nbd://{_url(host)}{port}/", "disks: nbdcopy, qemu-img, nbd-client; docs/nbd.md"))
     commands.append((f"{_rustosctl()} status", "or nic, conn, drops, ping; --help tells"))
     width = max(len(command) for command, _ in commands)
     return [f"  {command:<{width}}   {'# ' if note else ''}{note}".rstrip() for command, note in commands]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+<<<<<<< HEAD
 from rustosd.cli import (
     acpi,
     calls,
@@ -25,6 +26,9 @@ from rustosd.cli import (
     traceroute,
     upkeep,
 )
+=======
+from rustosd.cli import acpi, calls, capture, details, device, process, sata, shell, tables, top, traceroute
+>>>>>>> main
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.cli.run import run as run_command
@@ -329,7 +333,7 @@ app.command("capture")(capture.capture)
 app.command("top")(top.top)
 app.command("traceroute")(traceroute.traceroute)
 app.add_typer(device.app, name="device")
-app.add_typer(disk.app, name="disk")
+app.add_typer(sata.app, name="disk")
 app.command("acpi")(acpi.acpi)
 app.command("reload")(upkeep.reload)
 app.add_typer(upkeep.config, name="config")

@@ -67,6 +67,7 @@ class DiskDetails(Row):
     """All about one disk."""
 
     disk: Disk
+    drive: bool                 # it is behind a controller of ours: disk.drive and disk.health know more
     features: list[str]
     holds: list[str]            # what its first octets look like: partition tables, filesystems
     statistics: dict[str, int]

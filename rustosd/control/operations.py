@@ -16,6 +16,7 @@ from rustosd.control.names import LOOPBACK_INDEX, USEFUL_ENDS, connection_id, en
 from rustosd.control.nbd_operations import NbdOperations
 from rustosd.control.network_operations import NetworkOperations
 from rustosd.control.process_operations import ProcessOperations
+from rustosd.control.sata_operations import SataOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
@@ -73,8 +74,13 @@ class Core(UpkeepCore, Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
+<<<<<<< HEAD
 class Operations(DeviceOperations, AcpiOperations, DiskOperations, NbdOperations, CaptureOperations, TraceOperations,
                  NetworkOperations, ProcessOperations, UpkeepOperations):
+=======
+class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
+                 TraceOperations, NetworkOperations, ProcessOperations):
+>>>>>>> main
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

@@ -6,8 +6,13 @@ import pytest
 
 from netstack import counters, verdict
 from rustosd import config, health
+<<<<<<< HEAD
 from rustosd.health import CHECKS, Facts, Figures, Nic, Temperature, Upkeep
 from rustosd.status import recorder
+=======
+from rustosd.disk_health import DiskState, PortState
+from rustosd.health import CHECKS, Facts, Figures, Nic
+>>>>>>> main
 
 QUIET = {"delivered": 10_000, "answered": 100, "ipv4_not_for_us": 5000, "tcp_port_closed": 5000}
 USAGE = {"connections": 10, "connections_limit": 100, "buffer_octets": 5, "buffer_octets_limit": 100}
@@ -18,11 +23,20 @@ def facts(*, seconds=60.0, before=None, interfaces=({"name": "rustos0", "up": Tr
     usage = now.pop("usage", USAGE)
     memory = now.pop("memory", (1, 100))
     addresses, gone, disks = now.pop("addresses", ()), now.pop("gone", ()), now.pop("disks", ())
+<<<<<<< HEAD
     upkeep, temperatures = now.pop("upkeep", Upkeep()), now.pop("temperatures", ())
     figures = Figures(at_s=1000.0, **{"nics": {"rustos0": Nic(tx_frames=1000)}, "ended": QUIET} | now)
     earlier = Figures(at_s=1000.0 - seconds, **before or {})
     return Facts(figures, earlier, interfaces=interfaces, addresses=addresses, gone=gone, disks=disks, usage=usage,
                  resident_octets=memory[0], memory_octets=memory[1], upkeep=upkeep, temperatures=temperatures)
+=======
+    drives, ports = now.pop("drives", ()), now.pop("drive_ports", ())
+    figures = Figures(at_s=1000.0, **{"nics": {"rustos0": Nic(tx_frames=1000)}, "ended": QUIET} | now)
+    earlier = Figures(at_s=1000.0 - seconds, **before or {})
+    return Facts(figures, earlier, interfaces=interfaces, addresses=addresses, gone=gone, disks=disks, usage=usage,
+                 drives=drives, drive_ports=ports,
+                 resident_octets=memory[0], memory_octets=memory[1])
+>>>>>>> main
 
 
 def codes(these):
@@ -53,6 +67,11 @@ SICK = [
     ("address-duplicate", "10.0.0.1/24", {"addresses": ({"name": "a", "address": "10.0.0.1/24", "state": "duplicate"},)}),
     ("pump-errors", "", {"pump": {"errors": 1}}),
     ("tcp-bug", "", {"counters": {"tcp_impossible_transitions": 1}}),
+    ("disk-failing", "p/0", {"drives": [DiskState("p/0", "M", True, 30, ["a value"]), DiskState("p/1", "M", True)]}),
+    ("disk-port-failed", "p/2", {"drive_ports": [PortState("p/2", "check cable"), PortState("p/1")]}),
+    ("disk-hot", "p/0", {"drives": [DiskState("p/0", "M", True, 60), DiskState("p/1", "M", True, 59)]}),
+    ("disk-sectors-unreadable", "p/0", {"drives": [DiskState("p/0", "M", None, None, (), 8)]}),
+    ("disk-port-slowed", "p/1", {"drive_ports": [PortState("p/1", speed_limit=1)]}),
     ("connections-nearly-full", "", {"usage": USAGE | {"connections": 90}}),
     ("buffers-nearly-full", "", {"usage": USAGE | {"buffer_octets": 95}}),
     ("memory-nearly-full", "", {"memory": (90, 100)}),
