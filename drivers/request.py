@@ -65,6 +65,32 @@ class RequestBurst:
             found.append((r.operation, r.tag, r.lba, r.sectors, r.flags, segments))
         return found
 
+    def forward(self, index: cython.int, to: RequestBurst, tag: uint64_t, sectors: int = -1, sector_octets: int = 0) -> bool:
+        """Add the request at `index` to another burst, with a tag of the caller's; False when that is full.
+
+        `sectors`: only so many of it, from its front, on a disk with sectors of `sector_octets`.
+        """
+        parts: Segment[256]
+        request: Request
+        left: uint64_t
+        i: cython.int
+        if not 0 <= index < self.count:
+            raise ValueError(f"request {index} of {self.count}")
+        request = self.requests[index]
+        request.tag = tag
+        for i in range(request.segment_count):
+            parts[i] = self.segments[request.first_segment + i]
+        if 0 <= sectors < request.sectors:
+            request.sectors = sectors
+            left = cython.cast(uint64_t, sectors) * sector_octets
+            for i in range(request.segment_count):
+                parts[i].octets = cython.cast(uint32_t, min(left, parts[i].octets))
+                left -= parts[i].octets
+                if left == 0:
+                    request.segment_count = cython.cast(uint16_t, i + 1)
+                    break
+        return to.add(cython.address(request), parts)
+
     def take(self, taken: cython.int) -> None:
         """Forget the first so many: a disk written in Python has taken them."""
         self.drop(max(0, min(taken, self.count)))

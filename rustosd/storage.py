@@ -25,7 +25,7 @@ from rustosd.disks import AsyncDisk
 OPERATOR: Final = "rustosctl"
 """The client of each disk that the operator's commands are."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class SharedDisk(AsyncDisk):
@@ -105,7 +105,7 @@ class Storage:
                                  direct=config.direct, create_octets=size, allow_device=config.kind == "device")
         self.own[name] = SharedDisk(disk, self._loop, requests_per_s=config.client_requests_per_s,
                                     octets_per_s=config.client_octets_per_s)
-        log.info("disk_open", disk=name, kind=config.kind, octets=disk.info.octets)
+        log.debug("disk_open", disk=name, kind=config.kind, octets=disk.info.octets)
 
     def __iter__(self) -> Iterator[SharedDisk]:
         yield from self.own.values()
@@ -114,6 +114,14 @@ class Storage:
     def find(self, name: str) -> SharedDisk | None:
         """The disk of this very name."""
         return next((disk for disk in self if disk.info.name == name), None)
+
+    def troubles(self) -> Iterator[tuple[str, str, str]]:
+        """Disks that need attention: name, the health check's code, what is wrong."""
+        for disk in self:
+            if disk.queue.stalled:
+                yield disk.info.name, "disk-stalled", "answers nothing, and requests wait"
+            if disk.queue.disk.statistics().get("flush_lost"):
+                yield disk.info.name, "disk-flush-lost", "failed to make durable what it was given"
 
     async def client(self, name: str, user: str, **options: Any) -> Client:
         """An end of a disk or partition for `user`; options as of `drivers.block.client.Client`.
