@@ -45,10 +45,10 @@ ELSEWHERE = {
     "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "report": "test_cli_report.py",
     "capture": "tests/peers", "traceroute": "tests/peers", "top": "test_cli_top.py", "conn show": "test_cli_network.py",
     "conn close": "test_cli_network.py", "disk exports": "test_cli_disk.py", "disk export": "test_cli_disk.py",
-    "disk cache": "test_cli_sata.py", "disk drive": "test_cli_sata.py", "disk erase": "test_cli_sata.py", "disk ports": "test_cli_sata.py",
-    "disk retry": "test_cli_sata.py", "disk smart": "test_cli_sata.py", "disk standby": "test_cli_sata.py", "disk trim": "test_cli_sata.py",
     "disk unexport": "test_cli_disk.py", "config show": "below", "log unset": "below",
     "disk read": "test_cli_disk.py", "disk write": "test_cli_disk.py",
+    **{f"disk {verb}": "test_cli_sata.py"
+       for verb in ("cache", "drive", "erase", "ports", "retry", "smart", "standby", "trim")},
 }
 """Commands whose output is no text of ours, or a file, and who tests them."""
 EXITS = {"ping-lost": 1}
