@@ -214,8 +214,7 @@ class AhciPort:
         """Give a port that was given up, or is empty, another chance, with all limits lifted. Raises DeviceError."""
         if self.state not in (State.FAILED, State.ABSENT) or self._steps is not None:
             raise DeviceError(self.name, f"it is {self.state.name.lower()}; one that has failed or is empty can be tried again")
-        self.ladder.forget()
-        self.port.speed_limit = 0
+        self._forget_errors()
         self.note("tried again", "the operator asked for it")
         self._start(self._plugged("the operator asked for it"), now)
 
@@ -270,8 +269,17 @@ class AhciPort:
     def _lose(self, disks: list[AhciDisk], why: str) -> None:
         """These disks are no more."""
         for disk in disks:
-            disk.lose(why)
+            # Of what is not under way the controller reads no tables, and neither does one whose engine is off.
+            unused = not disk.queue.active and (self.state in (State.READY, State.SERVING) or not self._runs())
+            disk.lose(why, unused)
             self.on_disk(disk, False)
+
+    def _runs(self) -> bool:
+        """Whether the command engine may run, as far as can be told."""
+        try:
+            return bool(self.port.regs.CMD.read().CR)
+        except (DeviceError, OSError):
+            return True
 
     def _lose_all(self, why: str) -> None:
         """Nobody is attached any more, so nothing can be asked of the port."""
@@ -293,9 +301,15 @@ class AhciPort:
         except (DeviceTimeout, Refused) as why:
             yield from self._reset(why=str(why))
 
+    def _forget_errors(self) -> None:
+        """Whoever comes next begins at full speed."""
+        self.ladder.forget()
+        self.port.speed_limit = 0
+
     def _empty(self, why: str) -> None:
         """Nobody is there: wait for somebody."""
         self.reason = why
+        self._forget_errors()
         self.to(Event.NO_DISK)
         self._lose_all(why)
         self.port.watch()
@@ -331,7 +345,7 @@ class AhciPort:
             return
         if before is not None:
             self._lose([before], f"another one is there now: {identity.model} {identity.serial}")
-            self.ladder.forget()
+            self._forget_errors()
         self.disks.append(AhciDisk(self, identity, pm, pack))
 
     def remove(self, pm: int, why: str) -> None:
@@ -630,7 +644,7 @@ class AhciPort:
         """Its owner has closed it."""
         if disk.gone:
             self.disks.remove(disk)
-            if not self.stopped:
+            if not disk.unused:
                 self._leftovers.append(disk)
 
     def free(self) -> None:

@@ -224,6 +224,23 @@ async def test_disconnect_lets_what_was_asked_end(client):
     assert await client.is_over()
 
 
+async def test_what_was_asked_before_a_disconnect_is_done_even_if_nobody_waits_for_the_answer(running):
+    for _ in range(3):
+        client, block = await running.client(), os.urandom(65536)
+        for index in range(100):
+            client.write(index << 16, block)
+        client.request(wire.CMD_READ, 0, 8 << 20)
+        client.request(wire.CMD_DISC)
+        await client.writer.drain()
+        client.writer.close()               # and its replies find it gone
+        async with asyncio.timeout(10):
+            while running.server.connections():
+                await asyncio.sleep(0.01)
+        other = await running.client()
+        assert (await other.ask(wire.CMD_READ, 99 << 16, 65536)).data[99 << 16] == block
+        await other.close()
+
+
 async def test_a_flush_covers_what_other_connections_have_written(running):
     one, other = await running.client(), await running.client()
     assert one.flags & wire.FLAG_CAN_MULTI_CONN
