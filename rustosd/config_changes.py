@@ -56,7 +56,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "device[-]": _later("devices", "for what is plugged in; what it took stays taken: rustosctl device give"),
     "device.bdf": _TAKE, "device.mac": _TAKE, "device.serial": _TAKE, "device.optional": _TAKE, "device.backend": _TAKE,
     "device.force": _TAKE, "device.name": _TAKE, "device.adopt": _TAKE, "device.mtu": _TAKE, "device.address": _TAKE,
-    "device.gateway": _TAKE, "device.e1000": _TAKE,
+    "device.gateway": _TAKE, "device.e1000": _TAKE, "device.ahci": _TAKE,
     "route[+]": _now("routes"), "route[-]": _now("routes"),
     "service": _now("services"),
     "control.socket": _restart("rustosctl would lose it"),

@@ -34,21 +34,15 @@ from rustosd.control.groups import groups_of
 from rustosd.control.names import LOOPBACK_INDEX, version
 from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer
-<<<<<<< HEAD
 from rustosd.control.upkeep_protocol import About
 from rustosd.crash import REPORT_LINES, CrashBox
-=======
 from rustosd.devices import sata_figures
->>>>>>> main
 from rustosd.devices.kernel import undo as give_back
 from rustosd.devices.manager import DeviceManager, Held
 from rustosd.devices.manager import interfaces as device_interfaces
 from rustosd.devices.watch import Watch
-<<<<<<< HEAD
-from rustosd.errors import REFUSALS
-=======
 from rustosd.disk_health import DiskState, PortState
->>>>>>> main
+from rustosd.errors import REFUSALS
 from rustosd.handoff import Handoff, Limits
 from rustosd.health import Note
 from rustosd.hostnet import HostTap

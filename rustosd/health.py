@@ -120,13 +120,10 @@ class Facts(NamedTuple):
     resident_octets: int = 0
     memory_octets: int = 0
     """What the process may have; 0: unknown."""
-<<<<<<< HEAD
     upkeep: Upkeep = Upkeep()
     temperatures: Sequence[Temperature] = ()
-=======
     drives: Sequence[disk_health.DiskState] = ()
     drive_ports: Sequence[disk_health.PortState] = ()
->>>>>>> main
 
     def rise(self, kind: str) -> dict[str, int]:
         """What was counted in between, by name, without what did not rise."""
@@ -252,7 +249,6 @@ def _memory(facts: Facts) -> Iterator[Finding]:
         yield Finding("", f"The process uses {share:.0%} of the memory it may have.")
 
 
-<<<<<<< HEAD
 def _reload_failed(facts: Facts) -> Iterator[Finding]:
     if facts.upkeep.reload_failed:
         yield Finding("", f"The configuration was not reloaded: {facts.upkeep.reload_failed}.")
@@ -274,11 +270,11 @@ def _hot(facts: Facts) -> Iterator[Finding]:
     for sensor, celsius, critical in facts.temperatures:
         if critical and celsius >= critical - HOT_MARGIN_CELSIUS:
             yield Finding(sensor, f"The sensor {sensor} shows {celsius:.0f} °C; the machine switches off at {critical:.0f} °C.")
-=======
+
+
 def _drives(check: Callable[[Any], Iterable[tuple[str, str]]], of: str) -> Callable[[Facts], Iterator[Finding]]:
     """A check of `rustosd.disk_health` as one of this table."""
     return lambda facts: (Finding(subject, text) for subject, text in check(getattr(facts, of)))
->>>>>>> main
 
 
 def _services_full(facts: Facts) -> Iterator[Finding]:
@@ -321,11 +317,9 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("reload-failed", "error", _reload_failed,
           "Mend the file, then: rustosctl reload. Until then what was in force stays."),
     Check("tcp-bug", "error", _bug, "This is a bug. Please report it with the output of: rustosctl counters --all."),
-<<<<<<< HEAD
     Check("former-run-died", "warning", _crash_reports,
           "See why: rustosctl crash show NAME. Report it with: rustosctl report. Then remove it: rustosctl crash clear."),
     Check("restart-needed", "warning", _restart_needed, "When it suits: systemctl restart rustosd. See: rustosctl config."),
-=======
     Check("disk-failing", "error", _drives(disk_health.failing, "drives"),
           "Copy what is on it now, and replace it. Its values: rustosctl disk smart."),
     Check("disk-port-failed", "error", _drives(disk_health.given_up, "drive_ports"),
@@ -335,7 +329,6 @@ CHECKS: Final[tuple[Check, ...]] = (
           "Restore them from a copy: what is written is readable again. More of them mean that the disk is wearing out."),
     Check("disk-port-slowed", "warning", _drives(disk_health.slowed, "drive_ports"),
           "Check or replace the SATA cable; what it was is counted: rustosctl disk ports."),
->>>>>>> main
     Check("connections-nearly-full", "warning", _nearly_full("connections", "connections_limit", "TCP connections"),
           "Raise max_connections under [stack], or find out who holds them: rustosctl conn."),
     Check("buffers-nearly-full", "warning", _nearly_full("buffer_octets", "buffer_octets_limit", "octets of TCP buffers"),

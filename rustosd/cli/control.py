@@ -10,25 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-<<<<<<< HEAD
 from rustosd.cli import (
     acpi,
     calls,
     capture,
     details,
     device,
-    disk,
     process,
     report,
+    sata,
     shell,
     tables,
     top,
     traceroute,
     upkeep,
 )
-=======
-from rustosd.cli import acpi, calls, capture, details, device, process, sata, shell, tables, top, traceroute
->>>>>>> main
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.cli.run import run as run_command

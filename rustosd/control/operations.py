@@ -74,13 +74,8 @@ class Core(UpkeepCore, Protocol):
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-<<<<<<< HEAD
-class Operations(DeviceOperations, AcpiOperations, DiskOperations, NbdOperations, CaptureOperations, TraceOperations,
-                 NetworkOperations, ProcessOperations, UpkeepOperations):
-=======
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
-                 TraceOperations, NetworkOperations, ProcessOperations):
->>>>>>> main
+                 TraceOperations, NetworkOperations, ProcessOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

@@ -211,13 +211,8 @@ METHODS = {method.name: method for method in (
     Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer.", guarded=True),
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
-<<<<<<< HEAD
-    *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *nbd_protocol.METHODS,
-    *network_protocol.METHODS, *process_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
-=======
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
-    *network_protocol.METHODS, *process_protocol.METHODS, *trace_protocol.METHODS,
->>>>>>> main
+    *network_protocol.METHODS, *process_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 
 

@@ -10,12 +10,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
-<<<<<<< HEAD
-from rustosd.health import WINDOW_S, Facts, Figures, Nic, Temperature, Upkeep
-=======
 from rustosd.disk_health import DiskState, PortState
-from rustosd.health import WINDOW_S, Facts, Figures, Nic
->>>>>>> main
+from rustosd.health import WINDOW_S, Facts, Figures, Nic, Temperature, Upkeep
 
 INTERVAL_S: Final = 2.0
 POINTS: Final = 60
@@ -107,13 +103,9 @@ class Recorder:
         before = next((each for each in self.taken if each.at_s >= now.at_s - WINDOW_S), now)
         return Facts(
             now=now, before=before, gone=self.watched.gone_devices(), disks=self.watched.disk_troubles(),
-<<<<<<< HEAD
-            usage=stack.tcp.usage(), resident_octets=resident_octets(), memory_octets=memory_octets(),
-            upkeep=self.watched.upkeep(), temperatures=temperatures(),
-=======
             drives=self.watched.disk_states(), drive_ports=self.watched.port_states(), usage=stack.tcp.usage(),
             resident_octets=resident_octets(), memory_octets=memory_octets(),
->>>>>>> main
+            upkeep=self.watched.upkeep(), temperatures=temperatures(),
             interfaces=[row for row in stack.interfaces() if row["index"] != LOOPBACK_INDEX],
             addresses=[row for row in stack.addresses() if row["interface"] != LOOPBACK_INDEX])
 

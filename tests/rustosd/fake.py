@@ -3,12 +3,8 @@
 import io
 import ipaddress
 import socket
-<<<<<<< HEAD
 import tempfile
-import time
 from pathlib import Path
-=======
->>>>>>> main
 from types import SimpleNamespace
 
 from drivers.disk import DiskInfo, Feature
@@ -306,7 +302,6 @@ class FakeCore(NetworkFakes):
     def nic_facts(self, name):
         return {"kind": "tap", "rx_dropped": 2} if name == "rustos0" else {}
 
-<<<<<<< HEAD
     def notes(self):
         return self.health_notes
 
@@ -318,13 +313,12 @@ class FakeCore(NetworkFakes):
                      packages={"msgspec": "0.20.0"}, pid=4711, started_by="systemd", uptime_s=0.0,
                      config_file="/etc/rustosd/rustosd.toml", processors=2, resident_octets=50 << 20, memory_octets=1 << 33,
                      descriptors=40, threads=3)
-=======
+
     def disk_states(self):
         return []
 
     def port_states(self):
         return []
->>>>>>> main
 
     def gone_devices(self):
         return []

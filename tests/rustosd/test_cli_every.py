@@ -47,6 +47,8 @@ ELSEWHERE = {
     "conn close": "test_cli_network.py", "disk exports": "test_cli_disk.py", "disk export": "test_cli_disk.py",
     "disk unexport": "test_cli_disk.py", "config show": "below", "log unset": "below",
     "disk read": "test_cli_disk.py", "disk write": "test_cli_disk.py",
+    **{f"disk {verb}": "test_cli_sata.py"
+       for verb in ("cache", "drive", "erase", "ports", "retry", "smart", "standby", "trim")},
 }
 """Commands whose output is no text of ours, or a file, and who tests them."""
 EXITS = {"ping-lost": 1}

@@ -6,13 +6,9 @@ import pytest
 
 from netstack import counters, verdict
 from rustosd import config, health
-<<<<<<< HEAD
+from rustosd.disk_health import DiskState, PortState
 from rustosd.health import CHECKS, Facts, Figures, Nic, Temperature, Upkeep
 from rustosd.status import recorder
-=======
-from rustosd.disk_health import DiskState, PortState
-from rustosd.health import CHECKS, Facts, Figures, Nic
->>>>>>> main
 
 QUIET = {"delivered": 10_000, "answered": 100, "ipv4_not_for_us": 5000, "tcp_port_closed": 5000}
 USAGE = {"connections": 10, "connections_limit": 100, "buffer_octets": 5, "buffer_octets_limit": 100}
@@ -23,20 +19,13 @@ def facts(*, seconds=60.0, before=None, interfaces=({"name": "rustos0", "up": Tr
     usage = now.pop("usage", USAGE)
     memory = now.pop("memory", (1, 100))
     addresses, gone, disks = now.pop("addresses", ()), now.pop("gone", ()), now.pop("disks", ())
-<<<<<<< HEAD
+    drives, ports = now.pop("drives", ()), now.pop("drive_ports", ())
     upkeep, temperatures = now.pop("upkeep", Upkeep()), now.pop("temperatures", ())
     figures = Figures(at_s=1000.0, **{"nics": {"rustos0": Nic(tx_frames=1000)}, "ended": QUIET} | now)
     earlier = Figures(at_s=1000.0 - seconds, **before or {})
     return Facts(figures, earlier, interfaces=interfaces, addresses=addresses, gone=gone, disks=disks, usage=usage,
-                 resident_octets=memory[0], memory_octets=memory[1], upkeep=upkeep, temperatures=temperatures)
-=======
-    drives, ports = now.pop("drives", ()), now.pop("drive_ports", ())
-    figures = Figures(at_s=1000.0, **{"nics": {"rustos0": Nic(tx_frames=1000)}, "ended": QUIET} | now)
-    earlier = Figures(at_s=1000.0 - seconds, **before or {})
-    return Facts(figures, earlier, interfaces=interfaces, addresses=addresses, gone=gone, disks=disks, usage=usage,
                  drives=drives, drive_ports=ports,
-                 resident_octets=memory[0], memory_octets=memory[1])
->>>>>>> main
+                 resident_octets=memory[0], memory_octets=memory[1], upkeep=upkeep, temperatures=temperatures)
 
 
 def codes(these):
