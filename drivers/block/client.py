@@ -118,7 +118,6 @@ class Client:
         lane.depth = lane.free_count = depth
         lane.unit = self.info.sector_octets
         lane.eventfd = self.eventfd
-        lane.open = True
         lane.bounds.sectors, lane.bounds.sector_octets = self.info.sectors, self.info.sector_octets
         lane.bounds.max_sectors, lane.bounds.max_segments = self.info.max_sectors, MAX_SEGMENTS
         lane.bounds.read_only = Feature.READ_ONLY in self.info.features
