@@ -9,7 +9,7 @@
     internal    the place for a command of our own in a port's memory, compiled
     queue       command slots, compiled: requests become commands, and commands end
     states      a port's life as data; ladder: what is done about errors that come again
-    life        `AhciPort`: that life lived: plugging, recovery, commands of our own
+    life        `AhciPort`: that life lived: plugging, turns, commands of our own; recovery from errors
     attach      who is at the other end: a disk (drive), a packet device (packet), a port multiplier (multiplier)
     disk        `AhciDisk`: a drive, or a medium in one, as a drivers.disk.Disk
     service     what an operator can have a drive do

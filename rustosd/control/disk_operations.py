@@ -15,7 +15,7 @@ from rustosd.control.device_operations import DeviceCore
 from rustosd.control.server import OperationFailed
 from rustosd.disk_content import LOOKED_AT, recognise
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Info(Protocol):

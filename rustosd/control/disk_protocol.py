@@ -156,8 +156,8 @@ class DiskBench(DiskName):
 METHODS = (
     Method("disk.list", Nothing, list[Disk], False, "The disks: files, memory, and those of the controllers that were taken."),
     Method("disk.show", DiskName, DiskDetails, False, "All about one disk."),
-    Method("disk.read", DiskRead, Octets, False, "Read from a disk."),
-    Method("disk.write", DiskWrite, Done, False, "Write to a disk."),
-    Method("disk.flush", DiskName, Done, False, "Have the disk put what it was given onto its medium."),
-    Method("disk.bench", DiskBench, BenchRound, False, "Measure a disk for some seconds."),
+    Method("disk.read", DiskRead, Octets, False, "Read from a disk.", guarded=True),
+    Method("disk.write", DiskWrite, Done, False, "Write to a disk.", guarded=True),
+    Method("disk.flush", DiskName, Done, False, "Have the disk put what it was given onto its medium.", guarded=True),
+    Method("disk.bench", DiskBench, BenchRound, False, "Measure a disk for some seconds.", guarded=True),
 )

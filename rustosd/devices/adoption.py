@@ -15,7 +15,7 @@ from rustosd.devices.linkstate import DAD_FAILED, MAIN_TABLE, KernelAddress, Ker
 MTU = 1500
 IPV6_MIN_MTU = 1280     # RFC 8200 5
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

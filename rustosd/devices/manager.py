@@ -31,7 +31,7 @@ _NOBODY: Final = 0xFFFF
 """What a read of the vendor ID gives where there is no device; PCI Local Bus 3.0, 6.1."""
 _T = TypeVar("_T")
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +99,14 @@ class DeviceManager:
         self._watch_s = watch_s
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
+
+    def set_rules(self, rules: Sequence[DeviceConfig], routes: Sequence[RouteConfig]) -> None:
+        """For what is taken from now on; what is held stays as it is, and is still its rule's device."""
+        by_name = {rule.which: rule for rule in rules}
+        for held in self._held.values():
+            if held.rule in self._rules:
+                held.rule = by_name.get(held.rule.which, held.rule)
+        self._rules, self._routes = tuple(rules), tuple(routes)
 
     # In
 

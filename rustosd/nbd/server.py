@@ -39,7 +39,7 @@ REFUSALS: Final = (
 )
 """Why connections never came as far as an export."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
