@@ -26,6 +26,7 @@ from cython.cimports.rustosd.nbd.peer import (
     P_EOF,
     P_FULL,
     P_GROW,
+    P_HUNG_UP,
     P_READABLE,
     P_SMALL,
     P_TRY,
@@ -330,6 +331,8 @@ class Engine:
             told = events[i].events
             if told & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 p.flags |= P_READABLE
+            if told & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+                p.flags |= P_HUNG_UP
             if told & (EPOLLOUT | EPOLLHUP | EPOLLERR):     # who has left does not read: sending will tell
                 p.flags &= ~cython.cast(uint32_t, P_FULL)
             self._activate(p)

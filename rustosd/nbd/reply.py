@@ -13,14 +13,11 @@ from cython.cimports.mm.hw import load64, put16, put32, put64, store64
 from cython.cimports.posix.uio import iovec
 from cython.cimports.rustosd.sockets import MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
 from cython.cimports.rustosd.nbd.peer import (
-    ENDED_LOST,
     ENDED_MID_READ,
     PAGE,
     P_BROKEN,
     P_DEAF,
-    P_EOF,
     P_FULL,
-    P_READABLE,
     Peer,
     REPLYING,
     SECTORS_MOST,
@@ -264,9 +261,7 @@ def send_replies(p: cython.pointer[Peer], now: int64_t) -> cython.bint:
             if c_errno == EAGAIN:
                 p.flags |= P_FULL
             elif c_errno != EINTR:
-                if not p.flags & P_EOF:
-                    p.reason = ENDED_LOST
-                p.flags = (p.flags | P_DEAF | P_EOF) & ~cython.cast(uint32_t, P_READABLE)
+                p.flags |= P_DEAF           # what it has sent before it left is done all the same
             continue
         moved = True
         p.progress_ns = now
