@@ -87,6 +87,7 @@ class Disk(Protocol):
         EOPNOTSUPP  an operation, or FUA, that the disk does not have; FAST zeros that would be slow
         ENOSPC      no room behind it: a file's filesystem is full
         ENODATA     these sectors cannot be read: the medium is damaged there
+        ENOMEDIUM   nothing is in the drive, or something else than before
         EROFS       the disk does not let itself be written
         EILSEQ      the cable garbles data, again and again
         EFAULT      the controller could not reach the request's memory

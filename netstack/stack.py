@@ -75,6 +75,11 @@ class Stack:
         self.take_back()
         free(self.loop_octets)
 
+    def set_rates(self, *, icmp_errors_per_second: int, challenge_acks_per_second: int) -> None:
+        """Change how much is said at most in answer to what is wrong."""
+        self.state.net.icmp_errors_per_second = icmp_errors_per_second
+        self.state.net.challenge_acks_per_second = challenge_acks_per_second
+
     # -- verbs -------------------------------------------------------------------------------------
 
     def receive(self, index: int, now: int, burst: RxBurst) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
+from rustosd.secrets import without_secrets
 from rustosd.values import (
     Address,
     Cidr,
@@ -93,6 +94,18 @@ class E1000Config(_Section):
     mac: Mac | None = None
 
 
+class AhciConfig(_Section):
+    """How the driver of AHCI controllers runs one, with all of its disks."""
+
+    interrupts: tuple[Literal["msi", "intx"], ...] = ()
+    depth: Annotated[int, msgspec.Meta(ge=1, le=32)] = 32
+    timeout_s: Annotated[float, msgspec.Meta(ge=1, le=600)] = 30.0
+    link_power: Literal["active", "partial", "slumber"] = "active"
+    write_cache: Literal["keep", "on", "off"] = "keep"
+    security_freeze: bool = True
+    zeroing_trim: Literal["auto", "always", "never"] = "auto"
+
+
 class DeviceConfig(_Section):
     """One PCI device to take from the kernel, now or when it is plugged in, named in exactly one of three ways."""
 
@@ -108,10 +121,11 @@ class DeviceConfig(_Section):
     address: tuple[Cidr, ...] = ()
     gateway: tuple[Address, ...] = ()
     e1000: E1000Config = E1000Config()
+    ahci: AhciConfig = AhciConfig()
 
     @property
     def which(self) -> str:
-        """The device in words: "bdf 0000:03:00.0"."""
+        """The device in words, which no other [[device]] has: "bdf 0000:03:00.0"."""
         key = next(key for key in DEVICE_KEYS if getattr(self, key) is not None)
         return f"{key} {getattr(self, key)}"
 
@@ -126,6 +140,13 @@ class RouteConfig(_Section):
     via: Address | None = None
     interface: str | None = None
     metric: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFE)] = 0
+
+    @property
+    def which(self) -> str:
+        """The route in words: "192.0.2.0/24 via 10.77.0.1 metric 7"."""
+        via = f" via {self.via}" if self.via else ""
+        interface = f" dev {self.interface}" if self.interface else ""
+        return f"{self.to}{via}{interface} metric {self.metric}"
 
 
 class DiskConfig(_Section):
@@ -155,8 +176,12 @@ class ServicesConfig(_Section):
 
 
 class ControlConfig(_Section):
+    """The control socket, and who may use it beside root."""
+
     socket: SocketPath
     max_clients: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    read_group: str
+    change_group: str
 
 
 class SocketsConfig(_Section):
@@ -225,9 +250,22 @@ class HostConfig(_Section):
     journal: FilePath
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
 class LogConfig(_Section):
-    level: Literal["debug", "info", "warning", "error"]
+    """What is logged and how; `levels` by logger, for it and those below it."""
+
+    level: LogLevel
     format: Literal["auto", "console", "json"]
+    levels: dict[str, LogLevel]
+
+
+class CrashConfig(_Section):
+    """Where reports of crashes are kept."""
+
+    directory: FilePath
+    keep: Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
 class Config(_Section):
@@ -243,6 +281,7 @@ class Config(_Section):
     status: StatusConfig
     host: HostConfig
     log: LogConfig
+    crash: CrashConfig
     nbd: NbdConfig
     export: tuple[ExportConfig, ...] = ()
     device: tuple[DeviceConfig, ...] = ()
@@ -300,14 +339,14 @@ def parse(text: str, name: str) -> Config:
     return config
 
 
-def to_toml(config: Config) -> str:
-    """A configuration as TOML, all defaults spelled out: `parse(to_toml(c)) == c`."""
+def to_toml(config: Config, secrets: bool = True) -> str:
+    """A configuration as TOML, all defaults spelled out: `parse(to_toml(c)) == c`. Without `secrets` those are hidden."""
     import tomli_w
     values = msgspec.to_builtins(config, enc_hook=str)
     for key in ("device", "route"):
         if not values[key]:
             del values[key]
-    return tomli_w.dumps(_without_none(values))
+    return tomli_w.dumps(_without_none(values if secrets else without_secrets(values)))
 
 
 def _without_none(value: Any) -> Any:
@@ -515,8 +554,12 @@ def _choices(path: tuple) -> str:
     for key in path:
         if isinstance(key, int):
             kind = kind.__args__[0]
+        elif get_origin(kind) is dict:
+            kind = kind.__args__[1]
         else:
             kind = {field.name: field.type for field in msgspec.structs.fields(kind)}[key]
+    if get_origin(kind) is dict:
+        kind = kind.__args__[1]
     return f"; one of {', '.join(map(str, kind.__args__))}" if get_origin(kind) is Literal else ""
 
 

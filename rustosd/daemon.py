@@ -6,7 +6,6 @@ start, a crash of a part) takes the same road back, last first.
 
 import asyncio
 import contextlib
-import grp
 import ipaddress
 import os
 import shutil
@@ -14,32 +13,40 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import structlog
 import uvloop
 
 from drivers.disk import Disk
-from drivers.errors import DeviceError
 from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import block_metrics, health, metrics
+from rustosd import about, block_metrics, health, metrics
+from rustosd import log as logging
 from rustosd.capture.captures import Captures
-from rustosd.config import Config, InterfaceConfig, RouteConfig
+from rustosd.config import Config, InterfaceConfig, RouteConfig, SocketsConfig, to_toml
+from rustosd.control.groups import groups_of
 from rustosd.control.names import LOOPBACK_INDEX, version
 from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer
+from rustosd.control.upkeep_protocol import About
+from rustosd.crash import REPORT_LINES, CrashBox
+from rustosd.devices import sata_figures
 from rustosd.devices.kernel import undo as give_back
 from rustosd.devices.manager import DeviceManager, Held
 from rustosd.devices.manager import interfaces as device_interfaces
 from rustosd.devices.watch import Watch
+from rustosd.disk_health import DiskState, PortState
+from rustosd.errors import REFUSALS
 from rustosd.handoff import Handoff, Limits
-from rustosd.hostnet import HostNetworkError, HostTap
-from rustosd.journal import DEFAULT_PATH, Journal, JournalError
+from rustosd.health import Note
+from rustosd.hostnet import HostTap
+from rustosd.journal import DEFAULT_PATH, Journal
 from rustosd.nbd import tls as nbd_tls
 from rustosd.nbd.exports import Exports
 from rustosd.nbd.negotiation import Tls
@@ -48,6 +55,7 @@ from rustosd.nbd.server import NbdServer
 from rustosd.pinger import Answer, Pinger
 from rustosd.processes import Processes
 from rustosd.pump import Pump
+from rustosd.reconfigure import Reconfigurer, ReloadFailed
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
 from rustosd.services.http import HttpService, UnixHttpService
@@ -70,11 +78,14 @@ LINK_PATIENCE_S = 30.0
 """How long a service manager waits for the first link. A copper link takes some 3 s; without any the daemon serves all the
 same, and takes a cable later."""
 LINK_LOOK_S = 0.1
+UPKEEP_S = 1.0
+FIGURES_EVERY = 10
+"""Rounds of upkeep between two notes of the figures, for a report should the daemon die."""
 
-StartFailed: Final = (DeviceError, HostNetworkError, JournalError, OSError, ValueError)
+StartFailed: Final = REFUSALS
 """What keeps a daemon from starting; each carries one line for the operator."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Daemon:
@@ -83,18 +94,27 @@ class Daemon:
     devices: DeviceManager
     """Made when the daemon starts, for it needs the journal."""
     watch: Watch
+    control: ControlServer
+    journal: Journal
+    late_interfaces: contextlib.AsyncExitStack
+    """Closes the interfaces that came after the start."""
 
-    def __init__(self, config: Config, supervisor: Supervisor | None = None):
+    def __init__(self, config: Config, supervisor: Supervisor | None = None, logs: logging.Logs | None = None,
+                 path: Path | None = None):
+        """`path`: the file that the configuration is from; `logs`: where log lines go, if `log.configure` was called."""
         self.config = config
         self.supervisor = supervisor or Supervisor({})
+        self.logs = logs or logging.Logs(sys.stderr)
         self.verdict_help = dict(zip(verdict_table.LABELS, verdict_table.HELP, strict=True))
         self.counter_help = dict(zip(counter_table.LABELS, counter_table.HELP, strict=True))
         self.stack = _stack(config)
         self.taps: dict[str, HostTap] = {}
         self.running_services: list[Service] = []
         self.host_services: list[Service] = []      # on the kernel's sockets
+        self.retired_services: list[Service] = []   # with connections that were there before they were switched off
         self.stop_asked = asyncio.Event()
         self.stop_at_once = asyncio.Event()
+        self._started_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
@@ -110,13 +130,28 @@ class Daemon:
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
             notes=lambda: health.by_severity(self.reporter.notes()), disks=lambda: block_metrics.collect(self.storage)))
+        self.crashes = CrashBox(Path(config.crash.directory), config.crash.keep, version(), to_toml(config, secrets=False))
+        self.reconfigurer = Reconfigurer(self, path)
+        self._background: set[asyncio.Task] = set()
+        self._started = False
+        self._rounds = 0
 
     async def run(self, announce: bool = True) -> None:
         """Start, serve until asked to stop, give everything back. Raises one of StartFailed when it cannot start."""
+        try:
+            await self._run(announce)
+        except Exception as error:
+            if self._started or not isinstance(error, StartFailed):
+                self._report_crash(error)
+            raise
+
+    async def _run(self, announce: bool) -> None:
         async with contextlib.AsyncExitStack() as undo:
             self._take_signals(undo)
+            self._open_crash_box(undo)
             await self._start(undo)
-            log.info("started", version=version(), interfaces=self._interface_names(), services=list(self.services()))
+            self._started = True
+            log.info("started", version=version(), interfaces=self.interface_names(), services=list(self.services()))
             if announce:
                 print(self.announcement(), flush=True)
             await self._report_ready()
@@ -132,23 +167,27 @@ class Daemon:
         limit = self._loop.time() + LINK_PATIENCE_S
         while not self._links_up() and not self.stop_asked.is_set():
             if self._loop.time() > limit:
-                log.warning("no_link", waited_s=LINK_PATIENCE_S, interfaces=self._interface_names())
+                log.warning("no_link", waited_s=LINK_PATIENCE_S, interfaces=self.interface_names())
                 break
             await asyncio.sleep(LINK_LOOK_S)
-        up = ", ".join(self._links_up()) or "no interface yet"
-        self.supervisor.tell("READY=1", f"STATUS=serving {' and '.join(self._own_addresses()) or 'no address'} behind {up}")
+        self._tell_ready()
         if self.supervisor.watchdog_s:
             self.pump.watch(self.supervisor.watchdog_s / 4, self.supervisor.alive)
+
+    def _tell_ready(self) -> None:
+        up = ", ".join(self._links_up()) or "no interface yet"
+        self.supervisor.tell("READY=1", f"STATUS=serving {' and '.join(self._own_addresses()) or 'no address'} behind {up}")
 
     def _links_up(self) -> list[str]:
         return [row["name"] for row in self.stack.interfaces() if row["up"] and row["index"] != LOOPBACK_INDEX]
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
-        journal = undo.enter_context(_journal(Path(self.config.host.journal)))
+        self.journal = undo.enter_context(_journal(Path(self.config.host.journal)))
         undo.callback(self.pump.close)
         for interface in self.config.interface:
-            self._start_tap(interface, journal, undo)
-        self.devices = DeviceManager(self.stack, self.pump, journal, self.config.device, self.config.route)
+            self.start_tap(interface, undo)
+        self.late_interfaces = await undo.enter_async_context(contextlib.AsyncExitStack())
+        self.devices = DeviceManager(self.stack, self.pump, self.journal, self.config.device, self.config.route)
         undo.push_async_callback(self.devices.close)
         self.watch = Watch(self.devices)
         self.devices.on_taken = self.watch.guard
@@ -163,29 +202,27 @@ class Daemon:
         undo.callback(self.captures.close)
         undo.callback(self.pump.flush)      # while the NICs are still there to carry the last resets away
         undo.callback(self.network.abort)
-        if self.config.sockets.enabled:
-            limits = self.config.sockets
-            self.handoff = Handoff(self.network, Limits(limits.max_sockets, limits.max_sockets_per_process,
-                                                        limits.buffer_octets))
-            undo.callback(self.handoff.close)
-        control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
-                                self.supervisor.socket("control"), _group_id(self.config))
+        undo.callback(self._close_handoff)
+        self.set_handoff(self.config.sockets)
+        self.control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
+                                     self.supervisor.socket("control"), groups_of(self.config))
         undo.callback(self.processes.close)
-        await control.start()
-        undo.push_async_callback(control.stop)
+        await self.control.start()
+        undo.push_async_callback(self.control.stop)
         undo.push_async_callback(self._stop_services)
         if self.config.nbd.enabled:
             self.exports = Exports(self._nbd_server(undo), self._open_disk)
             undo.push_async_callback(self.exports.stop, GRACE_S)
             await self.exports.start(self.config.export)
-        for service in self._services():
+        for service in self.make_services(self.config):
             await service.start(self.network)
             self.running_services.append(service)
-        for service in self._host_services():
-            await self._start_on_kernel(service)
+        for service in self.make_host_services(self.config):
+            await self.start_on_kernel(service, self.config)
             self.host_services.append(service)
         self.reporter.recorder.start(self._loop)
         undo.callback(self.reporter.recorder.stop)
+        self._upkeep(undo)
         self.pump.kick()
 
     def _nbd_server(self, undo: contextlib.AsyncExitStack) -> NbdServer:
@@ -209,14 +246,17 @@ class Daemon:
             server.listen_tcp(place.host, place.port)
         return server
 
-    def _start_tap(self, interface: InterfaceConfig, journal: Journal, undo: contextlib.AsyncExitStack) -> None:
+    def start_tap(self, interface: InterfaceConfig, undo: contextlib.AsyncExitStack) -> None:
+        """Make a TAP and its interface of the stack; `undo` takes both away. Raises one of StartFailed."""
         name = str(interface.name)      # plain, as journal and kernel take it
-        tap = HostTap(journal, name, mtu=interface.mtu, offload=interface.offload,
+        tap = HostTap(self.journal, name, mtu=interface.mtu, offload=interface.offload,
                       addresses=[cidr.parsed for cidr in interface.kernel_address],
                       mac=interface.mac.octets if interface.mac else None)
         undo.callback(tap.close)
         self.taps[name] = tap
+        undo.callback(self.taps.pop, name)
         index = self.stack.add_interface(name, tap.nic.mac, interface.mtu, tap.nic.features)
+        undo.callback(self.stack.remove_interface, index)
         self.pump.attach(tap.nic, index)
         undo.callback(self.pump.detach, index)
         for cidr in interface.address:
@@ -229,7 +269,7 @@ class Daemon:
         devices = self.config.device
         if route.interface is not None and any(device.name == route.interface for device in devices):
             return
-        index = None if route.interface is None else self._index(route.interface)
+        index = None if route.interface is None else self.index_of(route.interface)
         try:
             self.stack.add_route(str(route.to), gateway=None if route.via is None else str(route.via), interface=index,
                                  metric=route.metric)
@@ -239,8 +279,9 @@ class Daemon:
             log.warning("route_left_out", to=str(route.to), error=f"{error}; name the device's interface in the [[route]], and "
                                                                   "it is added when the device is there")
 
-    def _services(self) -> list[Service]:
-        wanted = self.config.service
+    def make_services(self, config: Config) -> list[Service]:
+        """Those that a configuration switches on, not started."""
+        wanted = config.service
         services: list[Service] = []
         if wanted.echo.enabled:
             services.append(EchoService(port=wanted.echo.port))
@@ -250,9 +291,9 @@ class Daemon:
             services.append(HttpService(port=wanted.http.port, pages=site(self.reporter, self._exposition)))
         return services
 
-    def _host_services(self) -> list[Service]:
-        """The status page and metrics again, on the kernel's own sockets."""
-        wanted = self.config.metrics
+    def make_host_services(self, config: Config) -> list[Service]:
+        """The status page and metrics again, on the kernel's own sockets, not started."""
+        wanted = config.metrics
         pages = site(self.reporter, self._exposition, own_stack=False)
         services: list[Service] = []
         if wanted.listen is not None:
@@ -265,19 +306,26 @@ class Daemon:
             services[-1].name = "metrics_unix"
         return services
 
-    async def _start_on_kernel(self, service: Service) -> None:
+    async def start_on_kernel(self, service: Service, config: Config) -> None:
+        """Raises OSError that says what to do."""
         try:
             await service.start(self._loop)
         except OSError as error:
             if isinstance(service, UnixHttpService):        # says what to do already
                 raise
-            where, why = self.config.metrics.listen, os.strerror(error.errno or 0)
+            where, why = config.metrics.listen, os.strerror(error.errno or 0)
             raise OSError(error.errno, f"cannot serve metrics on {where}: {why}; "
                                        "choose another with listen = ... under [metrics]") from None
 
+    def retire(self, service: Service, out_of: list[Service]) -> None:
+        """A service that is switched off or replaced: it takes no more connections, and ends with the last it has."""
+        out_of.remove(service)
+        service.retire()
+        self.retired_services = [each for each in (*self.retired_services, service) if each.connections()]
+
     async def _stop_services(self) -> None:
         """All at the same time, and at once when a second signal comes."""
-        services = (*self.running_services, *self.host_services)
+        services = (*self.running_services, *self.host_services, *self.retired_services)
         stops = asyncio.gather(*(service.stop(GRACE_S) for service in services), return_exceptions=True)
         impatience = asyncio.ensure_future(self.stop_at_once.wait())
         await asyncio.wait((stops, impatience), return_when=asyncio.FIRST_COMPLETED)
@@ -289,11 +337,75 @@ class Daemon:
                     log.error("service_stop_failed", error=repr(outcome))
         self.running_services.clear()
         self.host_services.clear()
+        self.retired_services.clear()
 
     def _take_signals(self, undo: contextlib.AsyncExitStack) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
+        on_terminal = os.isatty(0)
+        for number, act in ((signal.SIGTERM, self.stop), (signal.SIGINT, self.stop),
+                            (signal.SIGHUP, lambda: self._on_hangup(on_terminal))):
+            self._loop.add_signal_handler(number, act)
             undo.callback(self._loop.remove_signal_handler, number)
+
+    def _on_hangup(self, on_terminal: bool) -> None:
+        """Reload, unless it was our terminal that has gone."""
+        if on_terminal and not os.isatty(0):
+            self.stop()
+        elif not self._started or self.stop_asked.is_set():
+            log.warning("reload_ignored", reason="the daemon is starting or stopping")
+        else:
+            self._in_background(self._reload())
+
+    async def _reload(self) -> None:
+        self.supervisor.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        with contextlib.suppress(ReloadFailed):     # it is logged, and a health note
+            await self.reconfigurer.reload()
+        self._tell_ready()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # Upkeep
+
+    def _open_crash_box(self, undo: contextlib.AsyncExitStack) -> None:
+        for report in self.crashes.open():
+            log.warning("former_run_died", report=str(self.crashes.directory / report.name), reason=report.reason)
+        undo.callback(self.crashes.close)
+        self.logs.ring.on_line = self.crashes.line
+        undo.callback(setattr, self.logs.ring, "on_line", None)
+
+    def _upkeep(self, undo: contextlib.AsyncExitStack) -> None:
+        """Once a second: what rate limits held back is told; now and then the figures are put where a crash finds them."""
+        timer: list[asyncio.TimerHandle] = []
+
+        def round_() -> None:
+            timer[:] = [self._loop.call_later(UPKEEP_S, round_)]
+            self.logs.tell_repeated()
+            if self._rounds % FIGURES_EVERY == 0:
+                self.crashes.figures(self.figures())
+            self._rounds += 1
+
+        round_()
+        undo.callback(self.logs.tell_repeated, True)
+        undo.callback(lambda: timer[0].cancel())
+
+    def figures(self) -> bytes:
+        """What is counted now, as JSON."""
+        recorder = self.reporter.recorder
+        return msgspec.json.encode({"figures": recorder.figures(), "usage": self.stack.tcp.usage(),
+                                    "states": self.stack.tcp.states(), "waiting_changes": len(self.reconfigurer.waiting)})
+
+    def _report_crash(self, error: Exception) -> None:
+        """Before anything is taken down: the stacks are worth most where it happened."""
+        log.error("crashed", error=repr(error), exc_info=error)
+        try:
+            figures = self.figures()
+        except Exception as failure:
+            figures = msgspec.json.encode({"figures": f"none: {failure!r}"})
+        report = self.crashes.report(error, self.logs.ring.tail(REPORT_LINES), figures)
+        if report is not None:
+            log.error("crash_reported", report=str(self.crashes.directory / report.name))
 
     def stop(self) -> None:
         """Ask for a graceful end; asked again, end at once."""
@@ -308,6 +420,16 @@ class Daemon:
 
     # rustosd.control.operations.Core
 
+    def notes(self) -> list[Note]:
+        return self.reporter.notes()
+
+    def upkeep(self) -> health.Upkeep:
+        return health.Upkeep(self.reconfigurer.failed, [change.key for change in self.reconfigurer.waiting],
+                             [report.name for report in self.crashes.reports()])
+
+    def about(self) -> About:
+        return about.about(version(), time.monotonic() - self._started_at, self.reconfigurer.path, self.supervisor.listens)
+
     def kick(self) -> None:
         self.pump.kick()
 
@@ -317,6 +439,15 @@ class Daemon:
         if (held := device_interfaces(self.devices.held.values()).get(name)) is not None:
             return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
         return {}
+
+    def disk_states(self) -> list[DiskState]:
+        return sata_figures.disk_states(self._sata_controllers())
+
+    def port_states(self) -> list[PortState]:
+        return sata_figures.port_states(self._sata_controllers())
+
+    def _sata_controllers(self) -> list[Any]:
+        return [held.sata for held in self.devices.held.values() if held.sata is not None]
 
     def nic_details(self, name: str) -> Mapping[str, Any]:
         if (tap := self.taps.get(name)) is not None:
@@ -365,9 +496,21 @@ class Daemon:
         return await self.pinger.ping(address, identifier, sequence, octets, timeout_s)
 
     def open_session(self, pid: int) -> socket.socket:
-        if self.handoff is None:
+        if self.handoff is None or not self.config.sockets.enabled:
             raise OSError(95, "sockets for other processes are switched off: enabled = false under [sockets]")
         return self.handoff.open_session(pid)
+
+    def set_handoff(self, wanted: SocketsConfig) -> None:
+        """Sockets for other processes as a configuration has them. What was handed out stays with who has it."""
+        limits = Limits(wanted.max_sockets, wanted.max_sockets_per_process, wanted.buffer_octets)
+        if self.handoff is not None:
+            self.handoff.limits = limits
+        elif wanted.enabled:
+            self.handoff = Handoff(self.network, limits)
+
+    def _close_handoff(self) -> None:
+        if self.handoff is not None:
+            self.handoff.close()
 
     # what the HTTP service shows
 
@@ -379,6 +522,7 @@ class Daemon:
         if self.exports is not None:
             yield from self.exports.server.statistics()
         yield from self.watch.samples()
+        yield from sata_figures.samples(self._sata_controllers())
 
     def _exposition(self) -> tuple[bytes, str]:
         if not self.config.metrics.enabled:
@@ -406,10 +550,11 @@ class Daemon:
         hosts = [ipaddress.ip_interface(row["address"]).ip for row in self.stack.addresses()]
         return [str(host) for host in hosts if not host.is_loopback and not host.is_link_local]
 
-    def _interface_names(self) -> list[str]:
+    def interface_names(self) -> list[str]:
         return [*self.taps, *device_interfaces(self.devices.held.values())]
 
-    def _index(self, name: str) -> int:
+    def index_of(self, name: str) -> int:
+        """The stack's number for an interface that is there."""
         return next(row["index"] for row in self.stack.interfaces() if row["name"] == name)
 
     def announcement(self) -> str:
@@ -449,6 +594,9 @@ def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:
     if service.iperf3.enabled:
         port = "" if service.iperf3.port == 5201 else f" -p {service.iperf3.port}"
         commands.append((f"iperf3 -c {host}{port}", "-R for the other way, -P 4 for four at once"))
+    if config.nbd.enabled and config.nbd.port and config.export:
+        port = "" if config.nbd.port == NBD_PORT else f":{config.nbd.port}"
+        commands.append((f"nbdinfo nbd://{_url(host)}{port}/", "disks: nbdcopy, qemu-img, nbd-client; docs/nbd.md"))
     commands.append((f"{_rustosctl()} status", "or nic, conn, drops, ping; --help tells"))
     width = max(len(command) for command, _ in commands)
     return [f"  {command:<{width}}   {'# ' if note else ''}{note}".rstrip() for command, note in commands]
@@ -483,17 +631,6 @@ def _journal(path: Path) -> Iterator[Journal]:
                 path.parent.rmdir()
 
 
-def _group_id(config: Config) -> int | None:
-    """Of the group whose members may use sockets. Raises ValueError when there is none of that name."""
-    if not (config.sockets.enabled and config.sockets.group):
-        return None
-    try:
-        return grp.getgrnam(config.sockets.group).gr_gid
-    except KeyError:
-        raise ValueError(f"there is no group {config.sockets.group}, which group = ... under [sockets] names; "
-                         f"make it: groupadd {config.sockets.group}") from None
-
-
 def _stack(config: Config) -> Stack:
     limits = config.stack
     return Stack(
@@ -508,11 +645,11 @@ def _stack(config: Config) -> Stack:
     )
 
 
-def serve(config: Config, announce: bool = True) -> None:
+def serve(config: Config, announce: bool = True, logs: logging.Logs | None = None, path: Path | None = None) -> None:
     """Run a daemon on a loop of its own until a signal ends it. Raises one of StartFailed when it cannot start."""
     async def main() -> None:
         with contextlib.closing(Supervisor()) as supervisor:
-            await Daemon(config, supervisor).run(announce)
+            await Daemon(config, supervisor, logs, path).run(announce)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

@@ -31,6 +31,7 @@ _WHY: Final = {
     errno.EINVAL: "it does not fit the disk: beyond its end, or no whole sectors",
     errno.EOPNOTSUPP: "the disk cannot do that",
     errno.ENODATA: "the medium is damaged there: restore these sectors from a copy; writing them makes them readable again",
+    errno.ENOMEDIUM: "nothing is in the drive, or another disc than before",
     errno.EROFS: "the disk is write-protected",
     errno.EILSEQ: "the link garbles data: check or replace the SATA cable",
     errno.EFAULT: "the controller could not reach the memory: see `dmesg` for faults of the IOMMU",

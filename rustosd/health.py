@@ -9,6 +9,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from rustosd import disk_health
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 """The worst first."""
@@ -17,6 +19,7 @@ MAX_NOTES: Final = 40
 WINDOW_S: Final = 60.0
 """How far back "before" lies at most."""
 NEARLY_FULL: Final = 0.9
+HOT_MARGIN_CELSIUS: Final = 5.0
 MIN_WINDOW_S: Final = 1.0
 DROPS_PER_S: Final = 5.0
 DROPS_SHARE: Final = 0.01
@@ -83,6 +86,25 @@ class Figures(NamedTuple):
     """Connections that a service had no room for, by service."""
 
 
+class Upkeep(NamedTuple):
+    """What is left to do for somebody."""
+
+    reload_failed: str = ""
+    """Why the file was not taken at the last reload."""
+    waiting: Sequence[str] = ()
+    """Keys of the file that only a restart brings."""
+    crashes: Sequence[str] = ()
+    """Reports of daemons that died, the newest first."""
+
+
+class Temperature(NamedTuple):
+    """What one sensor of the machine shows, and from where on it switches off; 0: it does not say."""
+
+    sensor: str
+    celsius: float
+    critical_celsius: float
+
+
 class Facts(NamedTuple):
     """All that the checks know. `interfaces` and `addresses` are the stack's rows without loopback."""
 
@@ -98,6 +120,10 @@ class Facts(NamedTuple):
     resident_octets: int = 0
     memory_octets: int = 0
     """What the process may have; 0: unknown."""
+    upkeep: Upkeep = Upkeep()
+    temperatures: Sequence[Temperature] = ()
+    drives: Sequence[disk_health.DiskState] = ()
+    drive_ports: Sequence[disk_health.PortState] = ()
 
     def rise(self, kind: str) -> dict[str, int]:
         """What was counted in between, by name, without what did not rise."""
@@ -223,6 +249,34 @@ def _memory(facts: Facts) -> Iterator[Finding]:
         yield Finding("", f"The process uses {share:.0%} of the memory it may have.")
 
 
+def _reload_failed(facts: Facts) -> Iterator[Finding]:
+    if facts.upkeep.reload_failed:
+        yield Finding("", f"The configuration was not reloaded: {facts.upkeep.reload_failed}.")
+
+
+def _restart_needed(facts: Facts) -> Iterator[Finding]:
+    if facts.upkeep.waiting:
+        yield Finding("", f"The configuration says what only a restart brings: {', '.join(facts.upkeep.waiting)}.")
+
+
+def _crash_reports(facts: Facts) -> Iterator[Finding]:
+    if facts.upkeep.crashes:
+        count = len(facts.upkeep.crashes)
+        yield Finding(facts.upkeep.crashes[0], f"{count} {'report' if count == 1 else 'reports'} of daemons that died "
+                                               f"{'is' if count == 1 else 'are'} there.")
+
+
+def _hot(facts: Facts) -> Iterator[Finding]:
+    for sensor, celsius, critical in facts.temperatures:
+        if critical and celsius >= critical - HOT_MARGIN_CELSIUS:
+            yield Finding(sensor, f"The sensor {sensor} shows {celsius:.0f} °C; the machine switches off at {critical:.0f} °C.")
+
+
+def _drives(check: Callable[[Any], Iterable[tuple[str, str]]], of: str) -> Callable[[Facts], Iterator[Finding]]:
+    """A check of `rustosd.disk_health` as one of this table."""
+    return lambda facts: (Finding(subject, text) for subject, text in check(getattr(facts, of)))
+
+
 def _services_full(facts: Facts) -> Iterator[Finding]:
     for service, rise in facts.rise("refused").items():
         yield Finding(service, f"Service {service} refused {rise:,} connections within {facts.seconds:.0f} seconds.")
@@ -259,7 +313,22 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("address-duplicate", "error", _address_duplicate, "Give one of the two hosts another address: rustosctl addr."),
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),
+    Check("machine-hot", "error", _hot, "See to fans and air, or have the machine do less: busy_poll_us = 0 under [pump]."),
+    Check("reload-failed", "error", _reload_failed,
+          "Mend the file, then: rustosctl reload. Until then what was in force stays."),
     Check("tcp-bug", "error", _bug, "This is a bug. Please report it with the output of: rustosctl counters --all."),
+    Check("former-run-died", "warning", _crash_reports,
+          "See why: rustosctl crash show NAME. Report it with: rustosctl report. Then remove it: rustosctl crash clear."),
+    Check("restart-needed", "warning", _restart_needed, "When it suits: systemctl restart rustosd. See: rustosctl config."),
+    Check("disk-failing", "error", _drives(disk_health.failing, "drives"),
+          "Copy what is on it now, and replace it. Its values: rustosctl disk smart."),
+    Check("disk-port-failed", "error", _drives(disk_health.given_up, "drive_ports"),
+          "Check cable, power and drive, then: rustosctl disk retry."),
+    Check("disk-hot", "warning", _drives(disk_health.hot, "drives"), "See to its fans and to the air around it."),
+    Check("disk-sectors-unreadable", "warning", _drives(disk_health.pending, "drives"),
+          "Restore them from a copy: what is written is readable again. More of them mean that the disk is wearing out."),
+    Check("disk-port-slowed", "warning", _drives(disk_health.slowed, "drive_ports"),
+          "Check or replace the SATA cable; what it was is counted: rustosctl disk ports."),
     Check("connections-nearly-full", "warning", _nearly_full("connections", "connections_limit", "TCP connections"),
           "Raise max_connections under [stack], or find out who holds them: rustosctl conn."),
     Check("buffers-nearly-full", "warning", _nearly_full("buffer_octets", "buffer_octets_limit", "octets of TCP buffers"),

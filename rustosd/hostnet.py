@@ -7,9 +7,10 @@ nothing to restore but the interface itself. Functions block for some millisecon
 import errno
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -77,12 +78,13 @@ def stable_mac(name: str, side: str) -> bytes:
     return bytes([digest[0] & 0xFC | 0x02]) + digest[1:]
 
 
-def check_free(addresses: Iterable[Interface]) -> None:
+def check_free(addresses: Iterable[Interface], but: str = "") -> None:
     """Make sure that the host uses none of these subnets. Raises HostNetworkError that names the interface that does.
 
-    Default routes do not count, nor what is as good as one (a prefix up to /1, or /3 for IPv6), nor link-local subnets.
+    Default routes do not count, nor what is as good as one (a prefix up to /1, or /3 for IPv6), nor link-local subnets, nor
+    what is of the interface `but`.
     """
-    used = netlink.ask(_subnets_in_use)
+    used = netlink.ask(lambda route: _subnets_in_use(route, but))
     for address in addresses:
         for network, what in used:
             if network.version == address.version and network.overlaps(address.network):
@@ -115,6 +117,40 @@ def configure(name: str, *, mac: bytes, mtu: int, addresses: Sequence[Interface]
         raise HostNetworkError(f"cannot configure the interface {name}: {error.args[1]}; {advice}") from None
 
 
+def change_addresses(name: str, add: Sequence[Interface], remove: Sequence[Interface]) -> None:
+    """Give the interface `name` more addresses and take others away; what is so already is no error.
+
+    Raises HostNetworkError; then all of it may be half done, and the same call the other way round undoes it.
+    """
+    check_free(add, but=name)
+    if any(address.version == 6 for address in add):
+        _quiet_ipv6(name, wanted=True)
+
+    def apply(route: IPRoute) -> None:
+        index = _index(route, name)
+        for address in add:
+            flags = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
+            _unless(errno.EEXIST, route.addr, "add", index=index, address=str(address.ip),
+                    prefixlen=address.network.prefixlen, **flags)
+        for address in remove:
+            _unless(errno.EADDRNOTAVAIL, route.addr, "del", index=index, address=str(address.ip),
+                    prefixlen=address.network.prefixlen)
+
+    try:
+        netlink.ask(apply)
+    except NetlinkError as error:
+        raise HostNetworkError(f"cannot change the addresses of the interface {name}: {error.args[1]}; see: ip addr show "
+                               f"dev {name}") from None
+
+
+def _unless(code: int, act: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    try:
+        act(*arguments, **options)
+    except NetlinkError as error:
+        if error.code != code:
+            raise
+
+
 def remove(name: str) -> None:
     """Delete the interface if it still exists and `configure` has marked it as ours; else do nothing."""
 
@@ -140,11 +176,13 @@ def _index(route: IPRoute, name: str) -> int:
     return found[0]
 
 
-def _subnets_in_use(route: IPRoute) -> list[tuple[Network, str]]:
+def _subnets_in_use(route: IPRoute, but: str) -> list[tuple[Network, str]]:
     """The host's subnets by address and by route, each with the words that describe it."""
     names = {link["index"]: link.get("ifname") for link in route.get_links()}
     used: list[tuple[Network, str]] = []
     for row in route.get_addr():
+        if names.get(row["index"]) == but:
+            continue
         # On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL ours.
         local, peer = row.get("local") or row.get("address"), row.get("address")
         for text in {local, peer}:
@@ -152,6 +190,8 @@ def _subnets_in_use(route: IPRoute) -> list[tuple[Network, str]]:
             used.append((network, f"the address {local}/{row['prefixlen']} of {names[row['index']]}"))
     for row in route.get_routes():
         if row["type"] != _RTN_UNICAST or row.get("table") == _RT_TABLE_LOCAL or not row.get("dst"):
+            continue
+        if names.get(row.get("oif")) == but:
             continue
         network = ipaddress.ip_network(f"{row.get('dst')}/{row['dst_len']}")
         used.append((network, f"the route to {network} by {names.get(row.get('oif'), 'several interfaces')}"))

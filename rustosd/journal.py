@@ -23,7 +23,7 @@ DYING_S = 5.0
 _NOTICE_S = 0.1
 _PF_EXITING = 0x4
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Taken(msgspec.Struct, tag_field="kind", frozen=True):

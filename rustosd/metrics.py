@@ -60,7 +60,7 @@ _INCOMING = ("delivered", "answered", "forwarded", "ethernet_", "arp_", "ip", "i
 _NS: Final = 1e-9
 _Row = tuple[int, Sequence[int]]
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class PumpFigures(Protocol):

@@ -27,7 +27,7 @@ COMPLAINT_NS = 1_000_000_000
 LOOPBACK = 0                # the index of the interface that needs no NIC
 _MS = 1_000_000
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class PacketStack(Protocol):
@@ -185,6 +185,10 @@ class Pump:
         if not (self._scheduled or self._running or self._closed):
             self._counts.kicks += 1
             self._schedule()
+
+    def set_busy_poll(self, microseconds: int) -> None:
+        """How long to look again before sleeping, from now on."""
+        self._busy_poll_ns = microseconds * 1000
 
     def watch(self, period_s: float, alive: Callable[[], None]) -> None:
         """From now on take a turn at least every `period_s`, and call `alive` when it ended without an error."""

@@ -25,7 +25,7 @@ from rustosd.disks import AsyncDisk
 OPERATOR: Final = "rustosctl"
 """The client of each disk that the operator's commands are."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class SharedDisk(AsyncDisk):

@@ -19,7 +19,7 @@ def units(tmp_path):
     """The units with a program that exists here."""
     for unit in ("rustosd.service", "rustosd.socket"):
         text = (ROOT / "systemd" / unit).read_text()
-        (tmp_path / unit).write_text(text.replace("/usr/local/bin/rustosd", "/bin/true"))
+        (tmp_path / unit).write_text(re.sub(r"/usr/local/bin/rustos(d|ctl)\b", "/bin/true", text))
     return tmp_path
 
 

@@ -65,5 +65,6 @@ def test_it_has_the_licence_and_the_two_commands(installed):
     assert (metadata / "licenses" / "LICENSE").read_text().startswith("MIT License")
     entries = (metadata / "entry_points.txt").read_text()
     assert "rustosd = rustosd.cli.daemon:main" in entries and "rustosctl = rustosd.cli.control:main" in entries
+    assert {path.name for path in installed.rglob("share/man/man?/*")} == {"rustosctl.1", "rustosd.8"}
     assert not any("tests" in path.parts for path in installed.rglob("*"))
     assert os.path.getsize(metadata / "RECORD") > 0

@@ -46,6 +46,7 @@ class AhciDisk:
         self.pm = pm or 0
         self.gone = ""
         """Why it is no more."""
+        self.unused = False
         self.write_cache = Feature.WRITE_CACHE in identity.features
         self.frozen = life.adapter.options.security_freeze and identity.security.supported
         """Whether its security has been frozen."""
@@ -173,7 +174,7 @@ class AhciDisk:
         self._line.leave(self.index, self._wake)
         self._wake.close()
         self.life.forget(self)
-        if self.life.stopped:           # else it stays until the controller does no DMA any more
+        if self.life.stopped or self.unused:        # else it stays until the controller does no DMA any more
             self._memory.free()
 
     def perform(self, procedure: Procedure, ended: Callable[[Any, Exception | None], None]) -> None:
@@ -213,9 +214,9 @@ class AhciDisk:
         self.queue.held = held
         self.queue.thaw()
 
-    def lose(self, why: str) -> None:
-        """It is no more: everything ends with ENODEV, also what is still to come."""
-        self.gone = why
+    def lose(self, why: str, unused: bool) -> None:
+        """It is no more: everything ends with ENODEV, also what is still to come. `unused`: nobody reads its memory."""
+        self.gone, self.unused = why, unused
         self.queue.kill(errno.ENODEV)
         self.call()
 

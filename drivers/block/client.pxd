@@ -10,8 +10,11 @@ cdef class Client:
     cdef Lane *lane             # NULL once closed
     cdef int number
     cdef int eventfd
-    cdef object poller          # select.epoll
+    cdef object poller          # select.epoll: the eventfd, and while `watching` the disk's descriptor
+    cdef bint watching
 
     cdef _make_lane(self, int depth)
     cdef _free_lane(self)
+    cdef _watch(self, bint watching)
+    cdef bint _has_work(self) noexcept nogil
     cdef int _take_ended(self, CompletionBurst burst) noexcept nogil

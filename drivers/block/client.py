@@ -86,8 +86,7 @@ class Client:
         self.limit(weight, requests_per_s, burst_requests, octets_per_s, burst_octets)
         self.poller = select.epoll()
         self.poller.register(self.eventfd, select.EPOLLIN)
-        if queue.disk.fileno() >= 0:
-            self.poller.register(queue.disk.fileno(), select.EPOLLIN)
+        self._watch(True)
 
     @cython.cfunc
     def _make_lane(self, depth: cython.int):
@@ -119,7 +118,6 @@ class Client:
         lane.depth = lane.free_count = depth
         lane.unit = self.info.sector_octets
         lane.eventfd = self.eventfd
-        lane.open = True
         lane.bounds.sectors, lane.bounds.sector_octets = self.info.sectors, self.info.sector_octets
         lane.bounds.max_sectors, lane.bounds.max_segments = self.info.max_sectors, MAX_SEGMENTS
         lane.bounds.read_only = Feature.READ_ONLY in self.info.features
@@ -128,6 +126,24 @@ class Client:
         queue.names[number:number + 1] = [self.name]
         queue.lanes[number] = lane
         queue.lane_count = len(queue.names)
+
+    @cython.cfunc
+    def _watch(self, watching: cython.bint):
+        """Whether the disk's descriptor wakes us. Who has nothing to do is not to be woken for others, but one always is."""
+        below = self.queue.disk.fileno()
+        if watching != self.watching and below >= 0:
+            if watching:
+                self.poller.register(below, select.EPOLLIN)
+            else:
+                self.poller.unregister(below)
+            self.watching = watching
+            self.queue.watchers += 1 if watching else -1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _has_work(self) -> cython.bint:
+        return self.lane.under_way != 0 or self.lane.waiting != 0 or self.lane.ended_count != 0
 
     @cython.cfunc
     def _free_lane(self):
@@ -177,6 +193,10 @@ class Client:
         now = self.queue.now()
         self.queue.accept(self.lane, burst, now)
         self.queue.dispatch(now)
+        if self.lane.armed:         # since before: what has come in must wake whoever does not arm again
+            self._watch(True)
+            if self.lane.ended_count or not self.queue.disk.arm():
+                self.queue.signal(self.lane)
         return before - burst.count
 
     def complete(self, burst: CompletionBurst) -> cython.int:
@@ -190,6 +210,8 @@ class Client:
         if lane.signalled:
             lane.signalled = False
             read(self.eventfd, cython.address(count), 8)
+        elif self.watching and self.queue.watchers > 1 and not self._has_work():
+            self._watch(False)
         if lane.ended_count < REQUESTS and not self.queue.closed:
             self.queue.turn_over(self.queue.now(), lane)
         if self._take_ended(burst) == 0 and self.queue.gone:
@@ -224,6 +246,8 @@ class Client:
         lane: cython.pointer[Lane] = self.lane
         if lane == cython.NULL or lane.ended_count or self.queue.gone or not self.queue.disk.arm():
             return False
+        if not self.watching and (self.queue.watchers == 0 or self._has_work()):
+            self._watch(True)
         lane.armed = True
         return True
 
@@ -278,6 +302,10 @@ class Client:
                                                   "rustosctl disk show")
             if self.complete(burst) == 0 and self.arm():
                 self.poller.poll(0.01)
+        if self.watching:
+            self.queue.watchers -= 1
         self.poller.close()
         self.poller = None
+        if self.queue.watchers == 0:
+            self.queue.signal_all()
         self._free_lane()

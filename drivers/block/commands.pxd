@@ -16,7 +16,7 @@ cdef class Commands:
     # Of the disk below.
     cdef uint64_t sector, octets, max_octets, max_trim, trim_octets
     cdef uint32_t max_segments, memory_alignment
-    cdef bint caches, has_fua, has_trim, has_zeroes, has_fast_zeroes
+    cdef bint caches, has_fua, has_zeroes, has_fast_zeroes
     # Buffers for odd requests, and zeros.
     cdef object bounce_memory, zero_memory
     cdef uint8_t *bounce_data

@@ -34,7 +34,7 @@ class Commands:
         self.max_segments, self.memory_alignment = min(info.max_segments, MAX_SEGMENTS), info.memory_alignment
         features = info.features
         self.caches, self.has_fua = Feature.WRITE_CACHE in features, Feature.FUA in features
-        self.has_trim, self.has_zeroes = Feature.TRIM in features, Feature.WRITE_ZEROES in features
+        self.has_zeroes = Feature.WRITE_ZEROES in features
         self.has_fast_zeroes = Feature.FAST_ZEROES in features
         for i in range(COMMANDS):
             self.give_command(cython.address(self.commands[i]))

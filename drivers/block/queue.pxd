@@ -8,6 +8,7 @@ cdef class Queue(Commands):
     cdef readonly list names    # of lanes; None: the lane is free
     cdef Lane *lanes[LANES]
     cdef int lane_count         # places of the table that were ever used
+    cdef int watchers           # clients that the disk's descriptor wakes
     cdef int turn               # whose it is
     cdef bint visited           # the lane whose turn it is has had its quantum
     cdef Slot *flush_first      # that need a flush of the disk
@@ -48,4 +49,5 @@ cdef class Queue(Commands):
     cdef void _fail_waiting(self, int error, int64_t now) noexcept nogil
     cdef void _lose(self, int64_t now) noexcept nogil
     cdef void signal(self, Lane *lane) noexcept nogil
+    cdef void signal_all(self) noexcept nogil
     cdef int64_t next_deadline(self) noexcept nogil

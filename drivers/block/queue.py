@@ -232,10 +232,17 @@ class Queue(Commands):
             else:
                 sleeps = sleeps or lane.under_way != 0 or lane.waiting != 0
         if sleeps and not self.disk.arm():
-            for i in range(self.lane_count):
-                lane = self.lanes[i]
-                if lane != cython.NULL and lane != asking and lane.armed:
-                    self.signal(lane)
+            self.signal_all()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def signal_all(self) -> cython.void:
+        """Have everybody who sleeps look."""
+        i: cython.int
+        for i in range(self.lane_count):
+            if self.lanes[i] != cython.NULL and self.lanes[i].armed:
+                self.signal(self.lanes[i])
 
     @cython.cfunc
     @cython.nogil

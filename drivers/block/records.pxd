@@ -69,7 +69,6 @@ cdef struct Lane:
     uint32_t waiting
     uint32_t under_way
     bint barrier                # a request that nothing may pass is under way
-    bint open
     bint armed, signalled
     int eventfd
     int64_t quantum             # by its weight

@@ -185,7 +185,7 @@ def _advance(t: cython.pointer[TcpTable], c: cython.pointer[Tcb],
     if c.path.neighbor >= 0 and c.path.generation == t.net.generation:
         neighbor_confirm(t.net, c.path.neighbor)
     if c.flags & F_WANT_WRITE:
-        room = t.limits.send_buffer - c.send.used
+        room = t.limits.send_buffer - c.send.used if t.limits.send_buffer > c.send.used else 0     # the limit may be lowered
         if room >= t.limits.send_buffer >> 2:
             c.flags &= ~cython.cast(uint32_t, F_WANT_WRITE)
             tcb_news(t, c, NEWS_WRITABLE)

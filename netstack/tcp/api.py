@@ -76,6 +76,15 @@ class Tcp:
     def __dealloc__(self):
         table_destroy(cython.address(self.table))
 
+    def set_limits(self, *, time_wait: int, send_buffer: int, receive_buffer: int, memory: int, time_wait_ns: int) -> None:
+        """Change those limits that need no larger table. A connection keeps the receive buffer it began with."""
+        limits: cython.pointer[TcpLimits] = cython.address(self.table.limits)
+        limits.time_wait = time_wait
+        limits.send_buffer = send_buffer
+        limits.receive_buffer = receive_buffer
+        limits.time_wait_ns = time_wait_ns
+        self.table.budget.limit = memory
+
     @cython.cfunc
     def _at(self, handle: object) -> cython.pointer[Tcb]:
         """The block behind a handle."""

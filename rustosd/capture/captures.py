@@ -32,7 +32,7 @@ FAREWELL_S: Final = 10.0
 _SOCKET_OCTETS: Final = 1 << 20
 _SO_SNDBUFFORCE: Final = 32     # socket(7)
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

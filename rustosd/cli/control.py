@@ -10,7 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-from rustosd.cli import acpi, calls, capture, details, device, disk, process, shell, tables, top, traceroute
+from rustosd.cli import (
+    acpi,
+    calls,
+    capture,
+    details,
+    device,
+    process,
+    report,
+    sata,
+    shell,
+    tables,
+    top,
+    traceroute,
+    upkeep,
+)
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
 from rustosd.cli.run import run as run_command
@@ -78,7 +92,7 @@ def _noun(name: str, text: str, listing: tables.Listing, method: str) -> typer.T
 
 @app.command()
 def status(json: Json = False) -> None:
-    """The daemon in one look. Exit status 3 when none is running."""
+    """The daemon in one look, and what needs attention. Exit status 3 when none is running."""
     now: p.Status = call("daemon.status")
     if json:
         tables.print_json("status", now)
@@ -89,6 +103,7 @@ def status(json: Json = False) -> None:
         ("listeners", str(now.listeners)), ("services", tables.plain(now.services)),
         ("frames in", str(now.rx_frames)), ("frames out", str(now.tx_frames)), ("dropped", str(now.dropped_frames)),
     ))
+    upkeep.print_notes(now.health)
 
 
 nic = _noun("nic", "Interfaces of the stack.", tables.NICS, "nic.list")
@@ -314,8 +329,13 @@ app.command("capture")(capture.capture)
 app.command("top")(top.top)
 app.command("traceroute")(traceroute.traceroute)
 app.add_typer(device.app, name="device")
-app.add_typer(disk.app, name="disk")
+app.add_typer(sata.app, name="disk")
 app.command("acpi")(acpi.acpi)
+app.command("reload")(upkeep.reload)
+app.add_typer(upkeep.config, name="config")
+app.add_typer(upkeep.log, name="log")
+app.add_typer(upkeep.crash, name="crash")
+app.command("report")(report.report)
 app.command("run")(run_command)
 app.add_typer(process.app, name="process")
 for command in (process.ps, process.kill, process.suspend, process.resume, process.nice):

@@ -32,10 +32,10 @@ def run(
     """Run in the foreground until SIGTERM or Ctrl-C."""
     settings = _loaded(config)
     from rustosd import log
-    log.configure(settings.log.level, settings.log.format)
+    logs = log.configure(settings.log.level, settings.log.format, levels=settings.log.levels)
     from rustosd import daemon  # late: `rustosd config` needs none of it
     try:
-        daemon.serve(settings, announce=not quiet)
+        daemon.serve(settings, announce=not quiet, logs=logs, path=None if config is None else config.absolute())
     except daemon.StartFailed as error:
         raise shell.Stop(getattr(error, "strerror", None) or str(error)) from None
 

@@ -15,6 +15,7 @@ import typer
 
 from rustosd.cli import calls, plots, shell, tables
 from rustosd.cli.calls import Json, call, checked, known
+from rustosd.cli.drive import drive_facts
 from rustosd.cli.tables import Column, Listing, milliseconds, octets, plain
 from rustosd.control import disk_protocol as p
 from rustosd.control import nbd_protocol
@@ -87,17 +88,18 @@ def list_(json: Json = False) -> None:
 @app.command()
 def show(disk: Name, json: Json = False) -> None:
     """All about one disk: sizes, features, what is on it, what was done with it."""
-    details: p.DiskDetails = call("disk.show", _which(disk))
+    details: p.DiskDetails = call("disk.show", which(disk))
     if json:
         tables.print_json("disk", details)
         return
     row = details.disk
+    drive = call("disk.drive", which(row.name)) if details.drive else None
     tables.show_facts((
         ("disk", row.name), ("model", plain(row.model)), ("serial", plain(row.serial)), ("firmware", plain(row.firmware)),
         ("size", f"{octets(row.octets)} ({row.octets} octets)"),
         ("sectors", f"{row.sector_octets} octets, {row.physical_octets} on the medium"),
         ("queue depth", str(row.queue_depth)), ("features", plain([feature.replace("_", " ") for feature in details.features])),
-        ("holds", plain(details.holds)),
+        ("holds", plain(details.holds)), *(drive_facts(drive) if drive is not None else ()),
         *((("partition table", plain(details.table)),) if details.table else ()),
         *((name.replace("_", " "), str(value)) for name, value in details.statistics.items() if value),
     ))
@@ -121,7 +123,7 @@ def read(
         raise typer.BadParameter("--length is at least 1 octet")
     hexdump = hexdump or (output == "-" and sys.stdout.isatty())
     with calls.daemon() as daemon:
-        row: p.Disk = daemon.call("disk.show", _which(disk)).disk
+        row: p.Disk = daemon.call("disk.show", which(disk)).disk
         rest = row.octets - begin
         if rest <= 0 or (wanted or 0) > rest:
             raise shell.Stop(f"{row.name} ends at {row.octets}: there are no {wanted or 1} octets from {begin} on")
@@ -152,7 +154,7 @@ def write(
     """Copy from a file onto a disk, and have the disk put it on its medium. Refuses without --yes."""
     begin = checked(parse_size, offset)
     with calls.daemon() as daemon, _opened(source, "rb") as file:
-        details: p.DiskDetails = daemon.call("disk.show", _which(disk))
+        details: p.DiskDetails = daemon.call("disk.show", which(disk))
         row, size = details.disk, _size_of(file)
         if size == 0:
             raise shell.Stop(f"{source} is empty: there is nothing to write")
@@ -172,7 +174,7 @@ def write(
                     raise shell.Stop(f"{error}; {done} octets were written before") from None
                 done += len(chunk)
                 advance(len(chunk))
-        daemon.call("disk.flush", _which(row.name))
+        daemon.call("disk.flush", which(row.name))
     print(f"{octets(done)} written to {row.name} at {begin}, and flushed")
 
 
@@ -198,7 +200,7 @@ def bench(
     if not 512 <= size <= 1 << 20:
         raise typer.BadParameter(f"--block is from 512 octets to 1 MiB, not {size}")
     with calls.daemon() as daemon:
-        request = p.DiskBench(disk=_which(disk).disk, pattern=pattern, block_octets=size, depth=depth)
+        request = p.DiskBench(disk=which(disk).disk, pattern=pattern, block_octets=size, depth=depth)
         rounds = _rounds(daemon, request, seconds)
     if not rounds:
         return shell.INTERRUPTED
@@ -304,7 +306,7 @@ def export(
 ) -> None:
     """Let NBD clients use a disk, until the daemon ends; an [[export]] in the configuration does it for good."""
     row: nbd_protocol.Export = call("export.add", nbd_protocol.ExportDisk(
-        disk=_which(disk).disk, name=None if name is None else checked(ExportName, name), read_only=read_only,
+        disk=which(disk).disk, name=None if name is None else checked(ExportName, name), read_only=read_only,
         tls_only=tls_only, description=description))
     if json:
         tables.print_json("export", row)
@@ -323,7 +325,8 @@ def unexport(name: Annotated[str, typer.Argument(metavar="EXPORT", autocompletio
 
 # Files and what a person sees meanwhile
 
-def _which(disk: str) -> p.DiskName:
+def which(disk: str) -> p.DiskName:
+    """A disk by its name, as parameters."""
     if not 1 <= len(disk) <= p.LONGEST_NAME:
         raise typer.BadParameter(f"{disk!r} is no name of a disk")
     return p.DiskName(disk=disk)

@@ -48,6 +48,12 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     return USAGE if no_command else status if isinstance(status, int) else OK
 
 
+def coloured(text: str, code: str) -> str:
+    """The text in a colour (SGR parameters) on a terminal that wants one, else as it is: see NO_COLOR, https://no-color.org."""
+    wanted = code and sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[{code}m{text}\x1b[0m" if wanted else text
+
+
 def _complain(name: str, message: str, status: int, error: Exception | None = None) -> int:
     line = " ".join(message.split()).removesuffix(".").removeprefix("Invalid value: ")
     context = getattr(error, "ctx", None)

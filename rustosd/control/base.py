@@ -1,8 +1,10 @@
 """What all methods of the control socket are made of: rows, parameters, and the description of a method."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+
+Right = Literal["read", "change", "sockets"]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +33,13 @@ class Method(msgspec.Struct, frozen=True):
     help: str
     for_programs: bool = False
     """May also be called by those who may use sockets and nothing else; the handler is told who asks."""
+    guarded: bool = False
+    """Not for those who may only look, although it changes no configuration: it acts, or shows what passes or lies on disks."""
+
+    @property
+    def right(self) -> Right:
+        """What a client needs to call it."""
+        return "sockets" if self.for_programs else "change" if self.changes or self.guarded else "read"
 
     @property
     def handler(self) -> str:

@@ -41,5 +41,6 @@ class CaptureStarted(Row):
 
 
 METHODS = (
-    Method("capture.start", CaptureRequest, CaptureStarted, False, "Frames as pcapng, on a descriptor that comes along."),
+    Method("capture.start", CaptureRequest, CaptureStarted, False, "Frames as pcapng, on a descriptor that comes along.",
+           guarded=True),
 )

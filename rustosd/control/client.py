@@ -1,5 +1,6 @@
 """The other end of the control socket, for `rustosctl`: blocking, one call at a time, few imports."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -77,7 +78,8 @@ class Client:
         body = msgspec.to_builtins(params, enc_hook=str) if params is not None else {}
         request = {"jsonrpc": "2.0", "id": self._count, "method": method, "params": body}
         try:
-            self._socket.sendall(msgspec.json.encode(request) + b"\n")
+            with contextlib.suppress(BrokenPipeError):      # it may have said why before it closed
+                self._socket.sendall(msgspec.json.encode(request) + b"\n")
             line = read()
         except TimeoutError:
             raise Unreachable(f"the daemon on {self.path} did not answer in {TIMEOUT_S:.0f} s") from None

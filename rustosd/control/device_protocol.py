@@ -243,7 +243,8 @@ METHODS = (
     Method("device.take", DeviceTake, list[Taken], True, "Take devices from the kernel, all of them or none."),
     Method("device.give", DeviceName, list[Given], True, "Give a device, and the rest of its group, to the kernel."),
     Method("device.regs", RegisterQuery, RegisterDump, False, "The registers of a device, decoded."),
-    Method("device.trace", TraceQuery, RegisterTrace, False, "What the driver does to the registers for some seconds."),
+    Method("device.trace", TraceQuery, RegisterTrace, False, "What the driver does to the registers for some seconds.",
+           guarded=True),
     Method("acpi.list", Nothing, list[AcpiTable], False, "The firmware's ACPI tables."),
     Method("acpi.show", AcpiQuery, AcpiDetails, False, "What one ACPI table says."),
 )

@@ -15,7 +15,7 @@ from rustosd.control.device_operations import DeviceCore
 from rustosd.control.server import OperationFailed
 from rustosd.disk_content import LOOKED_AT, recognise
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Info(Protocol):
@@ -72,7 +72,8 @@ class DiskOperations:
         except DeviceError as error:
             holds = [f"what cannot be read: {error}"]
         partitions, wrong = await _partitions(disk)
-        return p.DiskDetails(disk=_row(disk), features=[feature.name.lower() for feature in info.features], holds=holds,
+        return p.DiskDetails(disk=_row(disk), drive=self._has_drive(info.name), holds=holds,
+                             features=[feature.name.lower() for feature in info.features],
                              statistics={name: value for name, value in statistics.items() if isinstance(value, int)},
                              partitions=partitions, table=wrong, users=_users(disk), latency=_latency(disk))
 
@@ -113,6 +114,10 @@ class DiskOperations:
         depth = min(request.depth, info.queue_depth)
         result = await disk.bench(request.pattern, request.block_octets, depth, request.seconds)
         return _round(info.name, request, depth, result)
+
+    def _has_drive(self, _name: str) -> bool:
+        """Whether `SataOperations` knows more of it."""
+        return False
 
     def _all(self) -> list[Disk]:
         return list(self.core.storage)

@@ -67,6 +67,7 @@ class DiskDetails(Row):
     """All about one disk."""
 
     disk: Disk
+    drive: bool                 # it is behind a controller of ours: disk.drive and disk.health know more
     features: list[str]
     holds: list[str]            # what its first octets look like: partition tables, filesystems
     statistics: dict[str, int]
@@ -155,8 +156,8 @@ class DiskBench(DiskName):
 METHODS = (
     Method("disk.list", Nothing, list[Disk], False, "The disks: files, memory, and those of the controllers that were taken."),
     Method("disk.show", DiskName, DiskDetails, False, "All about one disk."),
-    Method("disk.read", DiskRead, Octets, False, "Read from a disk."),
-    Method("disk.write", DiskWrite, Done, False, "Write to a disk."),
-    Method("disk.flush", DiskName, Done, False, "Have the disk put what it was given onto its medium."),
-    Method("disk.bench", DiskBench, BenchRound, False, "Measure a disk for some seconds."),
+    Method("disk.read", DiskRead, Octets, False, "Read from a disk.", guarded=True),
+    Method("disk.write", DiskWrite, Done, False, "Write to a disk.", guarded=True),
+    Method("disk.flush", DiskName, Done, False, "Have the disk put what it was given onto its medium.", guarded=True),
+    Method("disk.bench", DiskBench, BenchRound, False, "Measure a disk for some seconds.", guarded=True),
 )

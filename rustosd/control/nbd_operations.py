@@ -1,6 +1,5 @@
 """What an operator can ask about exports and do with them."""
 
-import time
 from typing import Protocol
 
 from rustosd.control import nbd_protocol as p
@@ -45,11 +44,11 @@ class NbdOperations:
 
 
 def _row(served: Served) -> p.Export:
-    export, counts, now = served.export, served.engine.statistics(), time.time()
+    export, counts = served.export, served.engine.statistics()
     return p.Export(
         name=export.name, disk=export.disk.info.name, octets=export.octets, read_only=not export.writable,
         tls_only=export.tls_only, description=export.description, connections=len(served.clients),
         reads=counts["requests"]["read"], writes=counts["requests"]["write"], read_octets=counts["read_octets"],
         written_octets=counts["written_octets"], errors=sum(counts["errors"].values()),
-        clients=[p.NbdClient(peer=client.peer, tls=client.tls, since_s=round(now - client.since, 3),
+        clients=[p.NbdClient(peer=client.peer, tls=client.tls, since=round(client.since, 3),
                              pending=served.engine.pending(index)) for index, client in served.clients.items()])

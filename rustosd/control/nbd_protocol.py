@@ -14,7 +14,7 @@ class NbdClient(Row):
 
     peer: str                   # "unix", "stack", or an address and port of the kernel's
     tls: bool
-    since_s: float              # how long ago it came
+    since: float                # when it came, in seconds since 1970
     pending: int                # requests that are not answered yet
 
 

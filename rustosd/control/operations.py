@@ -16,13 +16,15 @@ from rustosd.control.names import LOOPBACK_INDEX, USEFUL_ENDS, connection_id, en
 from rustosd.control.nbd_operations import NbdOperations
 from rustosd.control.network_operations import NetworkOperations
 from rustosd.control.process_operations import ProcessOperations
+from rustosd.control.sata_operations import SataOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.control.trace_operations import TraceOperations
+from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
 from rustosd.pinger import Answer
 from rustosd.processes import Processes
 
 
-class Core(Protocol):
+class Core(UpkeepCore, Protocol):
     """What the operations need of the daemon; a test can be one without a device."""
 
     stack: Any
@@ -68,13 +70,12 @@ class Core(Protocol):
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         """Send an echo request and wait; None when nothing came in time. Raises OSError when it cannot be sent."""
 
-
     def open_session(self, pid: int) -> socket.socket:
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
-class Operations(DeviceOperations, AcpiOperations, DiskOperations, NbdOperations, CaptureOperations, TraceOperations,
-                 NetworkOperations, ProcessOperations):
+class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
+                 TraceOperations, NetworkOperations, ProcessOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
@@ -97,7 +98,7 @@ class Operations(DeviceOperations, AcpiOperations, DiskOperations, NbdOperations
             rx_frames=sum(row["rx_frames"] for row in interfaces),
             tx_frames=sum(row["tx_frames"] for row in interfaces),
             dropped_frames=sum(drop.frames for drop in self.drops_list(p.Nothing())),
-            services=list(self.core.services()),
+            services=list(self.core.services()), health=self.health_list(p.Nothing()),
         )
 
     def nic_list(self, _: p.Nothing) -> list[p.Nic]:

@@ -1,8 +1,8 @@
 """What crosses the control socket: every method once, with the types of its parameters and its result.
 
 JSON-RPC 2.0, one message a line. The server decodes by these types, the client too, and a row printed as a table
-or as JSON is one of these structs. Optional values are null when there is nothing to tell. What is about devices,
-disks, captures and routes traced is in the other `*_protocol` modules here.
+or as JSON is one of these structs. Optional values are null when there is nothing to tell. What is about devices, disks,
+captures, processes, upkeep and routes traced is in the other `*_protocol` modules here.
 """
 
 from typing import Annotated, Any, Literal
@@ -16,7 +16,9 @@ from rustosd.control import (
     nbd_protocol,
     network_protocol,
     process_protocol,
+    sata_protocol,
     trace_protocol,
+    upkeep_protocol,
 )
 from rustosd.control.base import Done, Method, Nothing, Parameters, Row
 from rustosd.values import Address, Cidr, InterfaceName, Mac, Prefix
@@ -50,6 +52,7 @@ class Status(Row):
     tx_frames: int
     dropped_frames: int
     services: list[str]         # name and port, "http/80"
+    health: list[upkeep_protocol.HealthNote]        # the worst first
 
 
 class Nic(Row):
@@ -205,11 +208,11 @@ METHODS = {method.name: method for method in (
     Method("conn.list", ConnectionQuery, Connections, False, "Connections, listeners and UDP sockets."),
     Method("drops.list", Nothing, list[Drop], False, "Why frames were dropped, every reason."),
     Method("counters.list", Nothing, list[Count], False, "The counters of the stack."),
-    Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer."),
+    Method("ping.echo", EchoRequest, Echo, False, "Send one echo request and wait for its answer.", guarded=True),
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
-    *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *nbd_protocol.METHODS,
-    *network_protocol.METHODS, *process_protocol.METHODS, *trace_protocol.METHODS,
+    *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
+    *network_protocol.METHODS, *process_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 
 

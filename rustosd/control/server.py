@@ -11,12 +11,13 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
 
-from drivers.errors import DeviceError
+from rustosd.control.base import Right
+from rustosd.control.groups import ROOT_ONLY, Groups
 from rustosd.control.protocol import (
     BUSY,
     FAILED,
@@ -33,16 +34,20 @@ from rustosd.control.protocol import (
     Request,
     decode_value,
 )
-from rustosd.hostnet import HostNetworkError
+from rustosd.errors import REFUSALS
 from rustosd.unix_socket import remove_stale
 
 REPLY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 600.0
+ROOTS_OWN_CLIENTS = 8
+"""So many more may connect when all others' places are taken, if they are root: somebody must get in to look."""
+MAX_UNTAKEN_OCTETS = 16 << 20
+"""How much may wait for clients that are slow to take it; one answer alone may be larger."""
 _UCRED = struct.Struct("iII")      # unix(7), SO_PEERCRED: pid, uid, gid
 _SO_PEERGROUPS = 59
 _GROUPS_OCTETS = 1024              # as much as getsockopt gives: 256 groups
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 _requests = msgspec.json.Decoder(Request)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -51,12 +56,20 @@ class OperationFailed(Exception):
     """An operation was understood and could not be done; the text is for the person who asked."""
 
 
+EVERYTHING: Final[frozenset[Right]] = frozenset(("read", "change", "sockets"))
+_WHO_MAY: Final[dict[Right, str]] = {
+    "read": "be root, or in the group that read_group or change_group under [control] names",
+    "change": "be root, or in the group that change_group under [control] names",
+    "sockets": "be root, or in the group that group under [sockets] names",
+}
+
+
 class Peer(NamedTuple):
     """Who is at the other end."""
 
     pid: int
     uid: int
-    everything: bool        # else only what is `for_programs`
+    rights: frozenset[Right]
 
 
 class Handed(NamedTuple):
@@ -70,18 +83,19 @@ class ControlServer:
     """Serves `operations` (`rustosd.control.operations.Operations` or its like) on a unix socket.
 
     `start` makes the socket and its directory, `stop` removes what `start` made. A socket that listens already, made by
-    a service manager, is `listening`, and stays where it is. Members of the group `group_id` may call the methods that are
-    for programs.
+    a service manager, is `listening`, and stays where it is. What a client may do is said by `groups` and the kernel, which
+    knows who it is.
     """
 
     def __init__(self, path: str, operations: Any, max_clients: int = 64, listening: socket.socket | None = None,
-                 group_id: int | None = None):
+                 groups: Groups = ROOT_ONLY):
         self.path = Path(path)
         self._listening = listening
         self.operations = operations
         self.max_clients = max_clients
-        self.group_id = group_id
+        self.groups = groups
         self.clients: set[asyncio.Task] = set()
+        self._untaken_octets = 0
         self._server: asyncio.Server | None = None
         self._directory_is_ours = False
 
@@ -89,6 +103,7 @@ class ControlServer:
         """Listen. Raises OSError when the path is in use or cannot be made, with what to do."""
         if self._listening is not None:
             self._server = await asyncio.start_unix_server(self._serve, sock=self._listening, limit=MAX_REQUEST_OCTETS)
+            self._open_to_groups()
             return
         self._directory_is_ours = not self.path.parent.exists()
         try:
@@ -100,15 +115,27 @@ class ControlServer:
                     self._serve, str(self.path), limit=MAX_REQUEST_OCTETS)
             finally:
                 os.umask(before)
-            if self.group_id is not None:
-                os.chown(self.path, -1, self.group_id)
-                self.path.chmod(0o660)
+            self._open_to_groups()
         except OSError as error:
             self._remove_directory()
             if error.strerror and str(self.path) in error.strerror:
                 raise
             raise OSError(error.errno, f"cannot make the control socket {self.path}: {error.strerror or error}; "
                           "choose another with socket = ... under [control]") from None
+
+    def admit(self, groups: Groups, max_clients: int) -> None:
+        """From now on; clients that are connected keep what they may do. Raises OSError."""
+        former, self.groups, self.max_clients = self.groups, groups, max_clients
+        if former != groups:
+            self._open_to_groups()
+
+    def _open_to_groups(self) -> None:
+        """Let the members of the groups get as far as `_peer_of`. A socket has one group; for several it is open to all."""
+        numbers = {group for group in self.groups if group is not None}
+        if self._listening is not None and not numbers:
+            return      # as its maker wants it
+        os.chown(self.path, -1, next(iter(numbers)) if len(numbers) == 1 else os.getegid())
+        self.path.chmod({0: 0o600, 1: 0o660}.get(len(numbers), 0o666))
 
     async def stop(self) -> None:
         """Close the socket and all clients, and remove the file."""
@@ -139,9 +166,9 @@ class ControlServer:
         self.clients.add(task)
         try:
             peer = self._peer_of(writer)
-            if peer is None:
-                await self._send(writer, _failure(None, FORBIDDEN, "not permitted: be root or the daemon's own user"))
-            elif len(self.clients) > self.max_clients:
+            if not peer.rights:
+                await self._send(writer, _failure(None, FORBIDDEN, f"not permitted: {_WHO_MAY['read']}"))
+            elif len(self.clients) > self.max_clients + (ROOTS_OWN_CLIENTS if peer.uid == 0 else 0):
                 await self._send(writer, _failure(None, BUSY, f"{self.max_clients} clients are connected already"))
             else:
                 await self._converse(reader, writer, peer)
@@ -170,13 +197,28 @@ class ControlServer:
             if isinstance(reply, Handed):
                 self._hand_out(writer, reply)
             elif reply is not None:
-                await self._send(writer, reply)
+                identity, octets = reply.id, _encode(reply) + b"\n"
+                del reply       # while a slow client takes it, it is held once
+                await self._send_octets(writer, octets, identity)
 
     async def _send(self, writer: asyncio.StreamWriter, reply: Reply) -> None:
+        await self._send_octets(writer, _encode(reply) + b"\n", reply.id)
+
+    async def _send_octets(self, writer: asyncio.StreamWriter, octets: bytes, identity: int | str | None) -> None:
+        size = len(octets)
+        if self._untaken_octets and self._untaken_octets + size > MAX_UNTAKEN_OCTETS:
+            octets = _encode(_failure(identity, BUSY, "other clients have not taken their answers yet, and this one is large: "
+                                                      "ask again, or for less")) + b"\n"
+            size = len(octets)
         writer.transport.set_write_buffer_limits(0)     # drain waits until all is with the kernel
-        writer.write(_encode(reply) + b"\n")
-        async with asyncio.timeout(REPLY_TIMEOUT_S):
-            await writer.drain()
+        self._untaken_octets += size
+        try:
+            writer.write(octets)
+            del octets
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                await writer.drain()
+        finally:
+            self._untaken_octets -= size
 
     @staticmethod
     def _hand_out(writer: asyncio.StreamWriter, handed: Handed) -> None:
@@ -187,19 +229,17 @@ class ControlServer:
             except OSError as error:
                 raise ConnectionError(f"the client does not take it: {error.strerror}") from None
 
-    def _peer_of(self, writer: asyncio.StreamWriter) -> Peer | None:
-        """Who it is; None: nobody we know."""
+    def _peer_of(self, writer: asyncio.StreamWriter) -> Peer:
+        """Who it is, by the kernel's word, and what that one may do."""
         with _socket_of(writer) as peer:
             pid, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
             if uid in (0, os.geteuid()):
-                return Peer(pid, uid, True)
-            if self.group_id is None:
-                return None
+                return Peer(pid, uid, EVERYTHING)
             groups = b""
             with contextlib.suppress(OSError):      # more groups than that: the first one counts
                 groups = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_OCTETS)
-            member = self.group_id in (gid, *struct.unpack(f"{len(groups) // 4}I", groups))
-            return Peer(pid, uid, False) if member else None
+            member_of = {gid, *struct.unpack(f"{len(groups) // 4}I", groups)}
+            return Peer(pid, uid, self.groups.rights(member_of))
 
     async def answer(self, line: bytes, peer: Peer) -> Reply | Handed | None:
         """What one line is answered with; None for a notification. Never raises for what the line says."""
@@ -221,8 +261,8 @@ class ControlServer:
         method = METHODS.get(request.method)
         if method is None:
             return _failure(identity, METHOD_NOT_FOUND, f"no method {request.method[:80]!r}")
-        if not (peer.everything or method.for_programs):
-            return _failure(identity, FORBIDDEN, f"{method.name} is not permitted: be root or the daemon's own user")
+        if method.right not in peer.rights:
+            return _failure(identity, FORBIDDEN, f"{method.name} is not permitted: {_WHO_MAY[method.right]}")
         try:
             params = msgspec.json.decode(request.params, type=method.takes, dec_hook=decode_value)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -232,13 +272,14 @@ class ControlServer:
             result = handler(params, peer) if method.for_programs else handler(params)
             if inspect.isawaitable(result):
                 result = await result
-        except (OperationFailed, DeviceError, HostNetworkError, ValueError, LookupError, OSError) as error:
+        except (OperationFailed, *REFUSALS, LookupError) as error:
             return _failure(identity, FAILED, _text_of(error))
         except Exception:
             log.exception("operation_crashed", method=method.name)
             return _failure(identity, INTERNAL_ERROR, f"{method.name} failed inside; the daemon's log has the trace")
         if method.changes:
-            log.info("configuration_changed", method=method.name, params=msgspec.to_builtins(params, enc_hook=str))
+            log.info("configuration_changed", method=method.name, by=f"uid {peer.uid}",
+                     params=msgspec.to_builtins(params, enc_hook=str))
         if isinstance(result, Handed):
             return Handed(Reply(jsonrpc="2.0", id=identity, result=msgspec.Raw(_encode(result.result))), result.end)
         return Reply(jsonrpc="2.0", id=identity, result=msgspec.Raw(_encode(result)))

@@ -41,4 +41,4 @@ class Hop(Row):
     probes: list[Probe]
 
 
-METHODS = (Method("trace.hop", HopQuery, Hop, False, "Probe for the host so many hops away."),)
+METHODS = (Method("trace.hop", HopQuery, Hop, False, "Probe for the host so many hops away.", guarded=True),)

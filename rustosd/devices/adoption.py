@@ -15,7 +15,7 @@ from rustosd.devices.linkstate import DAD_FAILED, MAIN_TABLE, KernelAddress, Ker
 MTU = 1500
 IPV6_MIN_MTU = 1280     # RFC 8200 5
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,9 @@ def wanted(link: LinkState | None, rule: DeviceConfig, routes: tuple[RouteConfig
             if why := _why_not_route(route, mtu):
                 left_out.append(f"the route to {route.to}: {why}")
                 continue
+            if route.expires_s:
+                left_out.append(f"the end of the route to {route.to}, which came from a router and is over in "
+                                f"{route.expires_s} s unless that speaks again: the stack keeps it")
             source = route.source if route.source in addresses else None
             chosen.append(StackRoute(route.to, route.hops[0].gateway, route.metric, source))
     return Wanted(mtu, tuple(addresses.values()), tuple(dict.fromkeys(chosen)), tuple(left_out),

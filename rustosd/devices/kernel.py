@@ -37,7 +37,7 @@ _NOT_FOR_UNCONFINED: Final = frozenset({Why.NO_IOMMU, Why.GROUP_SHARED})
 """What these backends do without."""
 _POLL_S: Final = 0.02
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Wish(NamedTuple):

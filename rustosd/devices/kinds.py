@@ -38,7 +38,17 @@ def make_driver(kind: str, device: Device, rule: DeviceConfig, link: LinkState |
         from drivers.e1000.nic import E1000
         return E1000(device, mtu=_mtu(device, rule, link), **_e1000_options(rule))
     from drivers.ahci.controller import AhciController
-    return AhciController(device)
+    return AhciController(device, **_ahci_options(rule))
+
+
+def _ahci_options(rule: DeviceConfig) -> dict[str, Any]:
+    from drivers.ahci.options import LinkPower, Options, ZeroingTrim
+    wanted = rule.ahci
+    options = Options(
+        timeout_ns=round(wanted.timeout_s * 1e9), depth=wanted.depth, link_power=LinkPower(wanted.link_power),
+        write_cache={"keep": None, "on": True, "off": False}[wanted.write_cache], security_freeze=wanted.security_freeze,
+        zeroing_trim=ZeroingTrim(wanted.zeroing_trim))
+    return {"options": options} | ({"interrupts": wanted.interrupts} if wanted.interrupts else {})
 
 
 def _mtu(device: Device, rule: DeviceConfig, link: LinkState | None) -> int:

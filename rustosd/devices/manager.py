@@ -31,7 +31,7 @@ _NOBODY: Final = 0xFFFF
 """What a read of the vendor ID gives where there is no device; PCI Local Bus 3.0, 6.1."""
 _T = TypeVar("_T")
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +52,8 @@ class Held:
     """`E1000`, `AhciController`, or None for "other"."""
     disks: dict[str, Any] = field(default_factory=dict)
     """`SharedDisk` by name, of an AHCI controller."""
+    sata: Any = None
+    """`rustosd.devices.sata.SataController`, of an AHCI controller."""
     state: Literal["running", "gone"] = "running"
     reason: str = ""
     """Why it is gone, and what to do."""
@@ -97,6 +99,14 @@ class DeviceManager:
         self._watch_s = watch_s
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
+
+    def set_rules(self, rules: Sequence[DeviceConfig], routes: Sequence[RouteConfig]) -> None:
+        """For what is taken from now on; what is held stays as it is, and is still its rule's device."""
+        by_name = {rule.which: rule for rule in rules}
+        for held in self._held.values():
+            if held.rule in self._rules:
+                held.rule = by_name.get(held.rule.which, held.rule)
+        self._rules, self._routes = tuple(rules), tuple(routes)
 
     # In
 
@@ -213,13 +223,30 @@ class DeviceManager:
         if plan.kind == kinds.NIC:
             self._wire_nic(plan, held)
         else:
-            from rustosd.storage import SharedDisk
-            make_disk: MakeDisk = SharedDisk
-            for disk in held.driver.disks:
-                made = make_disk(disk, self._loop)
-                held.disks[made.info.name] = made
+            self._wire_disks(held)
         held.device.on_release_request(lambda: self._asked_back(held))
         self.on_taken(held)
+
+    def _wire_disks(self, held: Held) -> None:
+        from rustosd.devices.sata import SataController  # late: a host without disks of ours needs none of it
+        for disk in held.driver.disks:
+            self._add_disk(held, disk)
+        held.sata = SataController(held.driver, self._loop, lambda disk, there: self._disk_changed(held, disk, there))
+
+    def _add_disk(self, held: Held, disk: Any) -> None:
+        from rustosd.storage import SharedDisk
+        make_disk: MakeDisk = SharedDisk
+        made = make_disk(disk, self._loop)
+        held.disks[made.info.name] = made
+
+    def _disk_changed(self, held: Held, disk: Any, there: bool) -> None:
+        """A drive was plugged into a controller that stays, or was unplugged."""
+        if held.sata is None:       # told while it was given back
+            return
+        if (before := held.disks.pop(disk.name, None)) is not None:
+            before.close()
+        if there:
+            self._add_disk(held, disk)
 
     def _wire_nic(self, plan: Plan, held: Held) -> None:
         rule, link, nic = plan.wish.rule, plan.taken.link, held.driver
@@ -376,13 +403,13 @@ class DeviceManager:
         if held.index >= 0:
             self._pump.detach(held.index)
         with self._kernel.lock:
-            for part in (*held.disks.values(), held.driver, held.device):
+            for part in (held.sata, *held.disks.values(), held.driver, held.device):
                 if part is not None:
                     try:
                         part.close()
                     except Exception:       # a device that is gone fails as it likes; the rest must be closed all the same
                         log.exception("close_failed", device=held.bdf, part=type(part).__name__)
-        held.disks, held.driver, held.device = {}, None, None
+        held.sata, held.disks, held.driver, held.device = None, {}, None, None
 
     def _forget_interface(self, held: Held) -> None:
         if held.index >= 0:

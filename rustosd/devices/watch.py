@@ -29,7 +29,7 @@ RESETS_S: Final = 60.0
 MOST_REMEMBERED: Final = 256
 """Devices with counters, the latest."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Held(Protocol):

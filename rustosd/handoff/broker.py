@@ -30,7 +30,7 @@ FATES_MOST = 4096
 SO_SNDBUFFORCE = 32     # socket(7); as SO_SNDBUF, beyond wmem_max
 SPARE_DESCRIPTORS = 512
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 Socket = StreamSocket | DatagramSocket
 
 

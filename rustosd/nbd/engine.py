@@ -26,6 +26,7 @@ from cython.cimports.rustosd.nbd.peer import (
     P_EOF,
     P_FULL,
     P_GROW,
+    P_HUNG_UP,
     P_READABLE,
     P_SMALL,
     P_TRY,
@@ -55,7 +56,6 @@ BUDGET = 16
 BUSY_POLL_US = 50
 ARENA_OCTETS = 64 * PAGE
 """Memory of a connection at first; four times as much each time it wants more than it has."""
-ARENA_MOST = 64 * PAGE * ARENA_WORDS
 CONNECTION_OCTETS = cython.sizeof(Peer) + ARENA_OCTETS
 """What a connection takes at first."""
 MAX_PAYLOAD = 32 << 20
@@ -80,8 +80,7 @@ class Engine:
     def __cinit__(self):
         self.epoll = -1
 
-    def __init__(self, loop, disk, owner, budget, *, read_only: bool = False, max_payload: int = MAX_PAYLOAD,
-                 busy_poll_us: int = BUSY_POLL_US):
+    def __init__(self, loop, disk, owner, budget, *, max_payload: int = MAX_PAYLOAD, busy_poll_us: int = BUSY_POLL_US):
         info = disk.info
         self.name = info.name
         self.loop, self.disk, self.owner, self.budget = loop, disk, owner, budget
@@ -332,10 +331,10 @@ class Engine:
             told = events[i].events
             if told & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 p.flags |= P_READABLE
-            if told & EPOLLOUT:
+            if told & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+                p.flags |= P_HUNG_UP
+            if told & (EPOLLOUT | EPOLLHUP | EPOLLERR):     # who has left does not read: sending will tell
                 p.flags &= ~cython.cast(uint32_t, P_FULL)
-            if told & (EPOLLHUP | EPOLLERR) and p.flags & P_EOF:
-                peer_break(p, ENDED_LOST if p.out_count else p.reason)
             self._activate(p)
 
     @cython.cfunc

@@ -14,7 +14,7 @@ from rustosd.nbd.server import NbdServer, Served
 LOOK_S: Final = 2.0
 """How often to look for disks that exports of the configuration wait for."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Wanted(Protocol):

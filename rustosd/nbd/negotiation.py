@@ -337,7 +337,7 @@ class Negotiation:
         for query in queries:
             if ":" not in query:
                 raise _Refused(Reply.ERR_INVALID, "a query has a namespace and a colon")
-        export = self._find(name)
+        export = self._find(name, Reply.ERR_UNKNOWN)
         wildcard = not setting and ("base:" in queries or not queries)
         if export.has_status and (wildcard or CONTEXT in queries):
             identity = CONTEXT_ID if setting else 0
@@ -356,15 +356,17 @@ class Negotiation:
         """The exports this client may know of."""
         return [export for export in self.exports.values() if self.secure or not export.tls_only]
 
-    def _find(self, name: str) -> Export:
-        """The empty name is the first export. Who has no TLS learns nothing of the names of those that need it."""
+    def _find(self, name: str, hidden: Reply = Reply.ERR_TLS_REQD) -> Export:
+        """The empty name is the first export. Who has no TLS learns nothing of the names of those that need it: `hidden` is
+        the answer for them and for all that do not exist, TLS_REQD to the options that may have that ("SELECTIVETLS mode").
+        """
         export = self.exports.get(name)
         if export is None and not name:
             export = next(iter(self.exports.values()), None)
         if export is not None and (self.secure or not export.tls_only):
             return export
         if not self.secure and self.tls is Tls.SELECTIVE and any(other.tls_only for other in self.exports.values()):
-            raise _Refused(Reply.ERR_TLS_REQD, "there is no such export without TLS")
+            raise _Refused(hidden, "there is no such export without TLS")
         raise _Refused(Reply.ERR_UNKNOWN, "there is no such export")
 
     def _enter(self, export: Export) -> int:

@@ -26,6 +26,8 @@ cdef enum:
     P_ACTIVE = 0x0080           # in the engine's list
     P_DRAINING = 0x0100         # the export is to end: new requests are refused
     P_BLOCKED = 0x0200          # the input waits for memory or a slot
+    P_HUNG_UP = 0x0800          # the other end is closed: what is left to read is followed by the end, which nothing tells again
+    P_DEAF = 0x0400             # it takes no replies any more; what it has asked for is done all the same
 
 # Why a connection ended; the labels are in engine.py.
 cdef enum Reason:

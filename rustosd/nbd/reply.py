@@ -13,10 +13,10 @@ from cython.cimports.mm.hw import load64, put16, put32, put64, store64
 from cython.cimports.posix.uio import iovec
 from cython.cimports.rustosd.sockets import MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
 from cython.cimports.rustosd.nbd.peer import (
-    ENDED_LOST,
     ENDED_MID_READ,
     PAGE,
     P_BROKEN,
+    P_DEAF,
     P_FULL,
     Peer,
     REPLYING,
@@ -226,6 +226,10 @@ def send_replies(p: cython.pointer[Peer], now: int64_t) -> cython.bint:
     sent: cython.Py_ssize_t
     moved: cython.bint = False
     while p.out_count and not p.held and not p.flags & (P_FULL | P_BROKEN):
+        if p.flags & P_DEAF:
+            _drop_first(p)
+            moved = True
+            continue
         count = 0
         total = 0
         skip = p.out_sent
@@ -257,7 +261,7 @@ def send_replies(p: cython.pointer[Peer], now: int64_t) -> cython.bint:
             if c_errno == EAGAIN:
                 p.flags |= P_FULL
             elif c_errno != EINTR:
-                peer_break(p, ENDED_LOST)
+                p.flags |= P_DEAF           # what it has sent before it left is done all the same
             continue
         moved = True
         p.progress_ns = now
@@ -292,6 +296,17 @@ def _sent(p: cython.pointer[Peer], octets: uint64_t) -> cython.void:
         else:
             _go_on(p, s, slot)
     p.out_sent = octets
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _drop_first(p: cython.pointer[Peer]) -> cython.void:
+    """Nobody takes the first reply."""
+    peer_release(p, p.out[p.out_head])
+    p.out_head = (p.out_head + 1) % SLOTS
+    p.out_count -= 1
+    p.out_sent = 0
 
 
 @cython.cfunc

@@ -40,9 +40,11 @@ from cython.cimports.rustosd.nbd.peer import (
     PAYLOAD,
     P_BLOCKED,
     P_BROKEN,
+    P_DEAF,
     P_DRAINING,
     P_EOF,
     P_GROW,
+    P_HUNG_UP,
     P_READABLE,
     P_SMALL,
     P_TRY,
@@ -149,14 +151,15 @@ def receive_requests(p: cython.pointer[Peer]) -> cython.bint:
             p.flags &= ~cython.cast(uint32_t, P_READABLE)
             if got == 0:
                 p.flags |= P_EOF
-                p.reason = ENDED_EOF
+                p.reason = ENDED_LOST if p.flags & P_DEAF else ENDED_EOF
             elif failed == EINTR:
                 p.flags |= P_READABLE
             elif failed != EAGAIN:
                 peer_break(p, ENDED_LOST)
             break
         moved += got
-        if cython.cast(uint64_t, got) < asked:      # that was all there is; more makes the socket readable anew
+        # that was all there is, and more makes the socket readable anew
+        if cython.cast(uint64_t, got) < asked and not p.flags & P_HUNG_UP:
             p.flags &= ~cython.cast(uint32_t, P_READABLE)
         if straight:
             if cython.cast(uint64_t, got) < straight:

@@ -28,15 +28,18 @@ from rustosd.services.base import Sample
 BACKLOG: Final = 128
 RECEIVED_MOST: Final = 64 << 10
 SWEEP_S: Final = 5.0
+ACCEPT_AGAIN_S: Final = 1.0
 SOCKET_OCTETS: Final = 1 << 20
 FLUSH_S: Final = 30.0
 """How long the last flush of an export may take."""
-REFUSALS: Final = ("too_many_connections", "memory", "handshake_timeout", "tls_handshake", "tls_required", "unknown_export",
-                   "bad_magic", "unknown_flags", "not_fixed_newstyle", "oversize_option", "option_flood", "data_before_tls",
-                   "export_name_after_extended_headers", "shutting_down", "lost")
+REFUSALS: Final = (
+    "too_many_connections", "memory", "descriptors", "handshake_timeout", "tls_handshake", "tls_required", "unknown_export",
+    "bad_magic", "unknown_flags", "not_fixed_newstyle", "oversize_option", "option_flood", "data_before_tls",
+    "export_name_after_extended_headers", "shutting_down", "lost",
+)
 """Why connections never came as far as an export."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +222,12 @@ class NbdServer:
     def _accept(self, bound: socket.socket, where: str) -> None:
         try:
             end, address = bound.accept()
-        except OSError:         # it has left already, or no descriptor is free
+        except (BlockingIOError, ConnectionError):      # it has left already
+            return
+        except OSError:         # no descriptor is free: ask again when some may be
+            self.refused["descriptors"] += 1
+            self.loop.remove_reader(bound)
+            self.loop.call_later(ACCEPT_AGAIN_S, self._accept_again, bound, where)
             return
         end.setblocking(False)
         if where == "tcp":
@@ -228,6 +236,10 @@ class NbdServer:
         else:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_OCTETS)
         self._admit(end, where, f"{address[0]}:{address[1]}" if where == "tcp" else where)
+
+    def _accept_again(self, bound: socket.socket, where: str) -> None:
+        if bound in self._listeners:
+            self.loop.add_reader(bound, self._accept, bound, where)
 
     def _admit(self, end: socket.socket, where: str, peer: str) -> None:
         """A client has come."""

@@ -13,6 +13,8 @@ from typing import Final
 
 HELD_MOST: Final = 256 << 10
 """Octets in each direction between the two sockets; then the faster one waits."""
+LINGER_S: Final = 30.0
+"""How long a client may take for its last octets once our side has closed."""
 KEY_LEAST, KEY_MOST = 16, 64
 """Octets of a pre-shared key: fewer can be guessed, more OpenSSL does not take."""
 PSK_CIPHERS: Final = "ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384:DHE-PSK-AES256-GCM-SHA384:" \
@@ -158,6 +160,7 @@ class Relay:
                 return
         else:
             self._inner_eof = True
+            self._loop.call_later(LINGER_S, self.close)     # who does not take the rest does not get it
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()      # close_notify; the peer's need not come
         self._work()

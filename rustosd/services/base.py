@@ -147,6 +147,7 @@ class Service:
         self.idle_s = idle_s
         self.loop: Any = None
         self.stopping = False
+        self.retired = False
         self.events: Counter[str] = Counter()
         self.received_octets = 0
         self.sent_octets = 0
@@ -196,11 +197,30 @@ class Service:
         finally:  # cancelled, too, it leaves nothing open
             for connection in tuple(self._connections):
                 connection.transport.abort()
-            self._close_endpoints()  # last: a UDP test in progress still needs its endpoint
-            if self._sweeper is not None:
-                self._sweeper.cancel()
-                self._sweeper = None
+            self._rest()  # last: a UDP test in progress still needs its endpoint
         await self._empty_within(ABORT_WAIT_S)
+
+    def close_listeners(self) -> None:
+        """Takes no more connections; datagrams are still answered. `reopen` takes it back."""
+        self._close_servers()
+
+    async def reopen(self, network: Network) -> None:
+        """Listens again after `close_listeners`, for a service without datagrams. Raises what `start` raises."""
+        for host in self.hosts:
+            await self.listen(network, host)
+
+    def retire(self) -> None:
+        """Takes no more connections; those it has end by themselves, and with the last of them the service."""
+        self.retired = True
+        self.close_listeners()
+        if not self._connections:
+            self._rest()
+
+    def _rest(self) -> None:
+        self._close_endpoints()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
 
     def connections(self) -> int:
         """How many connections are open now."""
@@ -244,12 +264,15 @@ class Service:
         self._connections.discard(connection)
         if self._emptied is not None and not self._connections:
             self._emptied.set()
+        if self.retired and not self._connections:
+            self._rest()
 
     def _sweep(self) -> None:
         for connection in tuple(self._connections):
             if connection.sweep():
                 self.events["expired"] += 1
-        self._sweeper = self.loop.call_later(self.idle_s / QUIET_SWEEPS, self._sweep)
+        if self._sweeper is not None:       # else the last connection of a retired service has just gone
+            self._sweeper = self.loop.call_later(self.idle_s / QUIET_SWEEPS, self._sweep)
 
     async def _empty_within(self, seconds: float) -> bool:
         if not self._connections:

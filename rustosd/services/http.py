@@ -338,11 +338,16 @@ class UnixHttpService(HttpService):
             unix_socket.remove(self.path)
             raise
 
+    def close_listeners(self) -> None:
+        super().close_listeners()
+        unix_socket.remove(self.path)
+
     async def stop(self, grace_s: float = 5.0) -> None:
         try:
             await super().stop(grace_s)
         finally:
-            unix_socket.remove(self.path)
+            if not self.retired:        # else the path may be another's by now
+                unix_socket.remove(self.path)
 
 
 def _pattern(digits: str, span: tuple[int | None, int | None] | None) -> Response:

@@ -10,16 +10,19 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
-from rustosd.health import WINDOW_S, Facts, Figures, Nic
+from rustosd.disk_health import DiskState, PortState
+from rustosd.health import WINDOW_S, Facts, Figures, Nic, Temperature, Upkeep
 
 INTERVAL_S: Final = 2.0
 POINTS: Final = 60
 """Of a plot: two minutes."""
 LOOPBACK_INDEX: Final = 0
+MAX_SENSORS: Final = 64
+MAX_TRIPS: Final = 16
 _PAGE_OCTETS: Final = os.sysconf("SC_PAGE_SIZE")
 _NIC_FIELDS: Final = ("rx_octets", "tx_octets", "rx_frames", "tx_frames")
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class Watched(Protocol):
@@ -36,11 +39,20 @@ class Watched(Protocol):
     def nic_facts(self, name: str) -> Mapping[str, Any]:
         """What the device of an interface knows better than the stack, at least its kind."""
 
+    def upkeep(self) -> Upkeep:
+        """What is left to do for somebody."""
+
     def disk_troubles(self) -> list[tuple[str, str, str]]:
         """Disks that need attention: name, the health check's code, what is wrong."""
 
     def gone_devices(self) -> list[tuple[str, str]]:
         """The devices that are held and have left: bus address and why."""
+
+    def disk_states(self) -> list[DiskState]:
+        """The disks of controllers that are driven here."""
+
+    def port_states(self) -> list[PortState]:
+        """And the controllers' ports."""
 
 
 class Rates(NamedTuple):
@@ -75,6 +87,10 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
 
+    def figures(self) -> Figures:
+        """What has been counted up to now."""
+        return figures(self.watched, self.clock())
+
     def history(self, name: str) -> list[Rates]:
         """The rates of an interface between figures, the oldest first; at most POINTS."""
         taken = [each for each in self.taken if name in each.nics]
@@ -87,7 +103,9 @@ class Recorder:
         before = next((each for each in self.taken if each.at_s >= now.at_s - WINDOW_S), now)
         return Facts(
             now=now, before=before, gone=self.watched.gone_devices(), disks=self.watched.disk_troubles(),
-            usage=stack.tcp.usage(), resident_octets=resident_octets(), memory_octets=memory_octets(),
+            drives=self.watched.disk_states(), drive_ports=self.watched.port_states(), usage=stack.tcp.usage(),
+            resident_octets=resident_octets(), memory_octets=memory_octets(),
+            upkeep=self.watched.upkeep(), temperatures=temperatures(),
             interfaces=[row for row in stack.interfaces() if row["index"] != LOOPBACK_INDEX],
             addresses=[row for row in stack.addresses() if row["interface"] != LOOPBACK_INDEX])
 
@@ -122,6 +140,21 @@ def _lost(nic: Any) -> tuple[int, int]:
 
 def _counted(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
+
+
+def temperatures(root: Path = Path("/sys/class/thermal")) -> list[Temperature]:
+    """What the machine's sensors show, those that can be read."""
+    found = []
+    for zone in sorted(root.glob("thermal_zone*"))[:MAX_SENSORS]:
+        try:
+            celsius, name = int((zone / "temp").read_text()) / 1000, (zone / "type").read_text().strip()
+            trips = {(zone / f"trip_point_{i}_type"): zone / f"trip_point_{i}_temp" for i in range(MAX_TRIPS)}
+            critical = [int(temperature.read_text()) / 1000 for kind, temperature in trips.items()
+                        if kind.exists() and kind.read_text().strip() == "critical"]
+            found.append(Temperature(name, celsius, min(critical, default=0.0)))
+        except (OSError, ValueError):       # asleep, or not allowed
+            continue
+    return found
 
 
 def resident_octets() -> int:

@@ -149,7 +149,7 @@ def _take(demo: Demo, interface: str) -> None:
     demo.title("3. Both move from the kernel to the daemon, the NIC with its addresses and routes")
     demo.inside(f"rustosctl device take {NIC.bdf} {AHCI}", f"{NIC.bdf}: taken from e1000e by vfio", f"{V4}/24", f"{V6}/64",
                 "routes to 198.51.100.0/24", f"{AHCI}: taken from ahci by vfio; its disks: {AHCI}/0, {AHCI}/1")
-    demo.inside("rustosctl device list", "our 3 disks", "ours, by vfio", terminal=True)
+    demo.inside("rustosctl device list", "our 4 disks", "ours, by vfio", terminal=True)
     demo.inside("ip -br link", without=interface)
     demo.inside("cat /proc/partitions", without="sda")
 

@@ -41,6 +41,8 @@ DISKS = ("disk0", "disk1")
 FLAKY = "flaky"
 """A third disk, behind QEMU's blkdebug: its sector BAD_READ cannot be read, BAD_WRITE not written; see `Guest.fail_flushes`."""
 BAD_READ, BAD_WRITE = 5000, 6000
+CD, CD_OCTETS = "cd", 2 << 20
+"""A drive with a disc, behind the same controller; see `Guest.change_disc`."""
 
 _BLKDEBUG = "\n".join(f"""
 [{rule}]
@@ -194,9 +196,9 @@ class Guest:
                 self.netns.run("ip", "tuntap", "add", "dev", name, "mode", "tap")
                 self.netns.run("ip", "link", "set", name, "up")
             (self.directory / "blkdebug").write_text(_BLKDEBUG)
-            for name in [*DISKS, FLAKY]:
+            for name, size in [*((name, DISK_OCTETS) for name in [*DISKS, FLAKY]), (CD, CD_OCTETS)]:
                 with self.disk(name).open("wb") as file:
-                    file.truncate(DISK_OCTETS)
+                    file.truncate(size)
             options = _machine(kernel, initrd(kernel, self.directory), cpus, memory_mib)
             if iommu:
                 # Before the devices whose DMA it translates. A device outside of QEMU has to be told of every mapping.
@@ -293,6 +295,13 @@ class Guest:
             # Zeros written from outside are the one event that the guest itself never causes: it toggles blkdebug's state.
             self.monitor("human-monitor-command", **{"command-line": f'qemu-io {FLAKY} "write -z 0 512"'})
             self._flushes_fail = fail
+
+    def change_disc(self, disc: Path | None) -> None:
+        """Take the disc out of CD, and put this one in."""
+        self.monitor("eject", id=f"{CD}-disk", force=True)
+        if disc is not None:
+            self.monitor("blockdev-change-medium", id=f"{CD}-disk", filename=str(disc), format="raw",
+                         **{"read-only-mode": "read-only"})
 
     def throttle(self, disk: str, octets_per_s: int) -> None:
         """Let a disk move no more than so many octets a second; 0: as many as it can."""
@@ -453,8 +462,11 @@ def _devices(directory: Path) -> list[str]:
         path, cache = f"{directory}/{name}.raw", "unsafe"
         if name == FLAKY:
             path, cache = f"blkdebug:{directory}/blkdebug:{path}", "writeback"
-        options += ["-drive", f"if=none,id={name},file={path},format=raw,cache={cache}", "-device",
+        # What is trimmed becomes a hole in the host's file.
+        options += ["-drive", f"if=none,id={name},file={path},format=raw,cache={cache},discard=unmap", "-device",
                     f"ide-hd,id={name}-disk,drive={name},bus=ahci.{port},serial=LAB-{name.upper()},rerror=report,werror=report"]
+    options += ["-drive", f"if=none,id={CD},file={directory}/{CD}.raw,format=raw,media=cdrom,readonly=on",
+                "-device", f"ide-cd,id={CD}-disk,drive={CD},bus=ahci.3,serial=LAB-CD"]
     return options
 
 

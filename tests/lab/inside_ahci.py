@@ -11,9 +11,12 @@ from typing import Any
 
 import uvloop
 
+from drivers.ahci import service, smart
 from drivers.ahci.controller import AhciController
 from drivers.ahci.disk import AhciDisk
-from drivers.disk import GONE
+from drivers.ahci.options import Options
+from drivers.disk import GONE, Feature
+from drivers.errors import DeviceError
 from drivers.request import CompletionBurst, Operation, RequestBurst
 from rustosd.disks import AsyncDisk, BenchResult
 from tests.lab.agent import tell
@@ -220,6 +223,76 @@ def hang(index: int, timeout_s: float) -> dict[str, Any]:
         ask("be fast")
         seen["after"] = direct.run(*small, limit_s=60)
         seen["statistics"], seen["state"] = disk.statistics(), disk.state.name
+        memory.free()
+        return seen
+
+
+def _perform(disk: AhciDisk, procedure: Any) -> Any:
+    """Have a disk do something of its own, without a loop."""
+    ended: list[tuple[Any, Exception | None]] = []
+    disk.perform(procedure, lambda value, error: ended.append((value, error)))
+    completions, limit = CompletionBurst(), time.monotonic() + 30
+    while not ended:
+        disk.complete(completions)
+        if time.monotonic() > limit:
+            raise TimeoutError(f"nothing came of it; {disk.state.name}")
+    value, error = ended[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def services(index: int) -> dict[str, Any]:
+    """TRIM, SMART, the write cache, standby; an erasing and a self-test, which QEMU's disk does not claim to have."""
+    with controller(options=Options(security_freeze=False)) as made:
+        disk = made.disks[index]
+        direct = Direct(disk)
+        memory = disk.allocate(64 << 10, "services")
+        seen: dict[str, Any] = {"trim": direct.run((Operation.TRIM, 16384, 8192, []), (Operation.FLUSH, 0, 0, []))}
+        seen["health"] = _perform(disk, smart.read(disk))
+        seen["cache"] = [disk.write_cache]
+        for on in (False, True):
+            _perform(disk, service.set_write_cache(disk, on))
+            seen["cache"].append(Feature.WRITE_CACHE in disk.info.features)
+        seen["between"] = direct.run((Operation.WRITE, 0, 8, [(memory, 0, 4096)]), (Operation.READ, 8, 8, [(memory, 0, 4096)]))
+        _perform(disk, service.standby(disk))
+        seen["mode"] = _perform(disk, service.power_mode(disk))
+        for name, procedure in (("erase", service.erase(disk, disk.identity.serial)),
+                                ("test", smart.start_test(disk, "short"))):
+            try:
+                _perform(disk, procedure)
+            except DeviceError as error:
+                seen[name] = str(error)
+        memory.free()
+        return seen
+
+
+def discs() -> dict[str, Any]:
+    """Read a disc; tells when it shall be taken out, and when another one shall be put in."""
+    with controller() as made:
+        disk = next(disk for disk in made.disks if disk.pack is not None)
+        memory = disk.allocate(4096, "discs")
+
+        def read(of: AhciDisk, lba: int) -> bytes:
+            assert Direct(of).run((Operation.READ, lba, 2, [(memory, 0, 4096)])) == [0]
+            with memory.view() as view:
+                return bytes(view)
+        seen: dict[str, Any] = {"first": read(disk, 0), "last": read(disk, disk.info.sectors - 2)}
+        seen["write"] = Direct(disk).run((Operation.WRITE, 0, 2, [(memory, 0, 4096)]))
+        ask("take the disc out")
+        completions, limit = CompletionBurst(), time.monotonic() + 30
+        while disk.complete(completions) != GONE and time.monotonic() < limit:
+            time.sleep(0.01)
+        seen["gone"] = disk.reason
+        disk.close()
+        ask("put another one in")
+        new: list[AhciDisk] = []
+        while not new and time.monotonic() < limit + 30:
+            made.tend()
+            new = [each for each in made.disks if each.pack is not None]
+            time.sleep(0.01)
+        seen["second"] = read(new[0], 0)
+        seen["resets"] = new[0].statistics()["resets"]
         memory.free()
         return seen
 

@@ -7,12 +7,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from drivers import binding
 from drivers.errors import DeviceError
+from netstack.bpf import INSTRUCTION
 from netstack.stack import Stack
 from rustosd import config, log
+from rustosd.capture.pcapng import Reader
+from rustosd.control.capture_protocol import CaptureRequest
+from rustosd.control.client import Client
+from rustosd.control.network_protocol import NicQuery
 from rustosd.daemon import Daemon
 from rustosd.devices.kernel import undo
 from rustosd.devices.manager import DeviceManager
@@ -21,6 +27,9 @@ from rustosd.pump import Pump
 from tests.lab.agent import tell
 
 JOURNAL = Path("/run/rustosd/journal.jsonl")
+# IPv4 and its protocol 1, as libpcap compiles "icmp": the guest has no libpcap.
+ECHO = b"".join(INSTRUCTION.pack(*row) for row in (
+    (0x28, 0, 0, 12), (0x15, 0, 3, 0x0800), (0x30, 0, 0, 23), (0x15, 0, 1, 1), (0x06, 0, 0, 262144), (0x06, 0, 0, 0)))
 
 
 class Told(Daemon):
@@ -46,6 +55,22 @@ def daemon(text: str) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+def capture(interface: str, frames: int) -> dict[str, Any]:
+    """So many echo frames of an interface, by `capture.start` as `rustosctl capture` has it, and what `nic.show` says of it."""
+    with Client() as client:
+        shown = client.call("nic.show", NicQuery(name=interface))
+        _, end = client.take("capture.start", CaptureRequest(interfaces=(interface,), program=ECHO, expression="icmp",
+                                                             count=frames))
+        tell("capturing")
+        reader, packets = Reader(), []
+        while octets := end.recv(1 << 16):
+            packets += reader.feed(octets)[1]
+        end.close()
+    return {"frames": [(packet.direction, packet.length, packet.dropped, packet.time_ns) for packet in packets],
+            "complete": reader.complete, "lost": sum(tally.lost for tally in reader.tallies.values()),
+            "nic": msgspec.to_builtins(shown)}
 
 
 def refused(text: str) -> str:

@@ -2,12 +2,12 @@
 
 import hashlib
 import random
-from errno import EINVAL, EIO, EOPNOTSUPP, ETIMEDOUT
+from errno import EINVAL, EIO, EOPNOTSUPP, EROFS, ETIMEDOUT
 
 import pytest
 
 from tests.lab import inside_ahci as inside
-from tests.lab.guest import AHCI, BAD_READ, BAD_WRITE, DISK_OCTETS, DISKS, FLAKY
+from tests.lab.guest import AHCI, BAD_READ, BAD_WRITE, CD, CD_OCTETS, DISK_OCTETS, DISKS, FLAKY
 
 SECTOR = 512
 MODES = [("vfio", ("msi",)), ("vfio", ("intx",)), ("vfio", ()), ("uio", ("intx",))]
@@ -48,11 +48,12 @@ def go(guest):
 def test_the_controller_and_its_disks_say_what_they_are(guest):
     seen = guest.call(inside.look)
     assert seen["kind"] == "msi"
-    assert seen["ports"] == [("READY", "")] * 3 + [("ABSENT", "nothing is attached")] * 3
+    assert seen["ports"] == [("READY", "")] * 4 + [("ABSENT", "nothing is attached")] * 2
     assert [(disk.name, disk.serial, disk.octets, disk.sector_octets, disk.queue_depth) for disk in seen["disks"]] == [
-        (f"{AHCI}/{port}", f"LAB-{name.upper()}", DISK_OCTETS, 512, 32) for port, name in enumerate([*DISKS, FLAKY])]
+        *((f"{AHCI}/{port}", f"LAB-{name.upper()}", DISK_OCTETS, 512, 32) for port, name in enumerate([*DISKS, FLAKY])),
+        (f"{AHCI}/3", "LAB-CD", CD_OCTETS, 2048, 1)]
     assert seen["disks"][0].model == "QEMU HARDDISK"
-    assert seen["dump"]["PxSSTS[0..2]"] == "DET=UP SPD=1 IPM=1"
+    assert seen["dump"]["PxSSTS[0..3]"] == "DET=UP SPD=1 IPM=1"
 
 
 @pytest.mark.parametrize(("backend", "interrupts"), MODES, ids=lambda v: v if isinstance(v, str) else "".join(v) or "polled")
@@ -122,6 +123,37 @@ def test_a_command_that_hangs_ends_and_the_disk_comes_back_by_comreset(guest):
     assert (seen["first"], seen["slow"]) == ([0], [ETIMEDOUT])
     assert seen["after"] == [0] * 4 and seen["state"] == "READY"
     assert seen["statistics"]["timeouts"] == 1 and seen["statistics"]["resets"] >= 1
+
+
+def test_a_drive_does_what_an_operator_asks_for_besides_reading_and_writing(guest):
+    with guest.disk("disk1").open("r+b") as file:
+        file.seek(16384 * SECTOR)
+        file.write(b"x" * (4 << 20))
+    before = guest.disk("disk1").stat().st_blocks
+    seen = guest.call(inside.services, 1)
+    assert seen["trim"] == [0, 0] and before - guest.disk("disk1").stat().st_blocks >= 4 << 11
+    assert on_host(guest, "disk1", 16384, 1) == bytes(SECTOR)
+    health = seen["health"]
+    assert health.healthy and health.celsius and health.error_count == 0 and len(health.attributes) > 5
+    assert "no self-test" in seen["test"] and "cannot erase itself" in seen["erase"]
+    assert (seen["cache"], seen["mode"], seen["between"]) == ([True, False, True], "active or idle", [0, 0])
+
+
+def test_a_disc_is_read_taken_out_and_exchanged(guest, tmp_path):
+    discs = [random.Random(seed).randbytes(CD_OCTETS) for seed in (1, 2)]
+    guest.disk(CD).write_bytes(discs[0])
+    second = guest.disk(CD).with_name("second.raw")
+    second.write_bytes(discs[1])
+    guest.change_disc(guest.disk(CD))
+    call = guest.start(inside.discs, timeout=90)
+    for asked, disc in (("take the disc out", None), ("put another one in", second)):
+        assert call.next(60) == asked
+        guest.change_disc(disc)
+        go(guest)
+    seen = call.result()
+    assert seen["first"] == discs[0][:4096] and seen["last"] == discs[0][-4096:] and seen["write"] == [EROFS]
+    assert seen["gone"] == "its medium was taken out" and seen["second"] == discs[1][:4096]
+    assert seen["resets"] == 0
 
 
 def test_given_back_the_kernel_reads_its_disks(guest):

@@ -17,7 +17,7 @@ from tests.lab.image import environment
 from tests.lab.packages import LabUnavailable
 from tests.models.ahci import QUEUED, READ_FPDMA, WRITE_FPDMA, Drive, Model
 from tests.models.ahci.card import Card
-from tests.models.ahci.commands import DATA_SET_MANAGEMENT, FLUSH_28, READ_LOG_DMA, SEND_FPDMA, UNC
+from tests.models.ahci.commands import ABRT, DATA_SET_MANAGEMENT, FLUSH_28, ICRC, READ_LOG_DMA, SEND_FPDMA, UNC
 from tests.models.ahci.link import ACTIVE, SLUMBER
 from tests.models.ahci.logs import NCQ_ERROR
 from tests.models.ahci.multiplier import CONTROL, Multiplier
@@ -265,6 +265,17 @@ def test_an_error_of_the_host_bus(bench):
     said = bench.log()
     assert "host bus error" in said and "hard resetting link" in said
     del disk.fail[3000]
+
+
+def test_a_device_that_saw_a_bad_crc(bench):
+    disk, node = bench.disks[FAULTY], bench.node(FAULTY)
+    fill(disk, 15, range(5000, 5008))
+    bench.log()
+    fates = iter([ICRC | ABRT])
+    disk.fail[5000] = lambda c: next(fates, None)
+    assert bench.read(node, [5000]) == [contents(disk, 5000)]
+    assert "error: { ICRC ABRT }" in bench.log()
+    del disk.fail[5000]
 
 
 @pytest.mark.parametrize("code", ["queued", "flush"])

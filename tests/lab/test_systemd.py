@@ -113,6 +113,27 @@ def test_the_control_socket_is_systemds_and_for_its_group(machine):
     assert "lan0" in machine.run("rustosctl nic list", timeout=600).stdout
 
 
+def test_a_reload_takes_what_changed_and_a_wrong_file_fails_it(machine):
+    (before,) = show(machine, "MainPID")
+    machine.put("/etc/rustosd/rustosd.toml", f"{CONFIG}[service.echo]\nport = 7007\n".encode())
+    machine.run("systemctl reload rustosd.service", timeout=600)
+    assert "echo/7007" in machine.run("rustosctl status", timeout=600).stdout
+    machine.put("/etc/rustosd/rustosd.toml", f"{CONFIG}[service.echo]\nprot = 7\n".encode())
+    assert machine.run("systemctl reload rustosd.service", check=False, timeout=600).status != 0
+    urgent = machine.run("journalctl -u rustosd -p err -o cat --no-pager", timeout=300).stdout      # by our priorities
+    assert "reload_failed" in urgent and "did you mean port?" in urgent and '"started"' not in urgent
+    machine.put("/etc/rustosd/rustosd.toml", CONFIG.encode())
+    machine.run("systemctl reload rustosd.service", timeout=600)
+    assert show(machine, "MainPID", "ActiveState") == [before, "active"]
+    assert machine.run("stat -c %a /var/lib/rustosd").stdout.strip() == "700"
+
+
+def test_manual_pages_and_completion_are_installed(machine):
+    file = "/usr/local/share/bash-completion/completions/rustosctl"
+    shown = machine.run(f"man -w rustosctl rustosd && bash -c 'source {file} && complete -p rustosctl'", timeout=300).stdout
+    assert "/usr/local/share/man/man8/rustosd.8" in shown and "complete -o default" in shown
+
+
 def test_linux_at_the_other_end_reaches_it(machine):
     assert machine.netns is not None
     machine.netns.run("ip", "address", "replace", "10.7.0.1/24", "dev", "e1000e")
@@ -153,7 +174,7 @@ def test_a_wrong_configuration_is_told_once_and_not_tried_again(machine):
 
 def test_uninstalling_leaves_only_the_configuration(machine):
     machine.run("scripts/uninstall", timeout=600)
-    left = machine.run("find /etc/systemd /etc/sysusers.d /etc/tmpfiles.d /usr/local/bin /usr/local/lib/rustosd /run/rustosd "
+    left = machine.run("find /etc/systemd /etc/sysusers.d /etc/tmpfiles.d /usr/local /run/rustosd "
                        "-name '*rustosd*' -o -name rustosctl", check=False).stdout
     assert left == ""
     assert machine.run("ls /etc/rustosd").stdout.split() == ["rustosd.toml"]

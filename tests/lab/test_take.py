@@ -146,6 +146,19 @@ def test_a_nic_is_taken_with_all_it_had_and_given_back_as_it_was(guest, linux_us
     for host in (V4, V6):
         nic.answers(host)
         assert " 0% packet loss" in nic.peer("ping", "-q", "-f", "-c", "100", host).stdout
+    capturing = guest.start(inside.capture, nic.interface, 20)
+    assert capturing.next(60) == "capturing"
+    nic.peer("ping", "-q", "-i", "0.05", "-c", "10", V4)
+    seen = capturing.result()
+    assert sorted(tuple(row[:2]) for row in seen["frames"]) == [("in", 98)] * 10 + [("out", 98)] * 10
+    assert {row[2] for row in seen["frames"]} == {None}
+    times = [row[3] for row in seen["frames"]]
+    assert seen["complete"] and seen["lost"] == 0 and times == sorted(times)
+    shown = seen["nic"]
+    assert (shown["device"], shown["backend"], shown["kind"], shown["speed_mbps"]) == (nic.card.bdf, "vfio", "e1000", 1000)
+    assert shown["interrupts"] in ("intx", "msix") and {ring["name"]: ring["descriptors"] for ring in shown["rings"]} == {
+        "receive": 512, "transmit": 1024}
+    assert shown["interrupt_statistics"]["wakeups"] > 0 and shown["statistics"]["rx_frames"] > 100
     expected = hashlib.sha256(pattern(BYTES)).hexdigest()
     assert nic.peer("sh", "-c", f"curl -sSf http://{V4}/bytes/{BYTES} | sha256sum").stdout.split()[0] == expected
     assert f'rustos_nic_rx_frames_total{{nic="{nic.interface}"}}' in nic.peer("curl", "-sSf", f"http://[{V6}]/metrics").stdout

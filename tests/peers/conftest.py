@@ -22,6 +22,8 @@ CONFIG = """
 socket = "{folder}/control.sock"
 [host]
 journal = "{folder}/journal.jsonl"
+[crash]
+directory = "{folder}/crash"
 [metrics]
 listen = "127.0.0.1:9477"
 socket = "{folder}/metrics.sock"

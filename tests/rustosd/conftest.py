@@ -1,6 +1,7 @@
 """A control server with a fake daemon behind it, and `rustosctl` in front."""
 
 import asyncio
+import inspect
 import io
 import threading
 
@@ -32,19 +33,32 @@ def core(machine):
 
 
 @pytest.fixture
-def socket_path(core, machine, tmp_path):
-    """A control server on a loop in a thread of its own; the path of its socket."""
-    log.configure("error", to=io.StringIO())
+def in_loop():
+    """A loop in a thread of its own: `in_loop(function)` calls it there with the loop, and awaits what it returns."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    server = ControlServer(str(tmp_path / "control.sock"), Operations(core, clock=lambda: 0.0, root=machine.root))
-    asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
-    yield str(server.path)
-    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+
+    def run(function):
+        async def there():
+            result = function(loop)
+            return await result if inspect.isawaitable(result) else result
+        return asyncio.run_coroutine_threadsafe(there(), loop).result(30)
+
+    yield run
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
     loop.close()
+
+
+@pytest.fixture
+def socket_path(core, machine, tmp_path, in_loop):
+    """A control server; the path of its socket."""
+    log.configure("error", to=io.StringIO())
+    server = ControlServer(str(tmp_path / "control.sock"), Operations(core, clock=lambda: 0.0, root=machine.root))
+    in_loop(lambda loop: server.start())
+    yield str(server.path)
+    in_loop(lambda loop: server.stop())
     structlog.reset_defaults()
 
 

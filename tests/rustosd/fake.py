@@ -1,15 +1,24 @@
 """A daemon core without a device: a stack whose rows are lists, so that control and CLI are tested without root."""
 
+import io
 import ipaddress
 import socket
-import time
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 from drivers.disk import DiskInfo, Feature
 from drivers.errors import DeviceError
+from rustosd import config
+from rustosd.config_changes import ABSENT, Change, Item
+from rustosd.control.upkeep_protocol import About
+from rustosd.crash import CrashBox
+from rustosd.health import Note, Upkeep
+from rustosd.log import Logs
 from rustosd.nbd.export import Export
 from rustosd.nbd.server import Client, Served
 from rustosd.pinger import Answer
+from rustosd.reconfigure import Outcome, ReloadFailed
 from tests.rustosd.fake_network import DETAILS, NetworkFakes
 
 VERDICT_HELP = {"delivered": "taken", "ipv4_checksum": "wrong IPv4 header checksum", "no_route": "no route there"}
@@ -158,6 +167,38 @@ class FakePump:
         return {"rx_burst": bursts, "tx_burst": bursts, "turn": (5000, [0] * 12 + [1] + [0] * 52)}
 
 
+CHANGES = [Change(("interface", Item("rustos0"), "address"), ("10.77.0.2/24",), ("10.77.0.2/24", "10.77.0.5/24")),
+           Change(("service", "http", "port"), 80, 8080),
+           Change(("stack", "receive_buffer_octets"), 1 << 20, 65536),
+           Change(("stack", "max_routes"), 4096, 100),
+           Change(("route", Item("192.0.2.0/24 via 10.77.0.1 metric 0")), ABSENT, "present")]
+
+
+CRASH = "reason: Fatal Python error: Segmentation fault\nat: 2026-11-28T18:00:00Z\n\n=== stacks ===\nCurrent thread ...\n"
+NOTES = [Note("link-down", "error", "rustos0", "rustos0 has no link.", "Check cable and switch port."),
+         Note("time-wait-full", "note", "", "12 connections left TIME-WAIT early to make room.", "Harmless as a rule.")]
+
+
+class FakeReconfigurer:
+    """A `Reconfigurer` whose file says CHANGES, or is as wrong as `failure` says."""
+
+    path = Path("/etc/rustosd/rustosd.toml")
+
+    def __init__(self, core):
+        self.core = core
+        self.waiting = []
+        self.failure = ""
+
+    async def reload(self, check=False):
+        if self.failure:
+            raise ReloadFailed(self.failure)
+        outcome = Outcome(changes=list(CHANGES), done=not check)
+        if not check:
+            self.core.kick()
+            self.waiting = outcome.of("restart")
+        return outcome
+
+
 class FakeEngine:
     """What an export has counted."""
 
@@ -175,7 +216,7 @@ class FakeExports:
     def __init__(self):
         self.server = SimpleNamespace(served={})
         self._add("vm", "0000:00:1f.2/0", True, "the first")
-        self.server.served["vm"].clients[3] = Client("stack", "stack", True, time.time() - 60)
+        self.server.served["vm"].clients[3] = Client("stack", "stack", True, 1_800_000_000.5)
 
     async def add(self, *arguments):
         return self._add(*arguments)
@@ -241,6 +282,13 @@ class FakeCore(NetworkFakes):
         self.running_services = []
         self.kicks = 0
         self.pings = []
+        self.config = config.default()
+        self.logs = Logs(io.StringIO())
+        self.directory = tempfile.TemporaryDirectory()
+        self.crashes = CrashBox(Path(self.directory.name), 3, "0.1.0", "")
+        (self.crashes.directory / "crash-20261128T180000Z-4711.txt").write_text(CRASH)
+        self.reconfigurer = FakeReconfigurer(self)
+        self.health_notes = []
         self.exports = FakeExports()
 
     @property
@@ -253,6 +301,24 @@ class FakeCore(NetworkFakes):
 
     def nic_facts(self, name):
         return {"kind": "tap", "rx_dropped": 2} if name == "rustos0" else {}
+
+    def notes(self):
+        return self.health_notes
+
+    def upkeep(self):
+        return Upkeep()
+
+    def about(self):
+        return About(version="0.1.0", python="CPython 3.11.7", kernel="Linux 6.1.0", machine="x86_64",
+                     packages={"msgspec": "0.20.0"}, pid=4711, started_by="systemd", uptime_s=0.0,
+                     config_file="/etc/rustosd/rustosd.toml", processors=2, resident_octets=50 << 20, memory_octets=1 << 33,
+                     descriptors=40, threads=3)
+
+    def disk_states(self):
+        return []
+
+    def port_states(self):
+        return []
 
     def gone_devices(self):
         return []

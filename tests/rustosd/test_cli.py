@@ -98,7 +98,7 @@ def test_json_rows_are_exact_and_missing_is_null(rustosctl):
 
 def test_status_in_text_and_json(rustosctl):
     status, out, _ = rustosctl("status")
-    facts = dict(line.strip().split("  ", 1) for line in out.splitlines())
+    facts = dict(line.strip().split("  ", 1) for line in out.partition("\n\n")[0].splitlines())
     assert status == 0 and facts["interfaces"] == "1" and facts["services"] == "echo/7, http/80"
     assert facts["dropped"] == "13" and facts["connections"] == "1" and facts["up"] == "0s"
     assert json.loads(rustosctl("status", "--json")[1])["status"]["pid"] == os.getpid()

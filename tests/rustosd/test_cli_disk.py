@@ -25,6 +25,7 @@ GOLDEN = Path(__file__).with_name("golden")
 SIZE = 2048 * 512
 SHOWN = {
     "disk-list": ("disk",), "disk-show": ("disk", "show", "LAB-DISK0"),
+    "disk-exports": ("disk", "exports"),
     "disk-bench": ("disk", "bench", "LAB-DISK1", "--seconds", "2.5", "--depth", "32"),
 }
 

@@ -174,3 +174,14 @@ def test_the_fake_tells_what_the_stack_tells():
     handle = host.stack.tcp.connect(host.now, "10.77.0.1", 80)
     real = host.stack.tcp.details(handle, host.now)
     assert set(DETAILS) <= set(real) and real["timers"] == {} and real["mss"] > 0
+
+
+@pytest.mark.parametrize(("words", "found"), [
+    ("conn show 7", ["7.2"]), ("conn close ", ["7.2", "8.1"]), ("nic show r", ["rustos0"]),
+    ("capture --reason ipv4", ["ipv4_checksum"]), ("capture -i l", ["lo"]), ("capture e", ["eth0"]),
+])
+def test_names_are_completed(socket_path, network, words, found):
+    environment = os.environ | {"_RUSTOSCTL_COMPLETE": "complete_bash", "COMP_WORDS": f"rustosctl {words}",
+                                "COMP_CWORD": str(words.count(" ") + 1), "RUSTOSD_SOCKET": socket_path}
+    done = subprocess.run(rustosctl_command(), env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == found, done.stderr

@@ -50,7 +50,7 @@ NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
 @pytest.mark.parametrize(("text", "message"), [
     ("[stack]\nmax_conections = 3", "f:2: stack.max_conections: unknown; did you mean max_connections?"),
     ("[stak]\n", "f:1: stak: unknown; did you mean stack?"),
-    ("[log]\nzzzzzz = 1", "f:2: log.zzzzzz: unknown; known here: level, format"),
+    ("[log]\nzzzzzz = 1", "f:2: log.zzzzzz: unknown; known here: level, format, levels"),
     (TAP + "\n# why\nmtuu = 3", "f:5: interface[0].mtuu: unknown; did you mean mtu?"),
     (TAP + TAP.replace('"a"', '"b"') + "mut = 3", "f:5: interface[1].mut: unknown; did you mean mtu?"),
     (TAP + TAP, "f:4: interface[1].name: a is the name of another interface already"),
@@ -122,7 +122,7 @@ NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
     ('[control]\nsocket = "run/x"',
      "f:2: control.socket: 'run/x' is no absolute path, such as /run/rustosd/control.sock"),
     ('"a\\nb" = 1',
-     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, status, host, log, "
+     "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, status, host, log, crash, "
      "nbd, export, device, route, disk"),
     ("[metrics]\nenabled = 1", "f:2: metrics.enabled: expected bool, got int"),
     ('[metrics]\nlisten = "localhost:9477"',

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rustosd.control import protocol as p
+from rustosd.control import sata_protocol
 from rustosd.control import server as server_module
 from rustosd.control.client import CallFailed, Client, Unreachable
 from rustosd.control.names import endpoint
 from rustosd.control.operations import Operations
-from rustosd.control.server import ControlServer, Handed, Peer
+from rustosd.control.server import EVERYTHING, ControlServer, Handed, Peer
 from tests.rustosd.fake import FakeCore
 from tests.rustosd.fake_devices import OURS
 
@@ -68,6 +69,8 @@ PARAMS = {
     "disk.show": {"disk": "LAB-DISK0"}, "disk.read": {"disk": "LAB-DISK0", "offset": 0, "octets": 1},
     "disk.write": {"disk": "LAB-DISK0", "offset": 0, "octets": "AAAA"}, "disk.flush": {"disk": "LAB-DISK0"},
     "disk.bench": {"disk": "LAB-DISK0", "seconds": 0.01},
+    "log.set": {"logger": "rustosd.devices", "level": "debug"}, "log.tail": {"limit": 5},
+    "crash.show": {"name": "crash-20261128T180000Z-4711.txt"},
     "nic.show": {"name": "rustos0"}, "conn.show": {"id": "7.2"}, "conn.close": {"id": "7.2"},
     "trace.hop": {"address": "203.0.113.9", "hop_limit": 1},
     "process.show": {"pid": 901}, "process.fds": {"pid": 901}, "process.signal": {"pid": 901},
@@ -75,7 +78,8 @@ PARAMS = {
 }
 
 
-@pytest.mark.parametrize("method", p.METHODS.values(), ids=lambda m: m.name)
+# Those of drives behind controllers have a real one in test_cli_sata.
+@pytest.mark.parametrize("method", [m for m in p.METHODS.values() if m not in sata_protocol.METHODS], ids=lambda m: m.name)
 async def test_every_method_answers_with_its_type(server, core, method):
     answer = await ask(server, request(method.name, PARAMS.get(method.name), "seven"))
     assert answer["jsonrpc"] == "2.0" and answer["id"] == "seven" and "error" not in answer
@@ -163,9 +167,18 @@ async def test_half_a_message_leaves_nothing_behind(server):
     await until(lambda: not server.clients)
 
 
-async def test_clients_beyond_the_bound_are_turned_away(server):
+async def test_clients_beyond_the_bound_are_turned_away_roots_later_than_others(server, monkeypatch):
+    member = Peer(1, 12345, frozenset({"read"}))
     held = [await connect(server) for _ in range(server.max_clients)]
     await until(lambda: len(server.clients) == server.max_clients)
+    with monkeypatch.context() as patched:
+        patched.setattr(ControlServer, "_peer_of", lambda server, writer: member)
+        reader, writer = await connect(server)
+        assert json.loads(await reader.readline())["error"]["code"] == p.BUSY
+        writer.close()
+        await until(lambda: len(server.clients) == server.max_clients)
+    held += [await connect(server) for _ in range(server_module.ROOTS_OWN_CLIENTS)]
+    await until(lambda: len(server.clients) == len(held))
     reader, writer = await connect(server)
     assert json.loads(await reader.readline())["error"]["code"] == p.BUSY
     assert await reader.read() == b""
@@ -189,7 +202,7 @@ async def test_a_client_that_does_not_read_is_dropped(server, core, monkeypatch)
 
 async def test_strangers_are_shown_the_door(server, monkeypatch):
     monkeypatch.setattr(server_module.os, "geteuid", lambda: 12345)
-    monkeypatch.setattr(ControlServer, "_peer_of", lambda server, writer: None)
+    monkeypatch.setattr(ControlServer, "_peer_of", lambda server, writer: Peer(1, 12345, frozenset()))
     reader, writer = await connect(server)
     assert json.loads(await reader.readline())["error"]["code"] == p.FORBIDDEN
     assert await reader.read() == b""
@@ -282,7 +295,7 @@ json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats
     st.sampled_from(sorted(p.METHODS)) | st.text(max_size=8), json_values, json_values))
 def test_any_line_is_answered_or_is_a_notification(line):
     server = ControlServer("/nowhere", Operations(FakeCore()))
-    reply = asyncio.run(server.answer(line, Peer(1, 0, True)))
+    reply = asyncio.run(server.answer(line, Peer(1, 0, EVERYTHING)))
     if isinstance(reply, Handed):
         reply.end.close()
     elif reply is not None:

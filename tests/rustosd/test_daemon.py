@@ -20,6 +20,8 @@ CONFIG = """\
 socket = "{directory}/run/control.sock"
 [host]
 journal = "{directory}/run/journal.jsonl"
+[crash]
+directory = "{directory}/crash"
 [[disk]]
 name = "disk0"
 path = "{directory}/disks/disk0.img"
@@ -194,7 +196,8 @@ def test_addresses_routes_and_neighbors_change_while_it_runs(running):
 
 
 def left_behind(running):
-    return running.netns.links(), sorted(path.name for path in running.directory.iterdir())
+    """Interfaces and files, but for the disk, which is to stay."""
+    return running.netns.links(), sorted(path.name for path in running.directory.iterdir() if path.name != "disks")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -253,7 +256,8 @@ def test_the_next_start_takes_over_from_a_killed_one(netns, tmp_path):
     second = Running(netns, tmp_path).wait_ready()
     assert second.rows("status")["services"]
     assert second.stop() == 0
-    assert left_behind(second) == ([], ["disks", "output", "run", "rustosd.toml"])     # nobody knows that the file was new
+    assert left_behind(second) == ([], ["crash", "output", "run", "rustosd.toml"])
+    assert len(list((tmp_path / "crash").iterdir())) == 1       # what is told of the first
     assert list((tmp_path / "run").iterdir()) == []     # a directory that was there before is not ours to remove
 
 

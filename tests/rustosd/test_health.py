@@ -6,7 +6,9 @@ import pytest
 
 from netstack import counters, verdict
 from rustosd import config, health
-from rustosd.health import CHECKS, Facts, Figures, Nic
+from rustosd.disk_health import DiskState, PortState
+from rustosd.health import CHECKS, Facts, Figures, Nic, Temperature, Upkeep
+from rustosd.status import recorder
 
 QUIET = {"delivered": 10_000, "answered": 100, "ipv4_not_for_us": 5000, "tcp_port_closed": 5000}
 USAGE = {"connections": 10, "connections_limit": 100, "buffer_octets": 5, "buffer_octets_limit": 100}
@@ -17,14 +19,27 @@ def facts(*, seconds=60.0, before=None, interfaces=({"name": "rustos0", "up": Tr
     usage = now.pop("usage", USAGE)
     memory = now.pop("memory", (1, 100))
     addresses, gone, disks = now.pop("addresses", ()), now.pop("gone", ()), now.pop("disks", ())
+    drives, ports = now.pop("drives", ()), now.pop("drive_ports", ())
+    upkeep, temperatures = now.pop("upkeep", Upkeep()), now.pop("temperatures", ())
     figures = Figures(at_s=1000.0, **{"nics": {"rustos0": Nic(tx_frames=1000)}, "ended": QUIET} | now)
     earlier = Figures(at_s=1000.0 - seconds, **before or {})
     return Facts(figures, earlier, interfaces=interfaces, addresses=addresses, gone=gone, disks=disks, usage=usage,
-                 resident_octets=memory[0], memory_octets=memory[1])
+                 drives=drives, drive_ports=ports,
+                 resident_octets=memory[0], memory_octets=memory[1], upkeep=upkeep, temperatures=temperatures)
 
 
 def codes(these):
     return [(note.code, note.subject) for note in health.check(these)]
+
+
+def test_temperatures_are_read_where_they_can_be(tmp_path):
+    for name, files in (("thermal_zone0", {"temp": "48000", "type": "acpitz", "trip_point_0_type": "critical",
+                                           "trip_point_0_temp": "105000", "trip_point_1_type": "passive",
+                                           "trip_point_1_temp": "90000"}), ("thermal_zone1", {"type": "asleep"})):
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(f"{text}\n")
+    assert recorder.temperatures(tmp_path) == [Temperature("acpitz", 48.0, 105.0)]
 
 
 def test_a_healthy_daemon_has_nothing_to_say():
@@ -41,6 +56,11 @@ SICK = [
     ("address-duplicate", "10.0.0.1/24", {"addresses": ({"name": "a", "address": "10.0.0.1/24", "state": "duplicate"},)}),
     ("pump-errors", "", {"pump": {"errors": 1}}),
     ("tcp-bug", "", {"counters": {"tcp_impossible_transitions": 1}}),
+    ("disk-failing", "p/0", {"drives": [DiskState("p/0", "M", True, 30, ["a value"]), DiskState("p/1", "M", True)]}),
+    ("disk-port-failed", "p/2", {"drive_ports": [PortState("p/2", "check cable"), PortState("p/1")]}),
+    ("disk-hot", "p/0", {"drives": [DiskState("p/0", "M", True, 60), DiskState("p/1", "M", True, 59)]}),
+    ("disk-sectors-unreadable", "p/0", {"drives": [DiskState("p/0", "M", None, None, (), 8)]}),
+    ("disk-port-slowed", "p/1", {"drive_ports": [PortState("p/1", speed_limit=1)]}),
     ("connections-nearly-full", "", {"usage": USAGE | {"connections": 90}}),
     ("buffers-nearly-full", "", {"usage": USAGE | {"buffer_octets": 95}}),
     ("memory-nearly-full", "", {"memory": (90, 100)}),
@@ -52,6 +72,10 @@ SICK = [
     ("retransmits-high", "", {"counters": {"tcp_segments_sent": 1000, "tcp_retransmits": 50}}),
     ("neighbors-full", "", {"counters": {"neighbor_evictions": 1}}),
     ("time-wait-full", "", {"counters": {"tcp_time_wait_recycled": 1}}),
+    ("machine-hot", "cpu", {"temperatures": [Temperature("cpu", 95.0, 100.0)]}),
+    ("reload-failed", "", {"upkeep": Upkeep(reload_failed="x.toml:3: no")}),
+    ("restart-needed", "", {"upkeep": Upkeep(waiting=["stack.max_routes"])}),
+    ("former-run-died", "crash-1.txt", {"upkeep": Upkeep(crashes=["crash-1.txt", "crash-0.txt"])}),
 ]
 
 
@@ -80,6 +104,7 @@ def test_each_check_has_a_case_above_and_a_code_of_its_own():
     {"memory": (90, 0)},
     {"nics": {"new": Nic(rx_dropped=1000)}},        # plugged in since: what it counted before is unknown
     {"before": {"ended": QUIET | {"tcp_checksum": 10**9}}},         # never negative
+    {"temperatures": [Temperature("cpu", 94.0, 100.0), Temperature("who-knows", 200.0, 0.0)]},
 ])
 def test_what_is_little_old_or_unknown_is_no_note(state):
     assert health.check(facts(**state)) == []

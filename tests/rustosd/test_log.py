@@ -3,6 +3,9 @@
 import io
 import json
 import logging
+import os
+import re
+from pathlib import Path
 
 import pytest
 import structlog
@@ -71,3 +74,93 @@ def test_a_trace_has_no_local_variables(form):
         structlog.get_logger().exception("failed")
     assert "in fail" in to.getvalue() or '"name": "fail"' in to.getvalue()
     assert "swordfish" not in to.getvalue()
+
+
+def heard(to):
+    return [json.loads(line)["event"] for line in to.getvalue().splitlines()]
+
+
+def test_levels_by_logger_change_while_it_runs():
+    to = io.StringIO()
+    logs = log.configure("warning", "json", to, {"rustosd.devices": "debug"})
+    devices, pump = structlog.get_logger("rustosd.devices.manager"), structlog.get_logger("rustosd.pump")
+    devices.debug("a")
+    pump.info("b")
+    logs.set_level("rustosd.pump", "info")
+    pump.info("c")
+    logs.set_level("rustosd.devices", None)
+    devices.info("d")
+    logs.set_level(None, "debug")
+    devices.debug("e")
+    pump.debug("f")
+    assert heard(to) == ["a", "c", "e"]
+    assert [line.event for line in logs.ring.tail(9)] == ["a", "c", "e"]
+    with pytest.raises(ValueError, match="has no level of its own"):
+        logs.set_level("rustosd.devices", None)
+
+
+def test_a_library_is_heard_from_its_own_level_on():
+    to = io.StringIO()
+    logs = log.configure("info", "json", to)
+    logging.getLogger("asyncio").info("a")
+    logs.set_level("asyncio", "debug")
+    logging.getLogger("asyncio").debug("b")
+    logs.set_level("asyncio", None)
+    logging.getLogger("asyncio").info("c")
+    assert heard(to) == ["b"]
+
+
+def test_a_burst_is_one_line_and_a_count():
+    to = io.StringIO()
+    logs = log.configure("info", "json", to)
+    for _ in range(1000):
+        structlog.get_logger("rustosd.pump").error("callback_failed", error="x")
+    logs.tell_repeated(True)
+    first, last = map(json.loads, to.getvalue().splitlines())
+    assert first["event"] == "callback_failed"
+    assert (last["event"], last["of"], last["more"], last["level"]) == ("repeated", "callback_failed", 999, "error")
+
+
+def test_secrets_are_not_said():
+    to = io.StringIO()
+    logs = log.configure("info", "json", to)
+    structlog.get_logger().info("configured", params={"tls": {"psk": "swordfish"}}, password="swordfish", name="joe")
+    logs.ring.tail(1)
+    assert "swordfish" not in to.getvalue() + repr(logs.ring.tail(1)) and "joe" in to.getvalue()
+
+
+class Journal(io.StringIO):
+    """A stream that is systemd's journal: its device and inode are those of this file."""
+
+    def fileno(self):
+        return self.file.fileno()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_the_journal_gets_priorities_on_every_line(form, tmp_path, monkeypatch):
+    to = Journal()
+    with open(tmp_path / "stream", "w") as to.file:
+        found = os.fstat(to.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        log.configure("debug", form, to)
+        speaker = structlog.get_logger("rustosd")
+        for level in ("debug", "info", "warning", "error"):
+            getattr(speaker, level)("said")
+        try:
+            raise ValueError("x")
+        except ValueError:
+            speaker.exception("failed")
+    lines = to.getvalue().splitlines()
+    assert [line[:3] for line in lines[:5]] == ["<7>", "<6>", "<4>", "<3>", "<3>"]
+    assert all(line.startswith("<3>") for line in lines[4:])
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")     # inherited from somebody whose stderr it was
+    other = io.StringIO()
+    log.configure("info", "json", other)
+    structlog.get_logger().info("said")
+    assert other.getvalue().startswith("{")
+
+
+def test_every_module_logs_under_its_name():
+    root = Path(log.__file__).parent
+    nameless = [path for path in root.rglob("*.py") if re.search(r"^log = structlog.get_logger\(\)", path.read_text(), re.M)]
+    assert nameless == []

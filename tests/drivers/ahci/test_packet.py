@@ -84,6 +84,8 @@ def test_a_disc_that_is_taken_out_ends_its_disk_and_the_next_is_another(rig):
     made.until(lambda: len(came) == 2)
     made.use(made.controller.disks[0])
     assert made.disk.info.sectors == 50 and read(made, 1) == disc(2)[SECTOR:2 * SECTOR]
+    ours = [block.owner for block in made.device.bus.blocks if block.owner.startswith("ahci") and not block.freed]
+    assert len(ours) == 2       # the port's and this disc's: the one before has left nothing
 
 
 def test_a_disc_exchanged_between_two_looks_is_noticed(rig):

@@ -33,6 +33,7 @@ def test_a_link_that_sleeps_between_requests_costs_no_reset_and_no_wake_up(rig, 
         made.disk.submit(made.requests)
         made.disk.arm()
         assert made.finish(tag) == [0]
+    made.wait(1)
     assert made.port.link.naps >= 20 and made.model.resets == 0
     assert made.disk.statistics()["plugs"] == made.disk.statistics()["recoveries"] == 0
 

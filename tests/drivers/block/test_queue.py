@@ -391,6 +391,49 @@ def test_who_sleeps_is_woken_also_when_the_others_stopped_looking(world):
     assert b.wait(tag) == 0
 
 
+def test_who_has_nothing_to_do_is_not_woken_for_others_but_one_always_is(world):
+    a, b = world.client("a"), world.client("b")
+    assert a.disk.arm() and b.disk.arm()
+    for n in range(3):
+        tag = a.post(READ, 0, 1, segments(a, 512))
+        assert a.disk.arm()
+        world.disk.end(0)
+        assert readable(a) and readable(b) == (n == 0)
+        if n == 0:
+            b.collect()             # which finds nothing of its own, and has woken in vain
+            assert b.disk.arm()
+        assert a.wait(tag) == 0 and a.disk.arm()
+    a.disk.close()
+    assert readable(b)              # to take over
+    b.collect()
+    assert b.disk.arm()
+    tag = b.post(READ, 0, 1, segments(b, 512))
+    assert b.disk.arm()
+    world.disk.end(0)
+    assert readable(b) and b.wait(tag) == 0
+
+
+def test_a_request_wakes_also_who_armed_before_it(world):
+    a, b = world.client("a"), world.client("b")
+    for driver in (b, a):
+        assert driver.disk.arm()
+    a.post(READ, 0, 1, segments(a, 512))
+    world.disk.end(0)
+    b.collect()                     # takes what was armed for both
+    assert b.disk.arm() and readable(a)
+    a.collect()
+    assert a.disk.arm()
+    a.post(READ, 0, 1, segments(a, 512))
+    assert not readable(a)
+    world.disk.end(0)
+    assert readable(a)
+    a.post(READ, 5000, 1, segments(a, 512))
+    a.collect()
+    assert a.disk.arm()
+    a.post(READ, 5000, 1, segments(a, 512))     # refused at once
+    assert readable(a)
+
+
 # Octets
 
 @pytest.mark.parametrize("features", [ALL, PLAIN], ids=["all", "plain"])

@@ -51,7 +51,7 @@ class Drive:
         self.log = self.log or self.full
         self.dirty: set[int] = set()
         self.trimmed: list[tuple[int, int]] = []
-        self.cache, self.multiple, self.link_generation, self.device_power = True, 16, 0, False
+        self.cache, self.multiple, self.device_power = True, 16, False
         self.standby = False
         self.error_count = 0
         self.security, self.smart = security.Security(self), smart.Smart(self)

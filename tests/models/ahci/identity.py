@@ -49,7 +49,7 @@ def full_identification(drive) -> bytes:
         word[69] = 1 << 14 | 1 << 5                             # reads after trim are deterministic, and zeros
         word[105], word[169] = 8, 1
     word[76] |= 1 << 2 | 1 << 3 | 1 << 9                        # 3 and 6 Gb/s, HIPM
-    word[77] = (drive.trim and drive.queued_trim) << 6 | drive.link_generation << 1
+    word[77] = (drive.trim and drive.queued_trim) << 6
     word[78], word[79] = 1 << 3, drive.device_power << 3        # DIPM
     word[80] = 0x7F0                                            # ATA-4 to ACS-3
     word[82] = 1 << 14 | 1 << 6 | 1 << 5 | 1 << 3 | 1 << 1 | 1      # NOP, look-ahead, cache, power, security, SMART

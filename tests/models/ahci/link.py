@@ -12,7 +12,7 @@ class Link:
 
     def __init__(self, port, device):
         self.port, self.device = port, device
-        self.control = self.errors = self.generation = 0
+        self.control = self.errors = 0
         self.reset_since = 0
         self.power = ACTIVE
         self.naps = 0

@@ -3,6 +3,8 @@
 import struct
 
 DIRECTORY, NCQ_ERROR, NCQ_SEND, IDENTIFY_DATA = 0x00, 0x10, 0x13, 0x30
+_IDENTIFY_PAGES = (0, 1, 2, 3, 8)
+"""The list of them, the copy, capacity, capabilities, Serial ATA; the last two say nothing."""
 
 
 def queued_error(tag: int, status: int, error: int, lba: int = 0, count: int = 0, *, queued: bool = True) -> bytes:
@@ -33,16 +35,9 @@ def send_and_receive() -> bytes:
 
 def identify_data(drive, page: int) -> bytes:
     """IDENTIFY DEVICE data, page by page. ACS-4 9.11."""
-    pages = {0: b"", 1: drive.identity, 2: b"", 3: b"", 8: b""}
-    if page == 0:
-        return (struct.pack("<Q", 1 << 63 | 0 << 16 | 1) + bytes([len(pages), *sorted(pages)])).ljust(512, b"\0")
     if page == 1:
-        return drive.identity
-    head = struct.pack("<Q", 1 << 63 | page << 16 | 1)
-    if page == 2:
-        return (head + struct.pack("<Q", 1 << 63 | drive.sectors)).ljust(512, b"\0")
-    if page == 3:           # supported capabilities: DATA SET MANAGEMENT with trim among them
-        return head.ljust(512, b"\0")
-    if page == 8:
-        return head.ljust(512, b"\0")
-    return bytes(512)
+        return drive.identify()
+    if page not in _IDENTIFY_PAGES:
+        return bytes(512)
+    rest = {0: bytes([len(_IDENTIFY_PAGES), *_IDENTIFY_PAGES]), 2: struct.pack("<Q", 1 << 63 | drive.sectors)}.get(page, b"")
+    return (struct.pack("<Q", 1 << 63 | page << 16 | 1) + rest).ljust(512, b"\0")

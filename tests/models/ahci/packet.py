@@ -94,8 +94,6 @@ class Disc:
             self.sense = why.args
             key, _ = self.sense
             return refused(key << 4 | ata.ABRT)
-        if data == Trouble.HANG:
-            return Answer(trouble=data)
         answer = c.scatter(bus, data)
         answer.count = 3                        # interrupt reason: command and data are over
         return answer

@@ -80,6 +80,13 @@ def test_a_lease_is_taken_over_to_its_end_and_the_operator_told():
     assert kept.addresses == ("10.0.0.2/24",) and kept.leases == kept.left_out == ()
 
 
+def test_a_routers_route_is_taken_over_for_good_and_the_operator_told():
+    want = adoption.wanted(link(routes=(route("::/0", "fe80::1", expires_s=1800),)), rule(), (), 1500)
+    assert want.routes == (StackRoute("::/0", "fe80::1"),)
+    assert want.left_out == ("the end of the route to ::/0, which came from a router and is over in 1800 s unless that speaks "
+                             "again: the stack keeps it",)
+
+
 def test_an_mtu_beyond_the_nic_is_an_error():
     with pytest.raises(ValueError, match="mtu = 9000: this NIC carries at most 1500"):
         adoption.wanted(None, rule(mtu=9000), (), 1500)

@@ -489,10 +489,21 @@ class FakeAhci:
     def __init__(self, device):
         self.device = device
         self.disks = [f"{device.name}/{port}" for port in (0, 1)]
+        self.ports = []
 
     def close(self):
         self.device.diary.append("close controller")
         self.device.close()
+
+
+class FakeSata:
+    """Its disks come and go when a test says so."""
+
+    def __init__(self, driver, loop, on_disk):
+        self.driver, self.on_disk = driver, on_disk
+
+    def close(self):
+        self.driver.device.diary.append("stop controller")
 
 
 class FakeDisk:
@@ -512,6 +523,7 @@ class FakeDisk:
 
 def test_the_disks_of_a_controller_are_there_while_it_is(world, monkeypatch):
     monkeypatch.setitem(sys.modules, "rustosd.storage", SimpleNamespace(SharedDisk=FakeDisk))
+    monkeypatch.setitem(sys.modules, "rustosd.devices.sata", SimpleNamespace(SataController=FakeSata))
 
     async def scenario(w):
         held, = await w.manager.take([SATA])
@@ -519,7 +531,31 @@ def test_the_disks_of_a_controller_are_there_while_it_is(world, monkeypatch):
         assert list(disks) == [f"{SATA}/0", f"{SATA}/1"] and held.interface is None
         await w.manager.give(SATA)
         assert all(disk.flushed and disk.closed for disk in disks.values()), "flushed, and closed though one failed to"
-        assert w.diary[-3:] == ["close controller", f"close {SATA}", f"back {SATA}"]
+        assert w.diary[-4:] == ["stop controller", "close controller", f"close {SATA}", f"back {SATA}"]
+        w.nothing_left()
+    world(scenario, make_driver=lambda kind, device, rule, link: FakeAhci(device))
+
+
+def test_a_disk_that_is_plugged_in_or_pulled_comes_and_goes_alone(world, monkeypatch):
+    class Named(FakeDisk):
+        def __init__(self, disk, loop):
+            super().__init__(getattr(disk, "name", disk), loop)
+    monkeypatch.setitem(sys.modules, "rustosd.storage", SimpleNamespace(SharedDisk=Named))
+    monkeypatch.setitem(sys.modules, "rustosd.devices.sata", SimpleNamespace(SataController=FakeSata))
+
+    async def scenario(w):
+        held, = await w.manager.take([SATA])
+        first, third = SimpleNamespace(name=f"{SATA}/0"), SimpleNamespace(name=f"{SATA}/3")
+        before = held.disks[first.name]
+        held.sata.on_disk(first, False)
+        held.sata.on_disk(third, True)
+        assert before.closed and sorted(held.disks) == [f"{SATA}/1", f"{SATA}/3"]
+        held.sata.on_disk(first, True)
+        assert held.disks[first.name] is not before and len(held.disks) == 3
+        on_disk = held.sata.on_disk
+        await w.manager.give(SATA)
+        on_disk(first, True)        # told too late
+        assert held.disks == {}
         w.nothing_left()
     world(scenario, make_driver=lambda kind, device, rule, link: FakeAhci(device))
 

@@ -348,6 +348,7 @@ def test_members_of_the_group_get_sockets_and_nothing_else(peer, tmp_path):
     program = f"""
 import asyncio, socket, sys
 from rustosd.control.operations import Operations
+from rustosd.control.groups import Groups
 from rustosd.control.server import ControlServer
 from tests.rustosd.fake import FakeCore
 from netstack.sockets import AsyncStack
@@ -358,7 +359,7 @@ async def main():
     handoff = Handoff(AsyncStack(Stack(bytes(32)), asyncio.get_running_loop(), lambda: None))
     core = FakeCore()
     core.open_session = handoff.open_session
-    server = ControlServer({str(tmp_path / "control.sock")!r}, Operations(core), group_id=23456)
+    server = ControlServer({str(tmp_path / "control.sock")!r}, Operations(core), groups=Groups(sockets=23456))
     await server.start()
     print("up", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
@@ -370,7 +371,8 @@ asyncio.run(main())
         assert server.stdout.readline() == b"up\n"
         assert (tmp_path / "control.sock").stat().st_mode & 0o777 == 0o660
         assert as_another_user(tmp_path / "control.sock", [23456]) == [
-            "True", "daemon.status is not permitted: be root or the daemon's own user"]
+            "True", "daemon.status is not permitted: be root, or in the group that read_group or change_group under [control] "
+                    "names"]
         assert "no permission to open" in as_another_user(tmp_path / "control.sock", [23457])[0]
         server.stdin.close()
 

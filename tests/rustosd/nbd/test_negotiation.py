@@ -173,6 +173,8 @@ def test_selective_tls(start):
         assert kinds(ask(negotiation, Option.INFO, go(name))) == [Reply.ERR_TLS_REQD]
     assert kinds(ask(negotiation, Option.INFO, go("one")))[-1] is Reply.ACK
     ask(negotiation, Option.STRUCTURED_REPLY)
+    for name in ("secret", "nowhere"):          # TLS_REQD is for INFO and GO alone
+        assert kinds(ask(negotiation, Option.LIST_META_CONTEXT, contexts(name))) == [Reply.ERR_UNKNOWN]
     ask(negotiation, Option.STARTTLS)
     negotiation.secured()
     assert kinds(ask(negotiation, Option.STRUCTURED_REPLY)) == [Reply.ACK]      # forgotten by STARTTLS

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import socket
 import struct
 
 import pytest
@@ -224,6 +225,23 @@ async def test_disconnect_lets_what_was_asked_end(client):
     assert await client.is_over()
 
 
+async def test_what_was_asked_before_a_disconnect_is_done_even_if_nobody_waits_for_the_answer(running):
+    client, sector = await running.client(), os.urandom(512)
+    asked = b"".join(struct.pack(">IHHQQI", wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, index, index * 512, 512) + sector
+                     for index in range(200))
+    asked += struct.pack(">IHHQQI", wire.REQUEST_MAGIC, 0, wire.CMD_DISC, 999, 0, 0)
+    with socket.socket(fileno=os.dup(client.writer.get_extra_info("socket").fileno())) as end:
+        end.setblocking(True)
+        end.sendall(asked)                      # the server, on this loop, has seen nothing of it yet
+        end.shutdown(socket.SHUT_RDWR)          # ... and every reply finds nobody
+    async with asyncio.timeout(10):
+        while running.server.connections():
+            await asyncio.sleep(0.01)
+    other = await running.client()
+    got = await other.ask(wire.CMD_READ, 0, 200 * 512)
+    assert got.content(0, 200 * 512) == sector * 200
+
+
 async def test_a_flush_covers_what_other_connections_have_written(running):
     one, other = await running.client(), await running.client()
     assert one.flags & wire.FLAG_CAN_MULTI_CONN
@@ -263,6 +281,17 @@ async def test_octets_may_come_one_at_a_time(running):
         await asyncio.sleep(0)
     assert (await client.answer(77)).error == 0
     assert (await client.ask(wire.CMD_READ, 512, 512)).data[512] == b"o" * 512
+
+
+async def test_half_a_request_and_the_end_at_once_is_the_end(running):
+    client = await running.client()
+    with socket.socket(fileno=os.dup(client.writer.get_extra_info("socket").fileno())) as end:
+        end.send(struct.pack(">IHH", wire.REQUEST_MAGIC, 0, wire.CMD_READ))
+        end.shutdown(socket.SHUT_RDWR)
+    async with asyncio.timeout(10):
+        while running.server.connections():
+            await asyncio.sleep(0.01)
+    assert running.engine.statistics()["ended"]["eof"] == 1
 
 
 async def test_a_connection_cut_anywhere_leaves_nothing_behind(running):
