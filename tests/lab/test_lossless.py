@@ -20,7 +20,7 @@ from tests.lossless.loads import Nbdkit, load
 SECTORS = 8192
 CARD = CARDS["e1000e"]
 HOST, PEER = "10.11.0.2", "10.11.0.1"
-PORT = 3                        # of the controller; the guest's own disks are on the first ones
+PORT = 5                        # of the controller, its last: the guest has drives of its own on the first ones
 CUTS = int(os.environ.get("RUSTOSD_CUTS", "1"))
 CONFIG = f"""
 interface = []
