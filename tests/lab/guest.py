@@ -15,7 +15,7 @@ import tempfile
 import time
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,8 +173,8 @@ class Guest:
 
     def __init__(self, *, cpus: int = 2, memory_mib: int = 1024, iommu: bool = True, acpi_hotplug: bool = True,
                  systemd: bool = False, append: str = "", terminal: bool = False, kernel: Image | None = None,
-                 models: bool = False) -> None:
-        """Raises LabUnavailable, and GuestError when it does not come up."""
+                 models: bool = False, extra: Sequence[str] = ()) -> None:
+        """`extra` are more options for QEMU. Raises LabUnavailable, and GuestError when it does not come up."""
         if why := unavailable():
             raise LabUnavailable(why)
         kernel = kernel or image()
@@ -205,6 +205,7 @@ class Guest:
                 options += [*_IOMMU[:-1], f"{_IOMMU[-1]},caching-mode=on"] if models else _IOMMU
                 append = f"intel_iommu=on iommu=pt {append}"
             options += [*_root(), *(_for_models(memory_mib) if models else _devices(self.directory))]
+            options += extra
             if systemd:
                 # What a first boot does to this machine's files, which are not the guest's, only costs time.
                 append = "lab.systemd systemd.firstboot=no systemd.condition-needs-update=0 systemd.show_status=0 " + append
@@ -367,6 +368,11 @@ class Guest:
             return (self.directory / "console").read_text(errors="replace")
         except FileNotFoundError:
             return ""
+
+    def pull_plug(self) -> None:
+        """It loses its power; what is around it stays until `close`."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """Pull the plug and remove what was made for it. May be called twice."""

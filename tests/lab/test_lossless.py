@@ -1,0 +1,100 @@
+"""The machine loses its power while an NBD client works on a SATA disk that we drive: what was flushed is there afterwards.
+
+The client is libnbd on this machine; its requests go through a card and an AHCI controller that are both ours in the guest. The
+disk's medium is a file behind nbdkit, with a cache that only a flush empties: killed with the guest, it takes along what was
+not flushed. RUSTOSD_CUTS says how often (once; the long run ten times).
+"""
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab import inside_take as inside
+from tests.lab.guest import AHCI, CARDS, Guest
+from tests.lab.packages import LabUnavailable
+from tests.lossless.loads import Nbdkit, load
+
+SECTORS = 8192
+CARD = CARDS["e1000e"]
+HOST, PEER = "10.11.0.2", "10.11.0.1"
+PORT = 5                        # of the controller, its last: the guest has drives of its own on the first ones
+CUTS = int(os.environ.get("RUSTOSD_CUTS", "1"))
+CONFIG = f"""
+interface = []
+disk = []
+[[device]]
+bdf = "{CARD.bdf}"
+name = "lan0"
+address = ["{HOST}/24"]
+[[device]]
+bdf = "{AHCI}"
+[[export]]
+name = "disk"
+disk = "{AHCI}/{PORT}"
+"""
+MIX = {"write": 40, "read": 20, "zero": 8, "trim": 8, "flush": 2}
+"""Without FUA: QEMU's AHCI does not know it in queued writes, such a write is in the disk's cache like any other. With few
+flushes, or the power would often go just when all is flushed."""
+URI = f"nbd://{HOST}/disk"
+
+
+def booted(store: Nbdkit) -> Guest:
+    """A guest with the store as a SATA disk, and our daemon serving it."""
+    store.start()
+    drive = f"if=none,id=cut,format=raw,cache=writeback,file=nbd+unix:///?socket={store.socket}"
+    guest = Guest(extra=["-drive", drive, "-device", f"ide-hd,drive=cut,bus=ahci.{PORT},serial=LAB-CUT"])
+    try:
+        guest.run("modprobe vfio-pci && modprobe e1000e && sysctl -q vm.nr_hugepages=24")
+        guest.netns.run("ip", "addr", "add", f"{PEER}/24", "dev", CARD.name)
+        guest.start(inside.daemon, CONFIG, timeout=900).next(300)
+    except BaseException:
+        guest.close()
+        raise
+    return guest
+
+
+def cut_often(store: Nbdkit, cuts: int) -> None:
+    pause = random.Random(1)
+    forgotten = done = 0
+    with load(SECTORS, mix=MIX) as made:
+        for number in range(cuts + 1):
+            with booted(store) as guest:
+                made.enter(guest.netns)
+                if number:
+                    verified = made.verify(URI, cut=True, patience_s=120)
+                    assert verified.wrong == [], f"cut {number}"
+                    forgotten += verified.forgotten
+                if number < cuts:
+                    made.connect(URI, patience_s=120)
+                    made.begin(seconds=8, slack_s=1)
+                    time.sleep(pause.uniform(2, 7))
+                    store.cut()
+                    guest.pull_plug()
+                    ran = made.ended()          # who is cut off hears nothing: what was under way stays open
+                    assert ran.wrong == [], f"cut {number}"
+                    done += ran.done
+                made.enter(None)                # whoever is in the guest's namespace ends with it
+    assert done > 20 * cuts and forgotten > 0, "nothing was at stake"
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    made = Nbdkit(tmp_path, 64 << 20)
+    yield made
+    made.cut()
+
+
+def test_what_was_flushed_survives_the_loss_of_power(store: Nbdkit) -> None:
+    try:
+        cut_often(store, CUTS)
+    except LabUnavailable as why:
+        pytest.skip(str(why))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_what_was_flushed_survives_ten_losses_of_power(store: Nbdkit) -> None:
+    cut_often(store, 10)
