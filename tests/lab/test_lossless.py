@@ -35,9 +35,8 @@ bdf = "{AHCI}"
 name = "disk"
 disk = "{AHCI}/{PORT}"
 """
-MIX = {"write": 40, "read": 20, "zero": 8, "trim": 8, "flush": 2}
-"""Without FUA: QEMU's AHCI does not know it in queued writes, such a write is in the disk's cache like any other. With few
-flushes, or the power would often go just when all is flushed."""
+WITHOUT = ("fua", "zero_fua")
+"""QEMU's AHCI does not know FUA in queued writes: such a write is in the disk's cache like any other."""
 URI = f"nbd://{HOST}/disk"
 
 
@@ -59,7 +58,7 @@ def booted(store: Nbdkit) -> Guest:
 def cut_often(store: Nbdkit, cuts: int) -> None:
     pause = random.Random(1)
     forgotten = done = 0
-    with load(SECTORS, mix=MIX) as made:
+    with load(SECTORS) as made:
         for number in range(cuts + 1):
             with booted(store) as guest:
                 made.enter(guest.netns)
@@ -69,7 +68,9 @@ def cut_often(store: Nbdkit, cuts: int) -> None:
                     forgotten += verified.forgotten
                 if number < cuts:
                     made.connect(URI, patience_s=120)
-                    made.begin(seconds=8, slack_s=1)
+                    made.run(200, without=WITHOUT)
+                    made.connect(URI)
+                    made.begin_before_cut(number, WITHOUT, seconds=8, slack_s=1)
                     time.sleep(pause.uniform(2, 7))
                     store.cut()
                     guest.pull_plug()

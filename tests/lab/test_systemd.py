@@ -131,7 +131,7 @@ def test_a_reload_takes_what_changed_and_a_wrong_file_fails_it(machine):
 def test_manual_pages_and_completion_are_installed(machine):
     file = "/usr/local/share/bash-completion/completions/rustosctl"
     shown = machine.run(f"man -w rustosctl rustosd && bash -c 'source {file} && complete -p rustosctl'", timeout=300).stdout
-    assert "/usr/local/share/man/man8/rustosd.8" in shown and "complete -o default" in shown
+    assert "/man8/rustosd.8" in shown and "complete -o default" in shown
 
 
 def test_linux_at_the_other_end_reaches_it(machine):

@@ -41,12 +41,9 @@ class Request(NamedTuple):
 class Load:
     """One disk's load. Sizes in sectors of 512 octets."""
 
-    def __init__(self, sectors: int, seed: int, unit: int = 1, mix: dict[str, int] | None = None) -> None:
-        """Uses the disk's first `sectors`; `unit`: requests begin and end at multiples of it, 8 on a disk of 4 KiB sectors.
-
-        `mix`: how often each kind of request is made, in place of MIX.
-        """
-        self.mix = mix or MIX
+    def __init__(self, sectors: int, seed: int, unit: int = 1) -> None:
+        """Uses the disk's first `sectors`; `unit`: requests begin and end at multiples of it, 8 on a disk of 4 KiB sectors."""
+        self.mix = MIX
         self.history = History()
         self.sectors, self.unit = sectors, unit
         self.random = random.Random(seed)
@@ -85,12 +82,13 @@ class Load:
         return {"octets": first.get_size(), "flush": first.can_flush(), "fua": first.can_fua(), "trim": first.can_trim(),
                 "zero": first.can_zero()}
 
-    def run(self, operations: int, depth: int, seconds: float, slack_s: float) -> dict[str, Any]:
-        """That many requests, or until nobody answers any more, or until the time is over.
+    def run(self, operations: int, depth: int, seconds: float, slack_s: float, without: list[str]) -> dict[str, Any]:
+        """That many requests, of all kinds but those `without`, or until nobody answers any more, or until the time is over.
 
         Those under way then have `slack_s` to end; what has not by then is `stuck`, and may have been done or not.
         """
         self.done, self.errors, self.wrong = 0, Counter(), []
+        self.mix = {kind: weight for kind, weight in MIX.items() if kind not in without}
         limit = time.monotonic() + seconds
         begun = 0
         while self.done < operations and time.monotonic() < limit:

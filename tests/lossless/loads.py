@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from tests.support.netns import Netns
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
 PATIENCE_S = 20.0
+DURABLE = ("flush", "fua", "zero_fua")
+"""The kinds of requests that leave less at stake."""
 
 
 @dataclass
@@ -66,14 +68,20 @@ class Load:
         self._send({"do": "connect", "uri": uri, "connections": connections, "patience_s": patience_s})
         return self._answer()
 
-    def run(self, operations: int, depth: int = 16, seconds: float = 60) -> Ran:
-        """Random requests, until that many have ended, nobody answers any more, or the time is over."""
-        self.begin(operations, depth, seconds)
+    def run(self, operations: int, depth: int = 16, seconds: float = 60, without: Sequence[str] = ()) -> Ran:
+        """Random requests of all kinds but those `without`, until that many have ended, nobody answers, or the time is over."""
+        self.begin(operations, depth, seconds, without=without)
         return self.ended()
 
-    def begin(self, operations: int = 1_000_000, depth: int = 16, seconds: float = 60, slack_s: float = 30) -> None:
+    def begin(self, operations: int = 1_000_000, depth: int = 16, seconds: float = 60, slack_s: float = 30,
+              without: Sequence[str] = ()) -> None:
         """As `run`, without waiting for the end. Requests under way when the time is over have `slack_s` to end."""
-        self._send({"do": "run", "operations": operations, "depth": depth, "seconds": seconds, "slack_s": slack_s})
+        self._send({"do": "run", "operations": operations, "depth": depth, "seconds": seconds, "slack_s": slack_s,
+                    "without": list(without)})
+
+    def begin_before_cut(self, number: int, without: Sequence[str] = (), **limits: float) -> None:
+        """As `begin`, before power cut `number`. Before every other one nothing is flushed, so that something is at stake."""
+        self.begin(without=without if number % 2 else [*without, *DURABLE], **limits)
 
     def ended(self) -> Ran:
         """Wait for the end of what `begin` began."""
@@ -98,13 +106,13 @@ class Load:
 
 
 @contextmanager
-def load(sectors: int = 8192, seed: int = 1, unit: int = 1, mix: dict[str, int] | None = None) -> Iterator[Load]:
+def load(sectors: int = 8192, seed: int = 1, unit: int = 1) -> Iterator[Load]:
     """A load on this machine; see `tests.lossless.load.Load`."""
     need_libnbd()
     process = subprocess.Popen([PYTHON, "-m", "tests.lossless.load"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                text=True)
     try:
-        yield Load(process, sectors=sectors, seed=seed, unit=unit, mix=mix)
+        yield Load(process, sectors=sectors, seed=seed, unit=unit)
     finally:
         process.stdin.close()
         process.kill()

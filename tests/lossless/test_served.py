@@ -46,11 +46,11 @@ class Served:
             self._process = None
 
 
-def cut_under_load(served: Served, worker: Load, pause: random.Random) -> tuple[Ran, Verified]:
+def cut_under_load(served: Served, worker: Load, pause: random.Random, number: int) -> tuple[Ran, Verified]:
     """One round, which begins where the last one ended."""
     served.start()
     worker.connect(served.uri, connections=2)
-    worker.begin()
+    worker.begin_before_cut(number)
     time.sleep(pause.uniform(0.1, 0.4))
     served.cut()
     ran = worker.ended()
@@ -65,7 +65,7 @@ def cut_often(served: Served, cuts: int) -> None:
     forgotten = done = 0
     with load(SECTORS) as worker:
         for number in range(cuts):
-            ran, verified = cut_under_load(served, worker, pause)
+            ran, verified = cut_under_load(served, worker, pause, number)
             assert (ran.wrong, verified.wrong, ran.stuck) == ([], [], 0), f"cut {number}"
             forgotten += verified.forgotten
             done += ran.done
@@ -85,4 +85,4 @@ def test_what_was_flushed_survives_a_hundred_power_cuts(tmp_path: Path) -> None:
 def test_a_disk_that_ignores_flushes_is_found_out(tmp_path: Path) -> None:
     served, pause = Served(tmp_path, "--lie"), random.Random(1)
     with load(SECTORS) as worker:
-        assert any(cut_under_load(served, worker, pause)[1].wrong for _ in range(5))
+        assert any(cut_under_load(served, worker, pause, 1)[1].wrong for _ in range(5))
