@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -90,8 +91,12 @@ def test_it_reads_as_traceroute_does(way, family):
     *((family, kind, ()) for family in WRONG for kind in WRONG[family]), *((family, "prohibit", ("-I",)) for family in WRONG)])
 def test_what_routers_refuse_is_named(way, family, kind, method):
     address, sign = WRONG[family][kind]
-    status, out, _ = control(way, "traceroute", address, "-q", "1", *method)
-    assert status == 1
+    for _ in range(5):
+        status, out, _ = control(way, "traceroute", address, "-q", "1", *method)
+        assert status == 1
+        if "*" not in out:
+            break
+        time.sleep(1.1)     # Linux owes itself a second for each such error (net.ipv4.route.error_cost, not to be set here)
     assert re.fullmatch(rf" 2  {re.escape(HOPS[family][1])}  \d+\.\d{{3}} ms {re.escape(sign)}", out.splitlines()[-1])
     assert len(out.splitlines()) == 3
 
