@@ -13,7 +13,7 @@ from rustosd.control.device_operations import DeviceCore
 from rustosd.control.disk_protocol import DiskName
 from rustosd.control.server import OperationFailed
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 _ERRORS: Final = {"errors_device": "device", "errors_link": "link", "errors_bus": "bus", "timeouts": "timeout"}
 _MEASURES: Final = {"recoveries": "restart", "resets": "reset", "slowdowns": "slower_link", "queuing_off": "no_queuing"}

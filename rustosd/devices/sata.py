@@ -22,7 +22,7 @@ _STANDING: Final = "standby"
 _QUIET: Final = frozenset({"tried again"})
 """Events that are no trouble."""
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class SataController:

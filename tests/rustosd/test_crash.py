@@ -183,7 +183,7 @@ def test_the_next_start_tells_of_a_daemon_that_died(netns, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert again.stop() == 0
-    assert left_behind(again) == ([], ["crash", "output", "rustosd.toml"])
+    assert left_behind(again) == ([], ["crash", "output", "run", "rustosd.toml"])     # run was there before: not its own
 
 
 def test_the_parts_of_a_box_do_not_overlap():
