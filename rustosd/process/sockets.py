@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from enum import IntEnum
@@ -52,7 +53,7 @@ class Loop(Protocol):
         """A duplicate of the descriptor that the call is about. Raises OSError (EBADF)."""
 
 
-class GuestSocket:
+class GuestSocket(ABC):
     """One socket, from `socket` to the last close of it."""
 
     kind: int
@@ -88,44 +89,55 @@ class GuestSocket:
 
     def settle(self) -> None:
         """Take note of what has happened to it since."""
+        return
 
     # The calls; each answers, refuses or waits. What they raise as OSError is the caller's errno.
 
+    @abstractmethod
     def bind(self, call: Call, endpoint: Endpoint) -> None:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def connect(self, call: Call, endpoint: Endpoint | None) -> None:
         """`endpoint` None: AF_UNSPEC, be connected no longer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def listen(self, call: Call, backlog: int) -> None:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def accept(self, call: Call, flags: int) -> None:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def send_to(self, call: Call, endpoint: Endpoint, data: bytes, flags: int) -> None:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def receive_from(self, call: Call, octets: int, flags: int) -> None:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def send_message(self, call: Call) -> None:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def receive_message(self, call: Call) -> None:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def send_messages(self, call: Call) -> None:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def receive_messages(self, call: Call) -> None:
-        raise NotImplementedError
+        ...
 
     def held_by_somebody(self, probe: socket.socket) -> bool:
         """Whether a program still has it, as far as can be told; `probe` is a datagram socket to try with."""
         return True
 
+    @abstractmethod
     def close(self) -> None:
         """Nobody holds it any more."""
 
