@@ -21,6 +21,8 @@ CONFIG = """
 socket = "{folder}/control.sock"
 [host]
 journal = "{folder}/journal.jsonl"
+[crash]
+directory = "{folder}/crash"
 [nbd]
 unix = "{folder}/nbd.sock"
 [[disk]]
