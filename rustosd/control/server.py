@@ -41,7 +41,7 @@ REPLY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 600.0
 ROOTS_OWN_CLIENTS = 8
 """So many more may connect when all others' places are taken, if they are root: somebody must get in to look."""
-MAX_UNTAKEN_OCTETS = 16 << 20
+MAX_UNTAKEN_OCTETS = 8 << 20
 """How much may wait for clients that are slow to take it; one answer alone may be larger."""
 _UCRED = struct.Struct("iII")      # unix(7), SO_PEERCRED: pid, uid, gid
 _SO_PEERGROUPS = 59
