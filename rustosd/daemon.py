@@ -6,14 +6,11 @@ start, a crash of a part) takes the same road back, last first.
 
 import asyncio
 import contextlib
-import ipaddress
 import os
-import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +23,7 @@ from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import about, block_metrics, health, metrics
+from rustosd import block_metrics, health, metrics
 from rustosd import log as logging
 from rustosd.capture.captures import Captures
 from rustosd.config import Config, InterfaceConfig, RouteConfig, SocketsConfig, to_toml
@@ -34,17 +31,13 @@ from rustosd.control.groups import groups_of
 from rustosd.control.names import LOOPBACK_INDEX, version
 from rustosd.control.operations import Operations
 from rustosd.control.server import ControlServer
-from rustosd.control.upkeep_protocol import About
 from rustosd.crash import REPORT_LINES, CrashBox
-from rustosd.devices import sata_figures
 from rustosd.devices.kernel import undo as give_back
-from rustosd.devices.manager import DeviceManager, Held
-from rustosd.devices.manager import interfaces as device_interfaces
+from rustosd.devices.manager import DeviceManager
 from rustosd.devices.watch import Watch
-from rustosd.disk_health import DiskState, PortState
 from rustosd.errors import REFUSALS
+from rustosd.facts import Facts
 from rustosd.handoff import Handoff, Limits
-from rustosd.health import Note
 from rustosd.hostnet import HostTap
 from rustosd.journal import DEFAULT_PATH, Journal
 from rustosd.nbd import tls as nbd_tls
@@ -52,7 +45,7 @@ from rustosd.nbd.exports import Exports
 from rustosd.nbd.negotiation import Tls
 from rustosd.nbd.server import Limits as NbdLimits
 from rustosd.nbd.server import NbdServer
-from rustosd.pinger import Answer, Pinger
+from rustosd.pinger import Pinger
 from rustosd.processes import Processes
 from rustosd.pump import Pump
 from rustosd.reconfigure import Reconfigurer, ReloadFailed
@@ -60,9 +53,7 @@ from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
 from rustosd.services.http import HttpService, UnixHttpService
 from rustosd.services.iperf3 import Iperf3Service
-from rustosd.status import document
 from rustosd.status.document import Reporter
-from rustosd.status.recorder import resident_octets
 from rustosd.status.site import site
 from rustosd.storage import Storage
 from rustosd.supervisor import Supervisor
@@ -70,8 +61,6 @@ from rustosd.tracer import Tracer
 
 HOST_CLIENTS = 64
 """Connections at once to the metrics' own port and socket."""
-NBD_PORT = 10809
-"""The one that URIs need not name."""
 GRACE_S = 3.0
 """How long connections may take to end by themselves once the daemon is told to stop."""
 LINK_PATIENCE_S = 30.0
@@ -88,7 +77,7 @@ StartFailed: Final = REFUSALS
 log = structlog.get_logger(__name__)
 
 
-class Daemon:
+class Daemon(Facts):
     """A stack with its devices, services and control socket, as one configuration says: the `Core` of operations."""
 
     devices: DeviceManager
@@ -114,7 +103,7 @@ class Daemon:
         self.retired_services: list[Service] = []   # with connections that were there before they were switched off
         self.stop_asked = asyncio.Event()
         self.stop_at_once = asyncio.Event()
-        self._started_at = time.monotonic()
+        self.started_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
@@ -125,7 +114,7 @@ class Daemon:
         self.processes = Processes()
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.tracer = Tracer(self.stack, self.pump.kick, self.pinger)
-        self.reporter = Reporter(self, version(), time.monotonic, addresses=self._own_addresses, services=self._service_rows,
+        self.reporter = Reporter(self, version(), time.monotonic, addresses=self.own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
@@ -176,7 +165,7 @@ class Daemon:
 
     def _tell_ready(self) -> None:
         up = ", ".join(self._links_up()) or "no interface yet"
-        self.supervisor.tell("READY=1", f"STATUS=serving {' and '.join(self._own_addresses()) or 'no address'} behind {up}")
+        self.supervisor.tell("READY=1", f"STATUS=serving {' and '.join(self.own_addresses()) or 'no address'} behind {up}")
 
     def _links_up(self) -> list[str]:
         return [row["name"] for row in self.stack.interfaces() if row["up"] and row["index"] != LOOPBACK_INDEX]
@@ -418,64 +407,6 @@ class Daemon:
         self.pinger.dispatch()
         self.tracer.dispatch()
 
-    # rustosd.control.operations.Core
-
-    def notes(self) -> list[Note]:
-        return self.reporter.notes()
-
-    def upkeep(self) -> health.Upkeep:
-        return health.Upkeep(self.reconfigurer.failed, [change.key for change in self.reconfigurer.waiting],
-                             [report.name for report in self.crashes.reports()])
-
-    def about(self) -> About:
-        return about.about(version(), time.monotonic() - self._started_at, self.reconfigurer.path, self.supervisor.listens)
-
-    def kick(self) -> None:
-        self.pump.kick()
-
-    def nic_facts(self, name: str) -> Mapping[str, Any]:
-        if (tap := self.taps.get(name)) is not None:
-            return {"kind": "tap", "rx_dropped": tap.nic.statistics()["rx_dropped"]}
-        if (held := device_interfaces(self.devices.held.values()).get(name)) is not None:
-            return {"kind": type(held.driver).__name__.lower(), "rx_dropped": held.driver.statistics()["rx_dropped"]}
-        return {}
-
-    def disk_states(self) -> list[DiskState]:
-        return sata_figures.disk_states(self._sata_controllers())
-
-    def port_states(self) -> list[PortState]:
-        return sata_figures.port_states(self._sata_controllers())
-
-    def _sata_controllers(self) -> list[Any]:
-        return [held.sata for held in self.devices.held.values() if held.sata is not None]
-
-    def nic_details(self, name: str) -> Mapping[str, Any]:
-        if (tap := self.taps.get(name)) is not None:
-            return {"kind": "tap", "statistics": tap.nic.statistics()}
-        held = device_interfaces(self.devices.held.values()).get(name)
-        return {} if held is None else _device_details(held)
-
-    def resident_octets(self) -> int:
-        return resident_octets()
-
-    @property
-    def users(self) -> Mapping[int, Any]:
-        return self.network.connections
-
-    def _device_disks(self) -> Iterator[Any]:
-        for held in self.devices.held.values():
-            yield from held.disks.values()
-
-    def disk_troubles(self) -> list[tuple[str, str, str]]:
-        return list(self.storage.troubles())
-
-    def gone_devices(self) -> list[tuple[str, str]]:
-        return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]
-
-    def services(self) -> Iterable[str]:
-        nbd = self.exports.server.port if self.exports is not None else 0
-        return [f"{service.name}/{service.port}" for service in self.running_services] + ([f"nbd/{nbd}"] if nbd else [])
-
     async def _open_disk(self, name: str, user: str, read_only: bool) -> Disk:
         """An end of a disk that counts in octets, as NBD does. Raises DeviceError when there is none of that name."""
         client = await self.storage.client(name, user, sector_octets=1, read_only=read_only)
@@ -483,22 +414,6 @@ class Daemon:
         if shared is not None and self.exports is not None:
             shared.on_close = self.exports.disk_closes
         return client
-
-    def nbd_uris(self) -> list[str]:
-        if self.exports is None:
-            return []
-        server = self.exports.server
-        hosts = self._own_addresses() if server.port else []
-        port = "" if server.port == NBD_PORT else f":{server.port}"
-        return [f"nbd://{_url(host)}{port}/" for host in hosts] + server.uris()
-
-    async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
-        return await self.pinger.ping(address, identifier, sequence, octets, timeout_s)
-
-    def open_session(self, pid: int) -> socket.socket:
-        if self.handoff is None or not self.config.sockets.enabled:
-            raise OSError(95, "sockets for other processes are switched off: enabled = false under [sockets]")
-        return self.handoff.open_session(pid)
 
     def set_handoff(self, wanted: SocketsConfig) -> None:
         """Sockets for other processes as a configuration has them. What was handed out stays with who has it."""
@@ -511,107 +426,6 @@ class Daemon:
     def _close_handoff(self) -> None:
         if self.handoff is not None:
             self.handoff.close()
-
-    # what the HTTP service shows
-
-    def _service_samples(self) -> Iterable[Any]:
-        for service in (*self.running_services, *self.host_services):
-            yield from service.statistics()
-        if self.handoff is not None:
-            yield from self.handoff.statistics()
-        if self.exports is not None:
-            yield from self.exports.server.statistics()
-        yield from self.watch.samples()
-        yield from sata_figures.samples(self._sata_controllers())
-
-    def _exposition(self) -> tuple[bytes, str]:
-        if not self.config.metrics.enabled:
-            return b"# metrics are switched off: enabled = false under [metrics]\n", metrics.CONTENT_TYPE
-        return metrics.exposition(self.metrics), metrics.CONTENT_TYPE
-
-    def _service_rows(self) -> list[document.Service]:
-        host = next(iter(self._own_addresses()), "this host")
-        url = f"http://{_url(host)}:{self.config.service.http.port}".removesuffix(":80")
-        tries = {"echo": f"nc {host} {{}}", "iperf3": f"iperf3 -c {host} -p {{}}",
-                 "http": f"curl -o /dev/null {url}/bytes/100000000"}
-        return [document.Service(service.name, f"port {service.port}", service.connections(),
-                                 tries[service.name].format(service.port))
-                for service in self.running_services] + self._nbd_row()
-
-    def _nbd_row(self) -> list[document.Service]:
-        if self.exports is None or not (uris := self.nbd_uris()):
-            return []
-        server = self.exports.server
-        return [document.Service("nbd", f"port {server.port}" if server.port else server.places[0], server.connections(),
-                                 f"nbdinfo {uris[0]}")]
-
-    def _own_addresses(self) -> list[str]:
-        """Where we can be reached: configured, taken over, or added since."""
-        hosts = [ipaddress.ip_interface(row["address"]).ip for row in self.stack.addresses()]
-        return [str(host) for host in hosts if not host.is_loopback and not host.is_link_local]
-
-    def interface_names(self) -> list[str]:
-        return [*self.taps, *device_interfaces(self.devices.held.values())]
-
-    def index_of(self, name: str) -> int:
-        """The stack's number for an interface that is there."""
-        return next(row["index"] for row in self.stack.interfaces() if row["name"] == name)
-
-    def announcement(self) -> str:
-        """What to try next, for the person who has just started us."""
-        hosts = self._own_addresses()
-        names = " and ".join(hosts) or "without addresses"
-        behind = [*self.taps, *(f"{name} ({held.bdf}, until now {held.before}'s)" if held.before else f"{name} ({held.bdf})"
-                                for name, held in device_interfaces(self.devices.held.values()).items())]
-        lines = [f"rustosd {version()} is up: {names} behind {', '.join(behind) or 'no interface yet'}"]
-        if hosts:
-            lines += ["Try, in another terminal:", *_suggestions(hosts, self.config)]
-        return "\n".join([*lines, "Ctrl-C stops it."])
-
-
-def _device_details(held: Held) -> dict[str, Any]:
-    """What a NIC's driver knows; every driver tells its statistics, not every one of the rest."""
-    driver = held.driver
-    link, rings = getattr(driver, "link", None), getattr(driver, "rings", None)
-    chip = getattr(driver, "chip", None)
-    return {
-        "kind": type(driver).__name__.lower(), "device": held.bdf, "backend": held.backend,
-        "model": None if chip is None else f"Intel {chip.name}",
-        "speed_mbps": link[0] if link else None, "duplex": ("full" if link[1] else "half") if link else None,
-        "rings": dict(zip(("receive", "transmit"), rings, strict=True)) if rings else {},
-        "interrupts": getattr(driver, "interrupt_kind", None), "moderation_us": getattr(driver, "moderation_us", None),
-        "statistics": driver.statistics(),
-    }
-
-
-def _suggestions(hosts: Sequence[str], config: Config) -> list[str]:
-    service, host = config.service, hosts[0]
-    one_of_each = {":" in each: each for each in reversed(hosts)}
-    commands = [(f"ping {each}", "") for each in reversed(one_of_each.values())]
-    if service.http.enabled:
-        port = "" if service.http.port == 80 else f":{service.http.port}"
-        commands.append((f"curl http://{_url(host)}{port}/metrics", "in a browser: / without /metrics"))
-    if service.iperf3.enabled:
-        port = "" if service.iperf3.port == 5201 else f" -p {service.iperf3.port}"
-        commands.append((f"iperf3 -c {host}{port}", "-R for the other way, -P 4 for four at once"))
-    if config.nbd.enabled and config.nbd.port and config.export:
-        port = "" if config.nbd.port == NBD_PORT else f":{config.nbd.port}"
-        commands.append((f"nbdinfo nbd://{_url(host)}{port}/", "disks: nbdcopy, qemu-img, nbd-client; docs/nbd.md"))
-    commands.append((f"{_rustosctl()} status", "or nic, conn, drops, ping; --help tells"))
-    width = max(len(command) for command, _ in commands)
-    return [f"  {command:<{width}}   {'# ' if note else ''}{note}".rstrip() for command, note in commands]
-
-
-def _rustosctl() -> str:
-    """How to call rustosctl from here: the one beside us, unless the shell finds it anyway."""
-    beside = Path(sys.argv[0]).absolute().with_name("rustosctl")
-    if shutil.which("rustosctl") == str(beside) or not beside.exists():
-        return "rustosctl"
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
-
-
-def _url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 @contextlib.contextmanager
