@@ -42,7 +42,8 @@ SILENT = {
 """What is done prints nothing."""
 SAID = {("crash", "clear"): "1 report removed\n"}
 ELSEWHERE = {
-    "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "report": "test_cli_report.py",
+    "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "wait": "tests/peers", "logs": "tests/peers",
+    "report": "test_cli_report.py",
     "capture": "tests/peers", "traceroute": "tests/peers", "top": "test_cli_top.py", "conn show": "test_cli_network.py",
     "conn close": "test_cli_network.py", "disk exports": "test_cli_disk.py", "disk export": "test_cli_disk.py",
     "disk unexport": "test_cli_disk.py", "config show": "below", "log unset": "below",
