@@ -28,7 +28,7 @@ class Ahead:
         self._priority = os.sched_getparam(0).sched_priority
         self._nice = os.getpriority(os.PRIO_PROCESS, 0)
         self._weight = 0
-        self._pinned = False
+        self._pinned: tuple[int, ...] = ()
 
     def be(self, level: Level, weight: int) -> None:
         """Have this level from now on; `weight` beside all programs' 100, 0 for none of its own."""
@@ -54,7 +54,13 @@ class Ahead:
         wanted = tuple(processors)
         if wanted or self._pinned:
             tasks.set_affinity(0, wanted or self.processors)
-            self._pinned = bool(wanted)
+            self._pinned = wanted
+
+    def let_go(self, *processes: int) -> None:
+        """What the daemon itself has started is where it is: put that on all processors, and leave the others alone."""
+        for pid in processes if self._pinned else ():
+            if os.sched_getaffinity(pid) == set(self._pinned):
+                tasks.set_affinity(pid, self.processors)
 
     def _complain(self, error: OSError) -> None:
         if not self.complaint:

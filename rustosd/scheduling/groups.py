@@ -58,14 +58,14 @@ def find(wanted: str = "auto", *, own: str | None = None, mounts: str | None = N
             return _second_version(here[""])
         except NoGroups as error:
             why = str(error)
-    homes: dict[Controller, Path] = {name: here[name] for name in CONTROLLERS if name in here and os.access(here[name], os.W_OK)}
-    if "cpu" in homes:
+    homes = {name: here[name] for name in CONTROLLERS if name in here}
+    if "cpu" in homes and all(os.access(home, os.W_OK) for home in homes.values()):
         return Place(1, homes)
     raise NoGroups(why)
 
 
 def _here(own: str | None = None, mounts: str | None = None) -> dict[str, Path]:
-    """The groups a process is in, by controller of version 1, and "" for version 2; those that cannot be reached are left out."""
+    """The groups a process is in, by controller of version 1, and "" for version 2; without those that cannot be reached."""
     found = {}
     ours = dict(_own(Path("/proc/self/cgroup").read_text() if own is None else own))
     for name, root, mount in _mounts(Path("/proc/self/mountinfo").read_text() if mounts is None else mounts):
@@ -282,10 +282,10 @@ class Groups:
             return {}
         counts = {key: int(value) for key, value in (line.split() for line in lines)}
         held_up_us = counts["throttled_usec"] if "throttled_usec" in counts else counts.get("throttled_time", 0) // 1000
-        return {"throttled": counts.get("nr_throttled", 0), "throttled_us": held_up_us}
+        return {"periods": counts.get("nr_periods", 0), "throttled": counts.get("nr_throttled", 0), "throttled_us": held_up_us}
 
     def remove(self, name: str, homes: Mapping[Controller, Path]) -> None:
-        """A group whose program has ended; what still lives in it goes where its supervisor came from. Raises OSError (EBUSY)."""
+        """A group whose program has ended; what still lives in it goes to `homes`. Raises OSError (EBUSY)."""
         for controller, root in self._directories():
             directory = root / self._programs / name
             if directory.is_dir():
@@ -301,9 +301,9 @@ def homes_of(pid: int, place: Place) -> dict[Controller, Path]:
 
 
 def remove_all(roots: Iterable[Path], new: Iterable[str] = ()) -> None:
-    """Take away whatever is there of a daemon's groups, alive or dead; who lives in them goes to the group above. Raises OSError.
+    """Take away all that is there of a daemon's groups, of one that lives or has died. Raises OSError.
 
-    `new`: controllers that were switched on for them, in version 2.
+    Who is in them goes to the group above. `new`: controllers that were switched on for them, in version 2.
     """
     for root in roots:
         if not root.is_dir():
@@ -333,131 +333,6 @@ def _undivided(directory: Path) -> Path:
     while not _is_real_root(directory) and (directory / "cgroup.subtree_control").read_text().strip():
         directory = directory.parent
     return directory
-
-
-def freeze(self, name: str, wanted: bool) -> None:
-        """Let a group run no further, or go on; it is so when this returns. Raises OSError."""
-        path = self._of("freezer", name)
-        freeze(path, wanted)
-        limit = time.monotonic() + _SETTLE_S
-        while time.monotonic() < limit and not _is_frozen(path, wanted):
-            time.sleep(_LOOK_S)
-
-    def statistics(self, name: str) -> dict[str, int]:
-        """What the kernel counts for a group: how often its quota held it up, and for how long, in microseconds."""
-        try:
-            lines = (self._of("cpu", name) / "cpu.stat").read_text().splitlines()
-        except OSError:
-            return {}
-        counts = {key: int(value) for key, value in (line.split() for line in lines)}
-        held_up_us = counts["throttled_usec"] if "throttled_usec" in counts else counts.get("throttled_time", 0) // 1000
-        return {"throttled": counts.get("nr_throttled", 0), "throttled_us": held_up_us}
-
-    def remove(self, name: str, homes: Mapping[Controller, Path]) -> None:
-        """A group whose program has ended; what still lives in it goes where its supervisor came from. Raises OSError (EBUSY)."""
-        for controller, root in self._directories():
-            directory = root / self._programs / name
-            if directory.is_dir():
-                _empty(directory, homes.get(controller), _refuge(root))
-                _rmdir(directory)
-
-
-def homes_of(pid: int, place: Place) -> dict[Controller, Path]:
-    """Where a process is now, to go back to. Raises OSError."""
-    here = _here(Path(f"/proc/{pid}/cgroup").read_text())
-    keys: dict[Controller, str] = {name: "" if place.version == 2 else name for name in place.homes}
-    return {name: here[key] for name, key in keys.items() if key in here}
-
-
-def remove_all(roots: Iterable[Path], new: Iterable[str] = ()) -> None:
-    """Take away whatever is there of a daemon's groups, alive or dead; who lives in them goes to the group above. Raises OSError.
-
-    `new`: controllers that were switched on for them, in version 2.
-    """
-    for root in roots:
-        if not root.is_dir():
-            continue
-        daemon = root / _DAEMON
-        for directory in sorted((Path(each) for each, _, _ in os.walk(root)), key=lambda path: -len(path.parts)):
-            if directory not in (root, daemon):
-                _empty(directory, _refuge(root))
-                _rmdir(directory)
-        for name in new:
-            for directory in (root, root.parent):
-                with contextlib.suppress(OSError):      # another's groups need it
-                    _write(directory / "cgroup.subtree_control", f"-{name}")
-        for directory in (daemon, root):
-            if directory.is_dir():
-                _empty(directory, _undivided(root.parent))
-                _rmdir(directory)
-
-
-def _refuge(root: Path) -> Path:
-    """Where those of a group can go that is taken away: beside it or above it, where processes may be."""
-    if (root / _DAEMON).is_dir():
-        return root / _DAEMON
-    above = root.parent
-    while (above / "cgroup.type").exists() and (above / "cgroup.subtree_control").read_text().strip():
-        above = above.parent
-    return above
-
-
-def freeze(self, name: str, wanted: bool) -> None:
-        """Let a group run no further, or go on; it is so when this returns. Raises OSError."""
-        path = self._of("freezer", name)
-        freeze(path, wanted)
-        limit = time.monotonic() + _SETTLE_S
-        while time.monotonic() < limit and not _is_frozen(path, wanted):
-            time.sleep(_LOOK_S)
-
-    def statistics(self, name: str) -> dict[str, int]:
-        """What the kernel counts for a group: how often its quota held it up, and for how long, in microseconds."""
-        try:
-            lines = (self._of("cpu", name) / "cpu.stat").read_text().splitlines()
-        except OSError:
-            return {}
-        counts = {key: int(value) for key, value in (line.split() for line in lines)}
-        held_up_us = counts["throttled_usec"] if "throttled_usec" in counts else counts.get("throttled_time", 0) // 1000
-        return {"throttled": counts.get("nr_throttled", 0), "throttled_us": held_up_us}
-
-    def remove(self, name: str, homes: Mapping[Controller, Path] | None = None) -> None:
-        """A group whose program has ended; what still lives in it goes to where its supervisor is. Raises OSError (EBUSY)."""
-        for controller, root in self._directories():
-            directory = root / self._programs / name
-            if directory.is_dir():
-                _empty(directory, (homes or self.place.homes).get(controller, root.parent))
-                _rmdir(directory)
-
-
-def homes_of(pid: int, place: Place) -> dict[Controller, Path]:
-    """Where a process is now, to go back to."""
-    ours = dict(_own(Path(f"/proc/{pid}/cgroup").read_text()))
-    mounted = dict(_mounts(Path("/proc/self/mountinfo").read_text()))
-    names: dict[Controller, str] = {name: "" if place.version == 2 else name for name in place.homes}
-    return {name: mounted[key] / ours[key].lstrip("/") for name, key in names.items() if key in mounted and key in ours}
-
-
-def remove_all(roots: Iterable[Path], enabled: Iterable[str] = ()) -> None:
-    """Take away whatever is there of a daemon's groups, alive or dead; who lives in them goes to the group above. Raises OSError.
-
-    `enabled`: controllers that were enabled in the group above ours, in version 2.
-    """
-    for root in roots:
-        if not root.is_dir():
-            continue
-        for directory, _, _ in sorted(os.walk(root), key=lambda each: -len(each[0])):
-            if Path(directory) != root / _DAEMON:
-                _empty(Path(directory), root / _DAEMON if (root / _DAEMON).is_dir() else root.parent)
-                if Path(directory) != root:
-                    _rmdir(Path(directory))
-        for name in enabled:
-            for directory in (root, root.parent):
-                with contextlib.suppress(OSError):      # another's groups need it
-                    _write(directory / "cgroup.subtree_control", f"-{name}")
-        if (root / _DAEMON).is_dir():
-            _empty(root / _DAEMON, root.parent)
-            _rmdir(root / _DAEMON)
-        _rmdir(root)
 
 
 def freeze(directory: Path, wanted: bool) -> None:

@@ -7,6 +7,7 @@ programs there are in each. Elsewhere there are nice values, policies and affini
 import asyncio
 import contextlib
 import os
+import select
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ from rustosd.scheduling.settings import (
 from rustosd.scheduling.waits import BUCKETS, Spent
 
 PROGRAMS_MOST: Final = 1024
+_DYING_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -157,6 +159,7 @@ class Scheduler:
             program = Program(supervisor, first, self._complete(wanted), {}, os.getpriority(os.PRIO_PROCESS, first),
                               os.pidfd_open(supervisor))
             try:
+                self.ahead.let_go(supervisor, first)
                 await self._prepare(program)
                 await _aside(self._apply, program, program.settings)
             except BaseException:
@@ -190,6 +193,24 @@ class Scheduler:
             await _aside(self.groups.freeze, program.name, wanted)
             program.suspended = wanted
         return True
+
+    async def let_die(self, supervisor: int, pid: int) -> None:
+        """A process of this program was killed: in a frozen group of version 1 it dies when that thaws."""
+        async with self._turn:
+            program = self.programs.get(supervisor)
+            if program is not None and program.suspended and program.name is not None and self.groups is not None:
+                await _aside(self._thaw_for_one, self.groups, program.name, pid)
+
+    @staticmethod
+    def _thaw_for_one(groups: Groups, name: str, pid: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        with open(pidfd, "rb", buffering=0):
+            groups.freeze(name, False)
+            select.select([pidfd], [], [], _DYING_S)
+            groups.freeze(name, True)
 
     def statistics(self, program: Program) -> dict[str, int]:
         """What the kernel counts for its group."""
@@ -229,8 +250,8 @@ class Scheduler:
     def _check_reserved(self, config: SchedulerConfig) -> None:
         reserved, there = set(config.reserved_processors.numbers), set(self.ahead.processors)
         if not reserved <= there:
-            raise ValueError(f"scheduler.reserved_processors: there is no processor {min(reserved - there)} for the daemon; it has "
-                             f"{_spoken(there)}")
+            raise ValueError(f"scheduler.reserved_processors: the daemon has no processor {min(reserved - there)}, "
+                             f"but {_spoken(there)}")
         if reserved == there:
             raise ValueError("scheduler.reserved_processors: none is left for programs")
 

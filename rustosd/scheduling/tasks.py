@@ -1,4 +1,4 @@
-"""Policies, nice values and affinity, thread by thread: sched(7). What a thread has, the threads and processes it starts have too."""
+"""Policies, nice values and affinity, thread by thread: sched(7). What a thread starts, thread or process, has what it has."""
 
 import contextlib
 import ctypes
@@ -67,7 +67,7 @@ def set_affinity(tid: int, processors: Iterable[int]) -> None:
     try:
         os.sched_setaffinity(tid, processors)
     except PermissionError:
-        raise PermissionError(errno.EPERM, f"the daemon may not choose the processors of process {tid}: {NEEDS_RIGHT}") from None
+        raise PermissionError(errno.EPERM, f"the daemon may not choose processors for process {tid}: {NEEDS_RIGHT}") from None
 
 
 def policy_of(tid: int) -> tuple[str, int]:
