@@ -42,8 +42,9 @@ SILENT = {
 """What is done prints nothing."""
 SAID = {("crash", "clear"): "1 report removed\n"}
 ELSEWHERE = {
-    "nc": "rustosd/client/test_libraries.py", "run": "peers/test_programs.py", "report": "rustosd/test_cli_report.py",
+    "nc": "rustosd/client/test_libraries.py", "report": "rustosd/test_cli_report.py",
     "capture": "peers/test_capture.py", "traceroute": "peers/test_traceroute.py", "top": "rustosd/test_cli_top.py",
+    **dict.fromkeys(("run", "wait", "logs"), "peers/test_programs.py"),
     "config show": "rustosd/test_cli_every.py", "log unset": "rustosd/test_cli_every.py",
     **{f"conn {verb}": "rustosd/test_cli_network.py" for verb in ("show", "close")},
     **{f"disk {verb}": "rustosd/test_cli_disk.py" for verb in ("exports", "read", "write")},
