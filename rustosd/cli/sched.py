@@ -31,7 +31,8 @@ def _microseconds(value: int | None) -> str:
 PROGRAMS = Listing("programs", "program", "programs", (
     Column("PID", "pid", True), Column("PROGRAM", "program"), Column("CLASS", "sched_class"), Column("PRIO", "priority", True),
     Column("CPUS", "processors"), Column("QUOTA", "cpu_quota_percent", True, lambda percent: _percent(percent or None)),
-    Column("RAN", "run_s", True, _seconds), Column("WAITED", "wait_s", True, _seconds), Column("PER TURN", "", True, _mean_wait),
+    Column("RAN", "run_s", True, _seconds), Column("WAITED", "wait_s", True, _seconds),
+    Column("PER TURN", "", True, _mean_wait),
     Column("HELD UP", "throttled_s", True, _seconds), Column("STATE", "suspended", text=lambda so: "suspended" if so else "-"),
 ))
 _CLASS_COLUMNS = (

@@ -18,11 +18,12 @@ from rustosd.log import Logs
 from rustosd.nbd.export import Export
 from rustosd.nbd.server import Client, Served
 from rustosd.pinger import Answer
+from rustosd.policy import Destination, Policies, PolicyConfig
 from rustosd.processes import End
+from rustosd.reconfigure import Outcome, ReloadFailed
 from rustosd.scheduling.scheduler import Program, Scheduler
 from rustosd.scheduling.settings import Settings
 from rustosd.scheduling.waits import BUCKETS, Spent
-from rustosd.reconfigure import Outcome, ReloadFailed
 from tests.rustosd.fake_network import DETAILS, NetworkFakes
 
 VERDICT_HELP = {"delivered": "taken", "ipv4_checksum": "wrong IPv4 header checksum", "no_route": "no route there"}
@@ -262,7 +263,8 @@ class FakeProcesses:
             return 900, {"descriptors": [DESCRIPTOR], "total": 1}
         if op == "show":
             return 900, {"process": {**PROCESS, "pid": 901}, "executable": "/usr/bin/curl", "directory": "/", "session": 1,
-                         "affinity": [0, 1], "policy": "batch", "sched_priority": 0, "peak_rss_octets": 7_340_032, "swap_octets": 0, "context_switches": 12,
+                         "affinity": [0, 1], "policy": "batch", "sched_priority": 0, "peak_rss_octets": 7_340_032,
+                         "swap_octets": 0, "context_switches": 12,
                          "limits": {"Max open files": "1024"}, "calls": {"connect": 1}, "refused": {}}
         return 900, {}
 
@@ -319,6 +321,9 @@ class FakeCore(NetworkFakes):
         self.pump = FakePump()
         self.processes = FakeProcesses()
         self.scheduler = FakeScheduler(config.default().scheduler)
+        self.policies = Policies([PolicyConfig(name="web", users=("0",), connect=(Destination("tcp 10.77.0.0/24 80,443"),),
+                                               bind=())])
+        self.policies.denied["web", "connect"] = 3
         self.running_services = []
         self.kicks = 0
         self.pings = []
@@ -372,7 +377,7 @@ class FakeCore(NetworkFakes):
     def nbd_uris(self):
         return ["nbd://10.77.0.2/", "nbd+unix:///?socket=/run/rustosd/nbd.sock"]
 
-    def open_session(self, pid):
+    def open_session(self, pid, subject):
         ours, theirs = socket.socketpair()
         ours.close()
         return theirs

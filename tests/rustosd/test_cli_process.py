@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).with_name("golden")
-SHOWN = {"ps": ("ps",), "ps-wide": ("ps", "--wide"), "sched-list": ("sched", "list"), "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901")}
+SHOWN = {"ps": ("ps",), "ps-wide": ("ps", "--wide"), "sched-list": ("sched", "list"), "policy": ("policy",),
+         "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901")}
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -27,7 +28,7 @@ def test_done_is_said_by_silence(rustosctl, words):
 
 @pytest.mark.parametrize(("words", "status", "said"), [
     (("kill", "902"), 1, "rustosctl ps"), (("process", "show", "0"), 1, "rustosctl status"),
-    (("sched", "set", "901"), 2, "--class, --priority"), (("sched", "set", "901", "--class", "best"), 2, "realtime, interactive"),
+    (("sched", "set", "901"), 2, "--class, --priority"), (("sched", "set", "901", "--class", "best"), 2, "realtime, "),
     (("sched", "set", "901", "--cpus", "a"), 2, "0-1,3"), (("sched", "set", "901", "--cpu-quota", "lots"), 2, "50% or 1.5"),
     (("sched", "set", "902", "--priority", "1"), 1, "rustosctl ps"), (("suspend", "0"), 1, "service manager"),
     (("sched", "set", "0", "--priority", "1"), 2, "1"), (("run", "--cpus", "x", "--", "true"), 2, "0-1,3"),

@@ -121,7 +121,8 @@ async def test_realtime_is_before_all_others_but_the_daemon(tmp_path, way):
         with program() as (first, hog), program() as (second, other):
             await scheduler.enter(first, hog, Settings(processors=(ONE,)), anything=True)
             assert (scheduler.ahead.level, os.getpriority(os.PRIO_PROCESS, 0)) == ("weighted", -10)
-            await scheduler.enter(second, other, Settings(sched_class="realtime", priority=-9, processors=(ONE,)), anything=True)
+            before_all = Settings(sched_class="realtime", priority=-9, processors=(ONE,))
+            await scheduler.enter(second, other, before_all, anything=True)
             assert os.sched_getscheduler(0) == os.SCHED_RR | os.SCHED_RESET_ON_FORK
             assert os.sched_getparam(0).sched_priority == DAEMON_REALTIME
             assert (os.sched_getscheduler(other), os.sched_getparam(other).sched_priority) == (os.SCHED_RR, 11)
