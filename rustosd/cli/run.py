@@ -19,6 +19,8 @@ def run(
         "--env", "-e", metavar="NAME=VALUE", help="One more variable; NAME alone takes one away. May be repeated.")] = None,
     host_network: Annotated[bool, typer.Option(
         "--host-network", help="Leave it in this network namespace: what the stack does not answer is the host's.")] = False,
+    untraced: Annotated[bool, typer.Option(
+        "--untraced", help="Leave ptrace to it: for strace and debuggers. Its exceptions are not explained then.")] = False,
     counts: Annotated[bool, typer.Option("--counts", help="Say on stderr at the end which socket calls it made.")] = False,
 ) -> int:
     """Run a program on the stack: run -- curl http://10.77.0.1/
@@ -33,7 +35,7 @@ def run(
         link = Link(Settings.socket)
         program = Program(command, _environment(environment or []), directory, user, not host_network,
                           link.ask("addresses")["addresses"])
-        supervisor = Supervisor(link)
+        supervisor = Supervisor(link, not untraced)
         status = supervisor.run(program)
     except LaunchFailed as failed:
         raise shell.Stop(str(failed), failed.status) from None

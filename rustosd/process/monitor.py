@@ -42,6 +42,7 @@ class Monitor:
     def __init__(self) -> None:
         self.traced = False
         self.threads: dict[int, int] = {}       # of what is traced: thread -> its process
+        self.stopped: set[int] = set()          # threads that stand still with their processes
         self.life: Counter[str] = Counter()     # forks, vforks, clones (of processes), threads, execs, exits, signals
         self.started: Counter[int] = Counter()  # by process that lives: how many others it has started
         self.ended: deque[End] = deque(maxlen=ENDED_KEPT)
@@ -95,9 +96,11 @@ class Monitor:
         ptrace.go_on(tid, self.judge(tid, number))
 
     def _stopped(self, tid: int, _number: int) -> None:
+        self.stopped.add(tid)
         ptrace.listen(tid)
 
     def _trapped(self, tid: int, _number: int) -> None:
+        self.stopped.discard(tid)
         if tid in self.threads:
             ptrace.go_on(tid)
         else:
@@ -151,6 +154,7 @@ class Monitor:
 
     def _forget(self, tid: int) -> None:
         self.threads.pop(tid, None)
+        self.stopped.discard(tid)
         self.started.pop(tid, None)
         self._names.pop(tid, None)
 

@@ -4,6 +4,7 @@ Everything here is for x86-64, and for the thread that seized the tracee: the ke
 killed meanwhile is ProcessLookupError or `Ended`, whichever comes first.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -160,6 +161,12 @@ def set_signal_info(tid: int, raw: bytes) -> None:
     _ptrace(_SETSIGINFO, tid, 0, ctypes.addressof(octets))
 
 
+def set_mask(tid: int, mask: bytes) -> None:
+    """Which signals a stopped tracee has blocked. Raises ProcessLookupError."""
+    octets = ctypes.create_string_buffer(mask, _MASK_OCTETS)
+    _ptrace(_SETSIGMASK, tid, _MASK_OCTETS, ctypes.addressof(octets))
+
+
 def syscall_instruction(tid: int) -> int:
     """Where in its memory there is one. Raises OSError."""
     try:
@@ -188,6 +195,7 @@ class Borrowed:
     def __init__(self, tid: int, kind: Kind) -> None:
         self.tid = tid
         self.born: list[int] = []           # threads that calls of ours have made; they stop at their first instruction
+        self.ran = False                    # it has made a call: it stands at the end of one, wherever it stood before
         self._held_back: list[int] = []
         self._finish = kind in IN_A_CALL
         self.instruction = syscall_instruction(tid)
@@ -196,19 +204,18 @@ class Borrowed:
         mask = ctypes.create_string_buffer(_MASK_OCTETS)
         _ptrace(_GETSIGMASK, self.tid, _MASK_OCTETS, ctypes.addressof(mask))
         self._mask = mask.raw
-        self._set_mask(_EVERY_SIGNAL)
+        set_mask(self.tid, _EVERY_SIGNAL)
         if self._finish:
             self._run_to_syscall_stop()
         self.found = registers(self.tid)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, Ended | ProcessLookupError):
-            return
-        set_registers(self.tid, _restarting(self.found))
-        self._set_mask(self._mask)
-        for number in self._held_back:
-            os.kill(self.tid, number)
+    def __exit__(self, *_exc: object) -> None:
+        with contextlib.suppress(ProcessLookupError):       # it was killed
+            set_registers(self.tid, _restarting(self.found))
+            set_mask(self.tid, self._mask)
+            for number in self._held_back:
+                os.kill(self.tid, number)
 
     def call(self, number: int, *arguments: int) -> int:
         """What the call returns. Raises OSError as it fails; Ended."""
@@ -225,6 +232,7 @@ class Borrowed:
         return result
 
     def _run_to_syscall_stop(self) -> None:
+        self.ran = True
         while True:
             _ptrace(_SYSCALL, self.tid)
             kind, number = wait(self.tid)
@@ -234,10 +242,6 @@ class Borrowed:
                 self.born.append(event_message(self.tid))
             elif kind in (Kind.SIGNAL, Kind.STOPPED):       # SIGSTOP cannot be blocked
                 self._held_back.append(number)
-
-    def _set_mask(self, mask: bytes) -> None:
-        octets = ctypes.create_string_buffer(mask, _MASK_OCTETS)
-        _ptrace(_SETSIGMASK, self.tid, _MASK_OCTETS, ctypes.addressof(octets))
 
 
 def wait(tid: int) -> tuple[Kind, int]:
@@ -249,9 +253,9 @@ def wait(tid: int) -> tuple[Kind, int]:
     return kind, number
 
 
-def run_to_syscall_stop(tid: int) -> None:
-    """Let it run until it makes a system call, or ends one. Raises Ended; OSError (EINTR) when something else stops it."""
-    _ptrace(_SYSCALL, tid)
+def run_to_syscall_stop(tid: int, number: int = 0) -> None:
+    """Let it run, with this signal delivered, to a system call. Raises Ended; OSError (EINTR): something else stops it."""
+    _ptrace(_SYSCALL, tid, 0, number)
     kind, number = wait(tid)
     if kind is not Kind.SYSCALL:
         raise OSError(4, f"thread {tid} has stopped otherwise: {kind.value} {number}")
