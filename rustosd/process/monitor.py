@@ -35,7 +35,7 @@ class Monitor:
     Hooks are called in the order in which they were added, before the thread that they are about runs on:
     `on_fork(parent, child, kind)` with kind fork, vfork or clone, for processes, not for threads; `on_exec(pid)` at the first
     instruction of a new program; `on_exit(pid, status)`, with a status of waitpid(2), when a process is gone with all its
-    threads. A hook may use `ptrace.Borrowed` with Kind.EXEC in on_exec, and with the kind of the event on the parent in on_fork.
+    threads. A hook may use `ptrace.Borrowed`, with Kind.EXEC in on_exec, and on the parent with the kind of event in on_fork.
     `judge(tid, number)` says which signal is delivered in place of one that is about to be, 0 for none.
     """
 

@@ -14,7 +14,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from rustosd.process import syscalls as nr
 from rustosd.process.notify import read_memory
 
 WALL: Final = 0x4000_0000           # __WALL: threads and clones, too

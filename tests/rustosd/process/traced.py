@@ -1,19 +1,15 @@
 """A supervisor without sockets: runs a program under a monitor until all of it has ended."""
 
+import contextlib
 import os
-import select
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 from rustosd.process import inventory, ptrace
 from rustosd.process import syscalls as nr
 from rustosd.process.monitor import Monitor
 
-HERE = Path(__file__).parent
 LIMIT_S = 60
 
 
@@ -81,9 +77,7 @@ class Traced:
 
     def end(self) -> None:
         for pid in [*inventory.below(self.pid), self.pid]:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         while self.turn():
             time.sleep(0.001)
