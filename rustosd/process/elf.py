@@ -135,7 +135,8 @@ class Elf:
 
     def _search(self, address: int) -> Row | None:
         """As `row` in a file without an index, as static programs are: entry by entry."""
-        section = next((one for one in self._sections if one[1] in _FRAME_SECTIONS and self._section_name(one) == ".eh_frame"), None)
+        section = next((one for one in self._sections
+                        if one[1] in _FRAME_SECTIONS and self._section_name(one) == ".eh_frame"), None)
         if section is None:
             return None
         encodings: dict[int, int] = {}
