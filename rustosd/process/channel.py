@@ -96,13 +96,13 @@ class Channel:
         meter = self._supervisor.meter
         meter.sample(pids)
         for pid in pids[:ROWS_MOST]:
-            if (row := inventory.describe(pid)) is not None:
+            if (row := self._row(pid)) is not None:
                 rows.append({**row, **_waits(meter.of(pid)), "sockets": len(inventory.socket_inodes(pid) & ours)})
         return {"processes": rows, "total": len(pids)}
 
     def _show(self, pid: int) -> dict[str, Any]:
         self._check(pid)
-        row = inventory.describe(pid)
+        row = self._row(pid)
         if row is None:
             raise OSError(errno.ESRCH, f"process {pid} has ended")
         self._supervisor.meter.sample(inventory.below(os.getpid()))
@@ -111,6 +111,13 @@ class Channel:
         return {"process": row, **inventory.more_about(pid),
                 "calls": {NAMES[number]: count for number, count in self._supervisor.calls.most_common()},
                 "refused": dict(self._supervisor.refused.most_common(64))}
+
+    def _row(self, pid: int) -> dict[str, Any] | None:
+        """As `inventory.describe`, with its state as it would be if we did not trace it."""
+        row = inventory.describe(pid)
+        if row is not None and row["state"] == "traced":
+            row["state"] = "stopped" if pid in self._supervisor.monitor.stopped else "running"
+        return row
 
     def _descriptors(self, pid: int) -> dict[str, Any]:
         self._check(pid)
