@@ -349,8 +349,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("nic-drops-rising", "warning", _nic_drops_rising,
           "Frames come faster than they are taken, or damaged. rustosctl nic show says what the device counts."),
     Check("daemon-waits", "warning", _daemon_waits,
-          "Frames wait with it. See who runs: rustosctl sched show; top. Under [scheduler] give it reserved_processors, or raise "
-          "daemon_weight against programs; against the rest of the machine: CPUWeight= in the unit."),
+          "Frames wait with it. See who runs: rustosctl sched show; top. Under [scheduler] give it reserved_processors, or "
+          "raise daemon_weight against programs; against the rest of the machine: CPUWeight= in the unit."),
     Check("device-refuses", "warning", _device_refuses,
           "The link is slower than what is sent, or down. See: rustosctl nic."),
     Check("service-full", "warning", _services_full,
