@@ -1,0 +1,70 @@
+"""The supervisor of one `[[program]]`, a child of the daemon: `python -m rustosd.process.service`.
+
+What to run comes as JSON on standard input, how it began goes as JSON to standard output; the exit status is the program's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from rustosd.process.launch import LaunchFailed, Program
+from rustosd.process.link import Link
+from rustosd.process.output import NameTaken, Output
+from rustosd.process.supervisor import Supervisor
+
+NAME_TAKEN: Final = 75
+"""EX_TEMPFAIL: a former run has not quite ended."""
+
+
+def main() -> NoReturn:
+    """Run it to its end."""
+    wanted = json.load(sys.stdin)
+    with contextlib.suppress(OSError):      # the service manager's word is for the daemon
+        Path("/proc/self/oom_score_adj").write_text("0")
+    report = os.dup(1)
+    os.set_inheritable(report, False)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+
+    def tell(**facts: Any) -> None:
+        os.write(report, json.dumps(facts).encode() + b"\n")
+        os.close(report)
+
+    try:
+        status = _run(wanted, tell)
+    except NameTaken as taken:
+        tell(error=str(taken))
+        status = NAME_TAKEN
+    except LaunchFailed as failed:
+        tell(error=str(failed))
+        status = failed.status
+    except OSError as failed:
+        tell(error=failed.strerror or str(failed))
+        status = 1
+    sys.exit(status)
+
+
+def _run(wanted: dict[str, Any], tell: Any) -> int:
+    output = Output(wanted["name"])
+    link = Link(wanted["socket"])
+    supervisor = Supervisor(link, wanted["name"], output, wanted["stop_s"])
+    supervisor.dies_with_daemon = True
+    program = Program(wanted["command"], wanted["environment"], wanted["directory"], wanted["user"] or None,
+                      not wanted["host_network"], link.ask("addresses")["addresses"], wanted["policy"])
+    try:
+        return supervisor.run(program, lambda pid: tell(pid=pid))
+    except LaunchFailed:
+        output.discard()
+        raise
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # the daemon says when it ends
+    main()
