@@ -6,6 +6,7 @@ What to run comes as JSON on standard input, how it began goes as JSON to standa
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from rustosd.process.supervisor import Supervisor
 
 NAME_TAKEN: Final = 75
 """EX_TEMPFAIL: a former run has not quite ended."""
+_NOT_FOUND: Final = 127
 
 
 def main() -> NoReturn:
@@ -43,12 +45,19 @@ def main() -> NoReturn:
         tell(error=str(taken))
         status = NAME_TAKEN
     except LaunchFailed as failed:
-        tell(error=str(failed))
+        tell(error=f"{failed}{_hint(failed.status != _NOT_FOUND)}")
         status = failed.status
     except OSError as failed:
-        tell(error=failed.strerror or str(failed))
+        tell(error=f"{failed.strerror or failed}{_hint(failed.errno in (errno.EPERM, errno.EACCES))}")
         status = 1
     sys.exit(status)
+
+
+def _hint(refused: bool) -> str:
+    """What may help under a service manager that gives the daemon few rights."""
+    if not refused or "INVOCATION_ID" not in os.environ:
+        return ""
+    return "; under systemd programs need the drop-in systemd/programs.conf, see docs/programs.md"
 
 
 def _run(wanted: dict[str, Any], tell: Any) -> int:

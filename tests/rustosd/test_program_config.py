@@ -10,10 +10,12 @@ ONE = "[[program]]\nname = 'a'\ncommand = ['true']\n"
 
 @pytest.mark.parametrize(("text", "why"), [
     ("[[program]]\nname = 'a'\n", r"x:1: .*lacks command"), ("[[program]]\nname = 'a'\ncommand = []\n", r"x:3: .*length >= 1"),
-    ("[[program]]\nname = 'a'\ncommand = ['']\n", r"x:3: .*is empty"), ("[[program]]\nname = '12'\ncommand = ['x']\n", r"x:2: "),
+    ("[[program]]\nname = 'a'\ncommand = ['']\n", r"x:3: .*is empty"),
+    ("[[program]]\nname = '12'\ncommand = ['x']\n", r"x:2: "),
     ("[[program]]\nname = '../x'\ncommand = ['x']\n", r"x:2: "),
     (ONE + ONE, r"x:5: .*another program already"),
-    (ONE + "after = ['b']\n", r"x:4: .*no program b; there is rustos0"), (ONE + "after = ['a']\n", r"x:4: .*waits for itself"),
+    (ONE + "after = ['b']\n", r"x:4: .*no program b; there is rustos0"),
+    (ONE + "after = ['a']\n", r"x:4: .*waits for itself"),
     (ONE + "after = ['b']\n[[program]]\nname = 'b'\ncommand = ['x']\nafter = ['a']\n", r"x:4: .*waits for itself"),
     (ONE + "policy = 'p'\n", r"x:4: .*there is no policy p; there is none"),
     (ONE + "restart = 'maybe'\n", r"x:4: .*one of no, on"),
