@@ -19,6 +19,7 @@ from rustosd.control.policy_operations import PolicyOperations
 from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.program_operations import ProgramOperations
 from rustosd.control.sata_operations import SataOperations
+from rustosd.control.sched_operations import SchedOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
@@ -45,6 +46,8 @@ class Core(UpkeepCore, Protocol):
     pump: Any
     """`rustosd.pump.Pump` or its like."""
     processes: Processes
+    scheduler: Any
+    """`rustosd.scheduling.scheduler.Scheduler` or its like."""
     policies: Policies
     programs: Any
     """`rustosd.programs.Programs` or its like."""
@@ -81,7 +84,7 @@ class Core(UpkeepCore, Protocol):
 
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
-                 TraceOperations, NetworkOperations, ProcessOperations, PolicyOperations, ProgramOperations,
+                 TraceOperations, NetworkOperations, ProcessOperations, SchedOperations, PolicyOperations, ProgramOperations,
                  UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 

@@ -39,6 +39,7 @@ SILENT = {
     ("neigh", "del", "10.77.0.1", "dev", "rustos0"), ("log", "set", "all", "debug"),
     ("program", "start", "web"), ("program", "stop", "web"), ("program", "restart", "web"),
     ("kill", "901"), ("suspend", "901"), ("resume", "901"), ("nice", "901", "5"),
+    ("sched", "set", "901", "--class", "interactive", "--priority", "3", "--cpus", "0", "--cpu-quota", "50%"),
 }
 """What is done prints nothing."""
 SAID = {("crash", "clear"): "1 report removed\n"}
