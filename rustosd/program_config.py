@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from rustosd.values import FilePath
+from rustosd.scheduling.settings import ClassName, Priority
+from rustosd.values import CpuQuota, FilePath, Processors
 
 PROGRAMS_MOST = 256
 STOP_MOST_S = 60
@@ -33,6 +34,10 @@ class ProgramConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     stop_s: Annotated[float, msgspec.Meta(ge=0, le=STOP_MOST_S)] = 10.0
     host_network: bool = False
     policy: str = ""
+    sched_class: ClassName | None = None
+    priority: Priority | None = None
+    processors: Processors | None = None
+    cpu_quota: CpuQuota | None = None
 
 
 def mistakes(programs: Sequence[ProgramConfig], interfaces: Collection[str], unnamed: bool,

@@ -328,7 +328,8 @@ def _spawn(wanted: ProgramConfig, socket: str) -> subprocess.Popen:
     try:
         environment = _environment(wanted)
         what = {"environment": environment, "socket": socket} | {key: getattr(wanted, key) for key in (
-            "name", "command", "directory", "user", "host_network", "policy", "stop_s")}
+            "name", "command", "directory", "user", "host_network", "policy", "stop_s", "sched_class", "priority", "processors",
+            "cpu_quota")}
         spec = os.memfd_create("program")       # a pipe could be full, and is read when the child is there
         try:
             os.write(spec, json.dumps(what).encode())

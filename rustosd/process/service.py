@@ -14,10 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from rustosd.control.sched_protocol import SchedChange
+from rustosd.process.entry import enter
 from rustosd.process.launch import LaunchFailed, Program
 from rustosd.process.link import Link
 from rustosd.process.output import NameTaken, Output
 from rustosd.process.supervisor import Supervisor
+from rustosd.values import CpuQuota, Processors
 
 NAME_TAKEN: Final = 75
 """EX_TEMPFAIL: a former run has not quite ended."""
@@ -65,6 +68,10 @@ def _run(wanted: dict[str, Any], tell: Any) -> int:
     link = Link(wanted["socket"])
     supervisor = Supervisor(link, wanted["name"], output, wanted["stop_s"])
     supervisor.dies_with_daemon = True
+    supervisor.before_exec = enter(link.path, SchedChange(
+        pid=1, sched_class=wanted["sched_class"], priority=wanted["priority"],
+        processors=None if wanted["processors"] is None else Processors(wanted["processors"]),
+        cpu_quota=None if wanted["cpu_quota"] is None else CpuQuota(wanted["cpu_quota"])))
     program = Program(wanted["command"], wanted["environment"], wanted["directory"], wanted["user"] or None,
                       not wanted["host_network"], link.ask("addresses")["addresses"], wanted["policy"])
     try:

@@ -51,6 +51,11 @@ name = "once"
 command = ["sh", "-c", "echo $HOME $X; pwd"]
 directory = "/usr"
 environment = {{ X = "7" }}
+sched_class = "batch"
+[[program]]
+name = "slow"
+command = ["sleep", "4003"]
+sched_class = "idle"
 """
 
 
@@ -92,10 +97,12 @@ def test_they_start_in_order_are_shown_everywhere_and_stop_in_reverse(peer: Peer
     wait_state(peer, "late", "running")
     seen = rows(peer)
     assert {name: row["state"] for name, row in seen.items()} == {
-        "late": "running", "web": "running", "failing": "off", "missing": "failed", "never": "waiting", "once": "ended"}
+        "late": "running", "web": "running", "failing": "off", "missing": "failed", "never": "waiting", "once": "ended",
+        "slow": "running"}
     assert (seen["web"]["user"], seen["web"]["policy"], seen["once"]["status"]) == ("nobody", "high", 0)
     assert seen["missing"]["status"] == 127 and "No such file" in seen["missing"]["detail"]
     assert seen["never"]["detail"] == "program missing is failed"
+    assert os.sched_getscheduler(seen["slow"]["pid"]) == os.SCHED_IDLE
     order = [name for event, name in events(peer) if event == "program_started"]
     assert order.index("web") < order.index("late")
     assert peer.netns.run("curl", "-sSo", "/dev/null", f"http://{V4}:8080/").returncode == 0
