@@ -98,6 +98,8 @@ class Upkeep(NamedTuple):
     """Keys of the file that only a restart brings."""
     crashes: Sequence[str] = ()
     """Reports of daemons that died, the newest first."""
+    programs: Sequence[tuple[str, str, str]] = ()
+    """Programs in trouble: name, the check's code, and what is wrong."""
 
 
 class Temperature(NamedTuple):
@@ -189,6 +191,14 @@ def _disk(code: str) -> Callable[[Facts], Iterator[Finding]]:
         for name, found, what in facts.disks:
             if found == code:
                 yield Finding(name, f"Disk {name} {what}.")
+    return find
+
+
+def _program(code: str) -> Callable[[Facts], Iterator[Finding]]:
+    def find(facts: Facts) -> Iterator[Finding]:
+        for name, found, what in facts.upkeep.programs:
+            if found == code:
+                yield Finding(name, f"Program {name} {what}.")
     return find
 
 
@@ -319,6 +329,10 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("disk-flush-lost", "error", _disk("disk-flush-lost"),
           "What was written since the last flush that succeeded may be lost. Look at what is below the file (dmesg, df), then "
           "restart the daemon and have its users check their data."),
+    Check("program-failed", "error", _program("program-failed"),
+          "See what it said: rustosctl logs NAME. When it is mended: rustosctl program start NAME."),
+    Check("program-waits", "warning", _program("program-waits"),
+          "See: rustosctl program. Change after = ... of the [[program]] if it need not wait for that."),
     Check("address-duplicate", "error", _address_duplicate, "Give one of the two hosts another address: rustosctl addr."),
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),
