@@ -7,6 +7,7 @@ import pytest
 
 GOLDEN = Path(__file__).with_name("golden")
 SHOWN = {"ps": ("ps",), "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901"),
+         "faults-list": ("faults", "list"), "faults-show": ("faults", "show", "1"),
          "policy": ("policy",)}
 
 
