@@ -482,6 +482,7 @@ class Supervisor:
                     os.kill(pid, number)
             while inventory.below(os.getpid()) and time.monotonic() < limit:
                 self._reap()
+                self.monitor.tidy()
                 if self._more():
                     self._take_calls(select.EPOLLIN)
                 time.sleep(0.005)
