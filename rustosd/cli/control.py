@@ -20,6 +20,7 @@ from rustosd.cli import (
     process,
     report,
     sata,
+    sched,
     shell,
     tables,
     top,
@@ -344,6 +345,7 @@ app.command("wait")(wait_command)
 app.command("logs")(logs_command)
 app.add_typer(process.app, name="process")
 app.add_typer(faults.app, name="faults")
+app.add_typer(sched.app, name="sched")
 for command in (process.ps, process.policy, process.kill, process.suspend, process.resume, process.nice):
     app.command(command.__name__)(command)
 

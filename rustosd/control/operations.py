@@ -19,6 +19,7 @@ from rustosd.control.network_operations import NetworkOperations
 from rustosd.control.policy_operations import PolicyOperations
 from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.sata_operations import SataOperations
+from rustosd.control.sched_operations import SchedOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
@@ -47,6 +48,8 @@ class Core(UpkeepCore, Protocol):
     processes: Processes
     faults: Any
     """`rustosd.faults.Faults`."""
+    scheduler: Any
+    """`rustosd.scheduling.scheduler.Scheduler` or its like."""
     policies: Policies
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
@@ -81,7 +84,8 @@ class Core(UpkeepCore, Protocol):
 
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
-                 TraceOperations, NetworkOperations, ProcessOperations, FaultOperations, PolicyOperations, UpkeepOperations):
+                 TraceOperations, NetworkOperations, ProcessOperations, FaultOperations, SchedOperations, PolicyOperations,
+                 UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
