@@ -147,10 +147,12 @@ def test_job_control_on_a_terminal():
     says(b"Stopped")
     write(b"jobs; echo list''ed\n")
     says(b"listed")
-    write(b"fg; echo status=$?\n")
+    write(b"fg\n")
     job = next(pid for pid, name in traced.monitor._names.items() if name == "sleep")
     traced.until(lambda: os.tcgetpgrp(master) == os.getpgid(job) and job not in traced.monitor.stopped)
     write(b"\x03")
+    traced.until(lambda: job not in traced.monitor.threads)
+    write(b"echo stat''us=$?\n")
     says(b"status=130")
     write(b"exit 3\n")
     assert traced.run() == 3
