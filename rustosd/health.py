@@ -95,7 +95,9 @@ class Upkeep(NamedTuple):
     """Keys of the file that only a restart brings."""
     crashes: Sequence[str] = ()
     """Reports of daemons that died, the newest first."""
-    programs: Sequence[tuple[str, int]] = ()
+    programs: Sequence[tuple[str, str, str]] = ()
+    """Programs in trouble: name, the check's code, and what is wrong."""
+    crashing: Sequence[tuple[str, int]] = ()
     """Programs that exceptions end again and again, and how often lately."""
 
 
@@ -191,6 +193,14 @@ def _disk(code: str) -> Callable[[Facts], Iterator[Finding]]:
     return find
 
 
+def _program(code: str) -> Callable[[Facts], Iterator[Finding]]:
+    def find(facts: Facts) -> Iterator[Finding]:
+        for name, found, what in facts.upkeep.programs:
+            if found == code:
+                yield Finding(name, f"Program {name} {what}.")
+    return find
+
+
 def _address_duplicate(facts: Facts) -> Iterator[Finding]:
     for row in facts.addresses:
         if row["state"] == "duplicate":
@@ -269,7 +279,7 @@ def _crash_reports(facts: Facts) -> Iterator[Finding]:
 
 
 def _programs_crash(facts: Facts) -> Iterator[Finding]:
-    for program, count in facts.upkeep.programs:
+    for program, count in facts.upkeep.crashing:
         yield Finding(program, f"Exceptions have ended {program} {count} times within ten minutes.")
 
 
@@ -317,6 +327,10 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("disk-flush-lost", "error", _disk("disk-flush-lost"),
           "What was written since the last flush that succeeded may be lost. Look at what is below the file (dmesg, df), then "
           "restart the daemon and have its users check their data."),
+    Check("program-failed", "error", _program("program-failed"),
+          "See what it said: rustosctl logs NAME. When it is mended: rustosctl program start NAME."),
+    Check("program-waits", "warning", _program("program-waits"),
+          "See: rustosctl program. Change after = ... of the [[program]] if it need not wait for that."),
     Check("address-duplicate", "error", _address_duplicate, "Give one of the two hosts another address: rustosctl addr."),
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),

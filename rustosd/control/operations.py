@@ -18,6 +18,7 @@ from rustosd.control.nbd_operations import NbdOperations
 from rustosd.control.network_operations import NetworkOperations
 from rustosd.control.policy_operations import PolicyOperations
 from rustosd.control.process_operations import ProcessOperations
+from rustosd.control.program_operations import ProgramOperations
 from rustosd.control.sata_operations import SataOperations
 from rustosd.control.sched_operations import SchedOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
@@ -51,6 +52,8 @@ class Core(UpkeepCore, Protocol):
     scheduler: Any
     """`rustosd.scheduling.scheduler.Scheduler` or its like."""
     policies: Policies
+    programs: Any
+    """`rustosd.programs.Programs` or its like."""
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
@@ -85,7 +88,7 @@ class Core(UpkeepCore, Protocol):
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
                  TraceOperations, NetworkOperations, ProcessOperations, FaultOperations, SchedOperations, PolicyOperations,
-                 UpkeepOperations):
+                 ProgramOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
@@ -108,7 +111,9 @@ class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperation
             rx_frames=sum(row["rx_frames"] for row in interfaces),
             tx_frames=sum(row["tx_frames"] for row in interfaces),
             dropped_frames=sum(drop.frames for drop in self.drops_list(p.Nothing())),
-            services=list(self.core.services()), health=self.health_list(p.Nothing()),
+            services=list(self.core.services()),
+            programs=[f"{row['name']} {row['state']}" for row in self.core.programs.rows()],
+            health=self.health_list(p.Nothing()),
         )
 
     def nic_list(self, _: p.Nothing) -> list[p.Nic]:
