@@ -30,6 +30,8 @@ def run(
         "--env", "-e", metavar="NAME=VALUE", help="One more variable; NAME alone takes one away. May be repeated.")] = None,
     host_network: Annotated[bool, typer.Option(
         "--host-network", help="Leave it in this network namespace: what the stack does not answer is the host's.")] = False,
+    untraced: Annotated[bool, typer.Option(
+        "--untraced", help="Leave ptrace to it: for strace and debuggers. Its exceptions are not explained then.")] = False,
     policy: Annotated[str, typer.Option(
         "--policy", "-p", metavar="NAME", help="Put it under this [[policy]] besides the user's own.",
         show_default=False)] = "",
@@ -59,7 +61,7 @@ def run(
         nonlocal supervisor
         try:
             link = Link(Settings.socket)
-            supervisor = Supervisor(link, name or "", output)
+            supervisor = Supervisor(link, name or "", output, traced=not untraced)
             return supervisor.run(Program(command, variables, directory, user, not host_network,
                                           link.ask("addresses")["addresses"], policy), executed)
         except OSError as error:

@@ -64,6 +64,14 @@ def more_about(pid: int) -> dict[str, Any]:
     }
 
 
+def maps(pid: int) -> str:
+    """What is mapped where (/proc/PID/maps); empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def may_bind_ports_of_root(thread: int) -> bool:
     """Whether it has CAP_NET_BIND_SERVICE (capabilities(7)). Raises OSError when it has ended."""
     for line in Path(f"/proc/{thread}/status").read_text().splitlines():
