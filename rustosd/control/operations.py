@@ -19,6 +19,7 @@ from rustosd.control.policy_operations import PolicyOperations
 from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.sata_operations import SataOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
+from rustosd.control.swap_operations import SwapOperations
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
 from rustosd.pinger import Answer
@@ -45,6 +46,10 @@ class Core(UpkeepCore, Protocol):
     """`rustosd.pump.Pump` or its like."""
     processes: Processes
     policies: Policies
+    swap_places: Any
+    """`rustosd.swap.places.Places`: where programs' swap is kept."""
+    swap_watch: Any
+    """`rustosd.swap.watch.SwapWatch`: what is known of it."""
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
@@ -78,7 +83,8 @@ class Core(UpkeepCore, Protocol):
 
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
-                 TraceOperations, NetworkOperations, ProcessOperations, PolicyOperations, UpkeepOperations):
+                 TraceOperations, NetworkOperations, ProcessOperations, PolicyOperations, SwapOperations,
+                 UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
