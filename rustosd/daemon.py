@@ -24,7 +24,7 @@ from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import block_metrics, health, metrics
+from rustosd import block_metrics, health, metrics, sched_metrics
 from rustosd import log as logging
 from rustosd.capture.captures import Captures
 from rustosd.config import Config, InterfaceConfig, RouteConfig, SocketsConfig, to_toml
@@ -51,6 +51,7 @@ from rustosd.policy import Policies
 from rustosd.processes import Processes
 from rustosd.pump import Pump
 from rustosd.reconfigure import Reconfigurer, ReloadFailed
+from rustosd.scheduling.scheduler import Scheduler
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
 from rustosd.services.http import HttpService, UnixHttpService
@@ -74,6 +75,8 @@ LINK_LOOK_S = 0.1
 UPKEEP_S = 1.0
 FIGURES_EVERY = 10
 """Rounds of upkeep between two notes of the figures, for a report should the daemon die."""
+GATHER_EVERY: Final = 5
+"""And between two questions to all programs what they have spent."""
 
 StartFailed: Final = REFUSALS
 """What keeps a daemon from starting; each carries one line for the operator."""
@@ -116,6 +119,7 @@ class Daemon(Facts):
         self.exports: Exports | None = None
         self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
         self.processes = Processes()
+        self.scheduler = Scheduler(config.scheduler)
         self.policies = Policies()
         self.swap_places = Places(lambda: self.config.swap, self.swap_export)
         self.swap_watch = SwapWatch(self.processes)
@@ -125,7 +129,8 @@ class Daemon(Facts):
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
-            notes=lambda: health.by_severity(self.reporter.notes()), disks=self._storage_metrics))
+            notes=lambda: health.by_severity(self.reporter.notes()), disks=self._storage_metrics,
+            scheduling=lambda: sched_metrics.collect(self.scheduler)))
         self.crashes = CrashBox(Path(config.crash.directory), config.crash.keep, version(), to_toml(config, secrets=False))
         self.reconfigurer = Reconfigurer(self, path)
         self._background: set[asyncio.Task] = set()
@@ -179,6 +184,8 @@ class Daemon(Facts):
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         self.journal = undo.enter_context(_journal(Path(self.config.host.journal)))
+        self.scheduler.open(self.journal)
+        undo.push_async_callback(self.scheduler.close)
         undo.callback(self.pump.close)
         for interface in self.config.interface:
             self.start_tap(interface, undo)
@@ -387,6 +394,8 @@ class Daemon(Facts):
             self.logs.tell_repeated()
             if self._rounds % FIGURES_EVERY == 0:
                 self.crashes.figures(self.figures())
+            if self._rounds % GATHER_EVERY == 0:
+                self._in_background(self.scheduler.gather(self.processes))
             self._rounds += 1
 
         round_()

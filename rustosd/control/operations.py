@@ -18,6 +18,7 @@ from rustosd.control.network_operations import NetworkOperations
 from rustosd.control.policy_operations import PolicyOperations
 from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.sata_operations import SataOperations
+from rustosd.control.sched_operations import SchedOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.control.swap_operations import SwapOperations
 from rustosd.control.trace_operations import TraceOperations
@@ -45,6 +46,8 @@ class Core(UpkeepCore, Protocol):
     pump: Any
     """`rustosd.pump.Pump` or its like."""
     processes: Processes
+    scheduler: Any
+    """`rustosd.scheduling.scheduler.Scheduler` or its like."""
     policies: Policies
     swap_places: Any
     """`rustosd.swap.places.Places`: where programs' swap is kept."""
@@ -83,7 +86,7 @@ class Core(UpkeepCore, Protocol):
 
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
-                 TraceOperations, NetworkOperations, ProcessOperations, PolicyOperations, SwapOperations,
+                 TraceOperations, NetworkOperations, ProcessOperations, SchedOperations, PolicyOperations, SwapOperations,
                  UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
