@@ -67,6 +67,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "sockets.buffer_octets": _later("sockets", "for sockets handed out from now on"),
     "scheduler": _now("scheduler"), "scheduler.cgroup": _restart("groups are made in one place"),
     "policy[+]": _now("policies"), "policy[-]": _now("policies"), "policy": _now("policies"),
+    "program[+]": _now("programs"), "program[-]": _now("programs"), "program": _now("programs"),
     "metrics.listen": _now("metrics"), "metrics.socket": _now("metrics"), "metrics.enabled": _now("pages"),
     "status.connections": _now("pages"),
     "disk[+]": _restart("disks are opened at the start"), "disk[-]": _restart("its clients would lose it"),
@@ -204,5 +205,5 @@ def spoken(path: Path, value: Any) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(str(each) for each in value) or "-"
     if isinstance(value, dict):
-        return ", ".join(f"{key} = {each}" for key, each in value.items()) or "-"
+        return ", ".join(f"{key} = {HIDDEN if is_secret(str(key)) else each}" for key, each in value.items()) or "-"
     return str(value) if value != "" else "-"

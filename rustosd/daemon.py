@@ -49,6 +49,7 @@ from rustosd.nbd.server import NbdServer
 from rustosd.pinger import Pinger
 from rustosd.policy import Policies
 from rustosd.processes import Processes
+from rustosd.programs import Programs
 from rustosd.pump import Pump
 from rustosd.reconfigure import Reconfigurer, ReloadFailed
 from rustosd.scheduling.scheduler import Scheduler
@@ -121,6 +122,7 @@ class Daemon(Facts):
         self.processes = Processes()
         self.scheduler = Scheduler(config.scheduler)
         self.policies = Policies()
+        self.programs = Programs(config.control.socket, self._interfaces)
         self.swap_places = Places(lambda: self.config.swap, self.swap_export)
         self.swap_watch = SwapWatch(self.processes)
         self.pinger = Pinger(self.stack, self.pump.kick)
@@ -180,7 +182,10 @@ class Daemon(Facts):
         self.supervisor.tell("READY=1", f"STATUS=serving {' and '.join(self.own_addresses()) or 'no address'} behind {up}")
 
     def _links_up(self) -> list[str]:
-        return [row["name"] for row in self.stack.interfaces() if row["up"] and row["index"] != LOOPBACK_INDEX]
+        return [row["name"] for row in self._interfaces() if row["up"]]
+
+    def _interfaces(self) -> list[Any]:
+        return [row for row in self.stack.interfaces() if row["index"] != LOOPBACK_INDEX]
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         self.journal = undo.enter_context(_journal(Path(self.config.host.journal)))
@@ -226,6 +231,8 @@ class Daemon(Facts):
         for service in self.make_host_services(self.config):
             await self.start_on_kernel(service, self.config)
             self.host_services.append(service)
+        undo.push_async_callback(self._stop_programs)
+        self.programs.start(self.config.program)
         self.reporter.recorder.start(self._loop)
         undo.callback(self.reporter.recorder.stop)
         self._upkeep(undo)
@@ -332,6 +339,16 @@ class Daemon(Facts):
         out_of.remove(service)
         service.retire()
         self.retired_services = [each for each in (*self.retired_services, service) if each.connections()]
+
+    async def _stop_programs(self) -> None:
+        """Before what they use. A second signal ends those at once that take their time."""
+        stops = asyncio.ensure_future(self.programs.close())
+        impatience = asyncio.ensure_future(self.stop_at_once.wait())
+        await asyncio.wait((stops, impatience), return_when=asyncio.FIRST_COMPLETED)
+        impatience.cancel()
+        if not stops.done():
+            self.programs.kill()
+            await stops
 
     async def _stop_services(self) -> None:
         """All at the same time, and at once when a second signal comes."""

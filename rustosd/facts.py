@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rustosd.nbd.exports import Exports
     from rustosd.pinger import Pinger
     from rustosd.policy import Subject
+    from rustosd.programs import Programs
     from rustosd.pump import Pump
     from rustosd.reconfigure import Reconfigurer
     from rustosd.services.base import Service
@@ -59,6 +60,7 @@ class Facts:
     watch: Watch
     storage: Storage
     handoff: Handoff | None
+    programs: Programs
     exports: Exports | None
     swap_watch: SwapWatch
     taps: dict[str, HostTap]
@@ -78,7 +80,7 @@ class Facts:
 
     def upkeep(self) -> health.Upkeep:
         return health.Upkeep(self.reconfigurer.failed, [change.key for change in self.reconfigurer.waiting],
-                             [report.name for report in self.crashes.reports()])
+                             [report.name for report in self.crashes.reports()], self.programs.troubles())
 
     def about(self) -> About:
         return about.about(version(), time.monotonic() - self.started_at, self.reconfigurer.path, self.supervisor.listens)
@@ -167,6 +169,7 @@ class Facts:
             yield from self.handoff.statistics()
         if self.exports is not None:
             yield from self.exports.server.statistics()
+        yield from self.programs.samples()
         yield from self.watch.samples()
         yield from sata_figures.samples(self._sata_controllers())
 

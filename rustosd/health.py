@@ -95,6 +95,8 @@ class Upkeep(NamedTuple):
     """Keys of the file that only a restart brings."""
     crashes: Sequence[str] = ()
     """Reports of daemons that died, the newest first."""
+    programs: Sequence[tuple[str, str, str]] = ()
+    """Programs in trouble: name, the check's code, and what is wrong."""
 
 
 class Temperature(NamedTuple):
@@ -196,6 +198,14 @@ def _swap(code: str) -> Callable[[Facts], Iterator[Finding]]:
         for program, found, what in facts.swap:
             if found == code:
                 yield Finding(program, f"The swap of {program}: {what}.")
+    return find
+
+
+def _program(code: str) -> Callable[[Facts], Iterator[Finding]]:
+    def find(facts: Facts) -> Iterator[Finding]:
+        for name, found, what in facts.upkeep.programs:
+            if found == code:
+                yield Finding(name, f"Program {name} {what}.")
     return find
 
 
@@ -325,6 +335,10 @@ CHECKS: Final[tuple[Check, ...]] = (
           "place under [swap]."),
     Check("swap-failing", "error", _swap("swap-failing"),
           "Look at what swap is on (rustosctl swap; dmesg, df, rustosctl disk). Who needs a page that is lost ends."),
+    Check("program-failed", "error", _program("program-failed"),
+          "See what it said: rustosctl logs NAME. When it is mended: rustosctl program start NAME."),
+    Check("program-waits", "warning", _program("program-waits"),
+          "See: rustosctl program. Change after = ... of the [[program]] if it need not wait for that."),
     Check("address-duplicate", "error", _address_duplicate, "Give one of the two hosts another address: rustosctl addr."),
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),

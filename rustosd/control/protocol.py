@@ -17,6 +17,7 @@ from rustosd.control import (
     network_protocol,
     policy_protocol,
     process_protocol,
+    program_protocol,
     sata_protocol,
     sched_protocol,
     swap_protocol,
@@ -55,6 +56,7 @@ class Status(Row):
     tx_frames: int
     dropped_frames: int
     services: list[str]         # name and port, "http/80"
+    programs: list[str]         # name and state, "nginx running"
     health: list[upkeep_protocol.HealthNote]        # the worst first
 
 
@@ -216,7 +218,7 @@ METHODS = {method.name: method for method in (
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
     *network_protocol.METHODS, *process_protocol.METHODS, *sched_protocol.METHODS, *policy_protocol.METHODS,
-    *swap_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
+    *program_protocol.METHODS, *swap_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 
 

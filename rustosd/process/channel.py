@@ -42,8 +42,7 @@ class Channel:
         supervisor.watch(end.fileno(), select.EPOLLIN, self._asked)
         self._verbs: dict[str, Callable[..., dict[str, Any]]] = {
             "list": self._list, "show": self._show, "descriptors": self._descriptors, "signal": self._signal,
-            "nice": self._nice, "stop": self._stop, "suspend": self._suspend, "resume": self._resume,
-            "figures": self._figures}
+            "nice": self._nice, "suspend": self._suspend, "resume": self._resume, "figures": self._figures}
 
     @classmethod
     def open(cls, supervisor: Supervisor, path: str) -> Channel:
@@ -166,10 +165,6 @@ class Channel:
     def _nice(self, pid: int, nice: int) -> dict[str, Any]:
         self._check(pid)
         os.setpriority(os.PRIO_PROCESS, pid, nice)
-        return {}
-
-    def _stop(self) -> dict[str, Any]:
-        self._supervisor.stop()
         return {}
 
     def _check(self, pid: int) -> None:

@@ -180,7 +180,7 @@ class Supervisor:
     def stop(self) -> None:
         """Tell the program to end, and end it when it has not within its time."""
         self._kill_at = time.monotonic() + self.grace_s
-        self._on_signal(signal.SIGTERM, None)
+        self._send(signal.SIGTERM)
 
     def daemon_ended(self) -> None:
         """The channel is closed. A program that is a person's own goes on, without its sockets."""
@@ -403,9 +403,14 @@ class Supervisor:
         self.watch(wake, select.EPOLLIN, drain)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        if number != signal.SIGCHLD:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child, number)
+        if number == signal.SIGTERM and self.dies_with_daemon:
+            self.stop()
+        elif number != signal.SIGCHLD:
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child, number)
 
     def _seize(self) -> None:
         try:
@@ -441,7 +446,7 @@ class Supervisor:
     def _tidy(self) -> None:
         """Let go of what programs have let go of without a call of ours; end what was told to end and does not."""
         if time.monotonic() >= self._kill_at:
-            self._on_signal(signal.SIGKILL, None)
+            self._send(signal.SIGKILL)
         for fd, waiting in list(self._waiting.items()):
             if not waiting.call.valid:
                 self._put_down(fd)

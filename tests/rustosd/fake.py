@@ -1,5 +1,6 @@
 """A daemon core without a device: a stack whose rows are lists, so that control and CLI are tested without root."""
 
+import asyncio
 import io
 import ipaddress
 import socket
@@ -283,6 +284,31 @@ class FakeProcesses:
         return theirs
 
 
+class FakePrograms:
+    """One program that runs, and one that was given up."""
+
+    def rows(self):
+        row = {"user": "root", "since_s": 3700.0, "starts": 1, "status": None, "detail": "", "command": ["nginx"],
+               "after": ["rustos0"], "restart": "always", "policy": None}
+        return [{**row, "name": "web", "state": "running", "pid": 901},
+                {**row, "name": "cron", "state": "failed", "pid": None, "starts": 6, "status": 1, "user": "www-data",
+                 "detail": "it ended 6 times within 60 s; at last: it ended with status 1"}]
+
+    def find(self, name):
+        if name not in ("web", "cron"):
+            raise LookupError(f"there is no program {name}; there is web, cron: [[program]]")
+        return self
+
+    def start(self):
+        pass
+
+    def stop(self):
+        return asyncio.sleep(0)
+
+    async def restart(self, name):
+        self.find(name)
+
+
 class FakeScheduler(Scheduler):
     """One program, of the supervisor 900; the kernel is told nothing."""
 
@@ -342,6 +368,7 @@ class FakeCore(NetworkFakes):
         self.stack = FakeStack()
         self.pump = FakePump()
         self.processes = FakeProcesses()
+        self.programs = FakePrograms()
         self.scheduler = FakeScheduler(config.default().scheduler)
         self.policies = Policies([PolicyConfig(name="web", users=("0",), connect=(Destination("tcp 10.77.0.0/24 80,443"),),
                                                bind=())])
