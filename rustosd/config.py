@@ -308,6 +308,15 @@ class CrashConfig(_Section):
 
     directory: FilePath
     keep: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    keep_programs: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+
+
+class AuditConfig(_Section):
+    """The audit log: what was refused and what was ended."""
+
+    octets: Annotated[int, msgspec.Meta(ge=65536, le=1 << 30)]
+    keep: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    file: FilePath | None = None
 
 
 class Config(_Section):
@@ -324,6 +333,7 @@ class Config(_Section):
     host: HostConfig
     log: LogConfig
     crash: CrashConfig
+    audit: AuditConfig
     scheduler: SchedulerConfig
     nbd: NbdConfig
     swap: SwapConfig

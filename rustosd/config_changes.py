@@ -79,6 +79,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "export": _restart("its clients have been told"),
     "host.journal": _restart("it says what this daemon has taken"),
     "crash.directory": _restart("it is opened at the start"), "crash.keep": _later("pages", "at the next start"),
+    "crash.keep_programs": _later("pages", "at the next start"), "audit": _restart("it is opened at the start"),
 }
 """By key; `x[+]` and `x[-]`: one more and one less of [[x]]. A key counts for all below it."""
 

@@ -26,6 +26,7 @@ from netstack.sockets import AsyncStack
 from netstack.stack import Stack
 from rustosd import block_metrics, health, metrics, sched_metrics
 from rustosd import log as logging
+from rustosd.audit import AuditLog
 from rustosd.capture.captures import Captures
 from rustosd.config import Config, InterfaceConfig, RouteConfig, SocketsConfig, to_toml
 from rustosd.control.groups import groups_of
@@ -38,6 +39,7 @@ from rustosd.devices.manager import DeviceManager
 from rustosd.devices.watch import Watch
 from rustosd.errors import REFUSALS
 from rustosd.facts import Facts
+from rustosd.faults import Faults
 from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostTap
 from rustosd.journal import DEFAULT_PATH, Journal
@@ -119,7 +121,10 @@ class Daemon(Facts):
         self.handoff: Handoff | None = None
         self.exports: Exports | None = None
         self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
-        self.processes = Processes()
+        self.audit = AuditLog(Path(config.audit.file or Path(config.crash.directory) / "audit.jsonl"), config.audit.octets,
+                              config.audit.keep)
+        self.faults = Faults(self.audit, Path(config.crash.directory), config.crash.keep_programs)
+        self.processes = Processes(self.faults)
         self.scheduler = Scheduler(config.scheduler)
         self.policies = Policies()
         self.programs = Programs(config.control.socket, self._interfaces)
@@ -214,6 +219,8 @@ class Daemon(Facts):
         self.set_handoff(self.config.sockets)
         self.control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
                                      self.supervisor.socket("control"), groups_of(self.config))
+        self.faults.load()
+        undo.callback(self.audit.close)
         undo.callback(self.processes.close)
         undo.callback(self.swap_places.close)
         self.swap_watch.start()
@@ -461,7 +468,7 @@ class Daemon(Facts):
         if self.handoff is not None:
             self.handoff.limits = limits
         elif wanted.enabled:
-            self.handoff = Handoff(self.network, limits)
+            self.handoff = Handoff(self.network, limits, audit=self.audit.write)
             self.set_policies(self.config)
 
     def set_policies(self, config: Config) -> None:

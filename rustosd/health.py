@@ -97,6 +97,8 @@ class Upkeep(NamedTuple):
     """Reports of daemons that died, the newest first."""
     programs: Sequence[tuple[str, str, str]] = ()
     """Programs in trouble: name, the check's code, and what is wrong."""
+    crashing: Sequence[tuple[str, int]] = ()
+    """Programs that exceptions end again and again, and how often lately."""
 
 
 class Temperature(NamedTuple):
@@ -286,6 +288,11 @@ def _crash_reports(facts: Facts) -> Iterator[Finding]:
                                                f"{'is' if count == 1 else 'are'} there.")
 
 
+def _programs_crash(facts: Facts) -> Iterator[Finding]:
+    for program, count in facts.upkeep.crashing:
+        yield Finding(program, f"Exceptions have ended {program} {count} times within ten minutes.")
+
+
 def _hot(facts: Facts) -> Iterator[Finding]:
     for sensor, celsius, critical in facts.temperatures:
         if critical and celsius >= critical - HOT_MARGIN_CELSIUS:
@@ -348,6 +355,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("tcp-bug", "error", _bug, "This is a bug. Please report it with the output of: rustosctl counters --all."),
     Check("former-run-died", "warning", _crash_reports,
           "See why: rustosctl crash show NAME. Report it with: rustosctl report. Then remove it: rustosctl crash clear."),
+    Check("program-crashing", "warning", _programs_crash,
+          "See where: rustosctl faults, and faults show ID. Its maker wants the report."),
     Check("restart-needed", "warning", _restart_needed, "When it suits: systemctl restart rustosd. See: rustosctl config."),
     Check("disk-failing", "error", _drives(disk_health.failing, "drives"),
           "Copy what is on it now, and replace it. Its values: rustosctl disk smart."),

@@ -16,6 +16,7 @@ from rustosd.cli import (
     capture,
     details,
     device,
+    faults,
     process,
     program,
     report,
@@ -346,6 +347,7 @@ app.command("run")(run_command)
 app.command("wait")(wait_command)
 app.command("logs")(logs_command)
 app.add_typer(process.app, name="process")
+app.add_typer(faults.app, name="faults")
 app.add_typer(program.app, name="program")
 app.add_typer(sched.app, name="sched")
 app.add_typer(swap.app, name="swap")
