@@ -6,41 +6,113 @@ import errno
 import json
 import os
 import socket
-from typing import Any, Final
+from collections import OrderedDict
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
 
 from rustosd.process import inventory
 from rustosd.process.channel import PACKET_MOST
 
 PATIENCE_S: Final = 2.0
 GROUPS_MOST: Final = 1024
+ENDED_MOST: Final = 256
 DAEMON: Final = 0
 
 
-class Group:
-    """One supervisor. Questions go out one at a time."""
+class Started(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", tag="started"):
+    """A supervisor's word, unasked, when its program was executed."""
 
-    def __init__(self, pid: int, end: socket.socket) -> None:
+    pid: Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class Ended(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", tag="ended"):
+    """And when it has ended, with its exit status as shells have it."""
+
+    status: Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
+_notices = msgspec.json.Decoder(Started | Ended)
+
+
+class End(NamedTuple):
+    """How a program ended; `status` None: nobody was told."""
+
+    pid: int
+    name: str
+    status: int | None
+
+
+class Group:
+    """One supervisor. Questions go out one at a time; what it says unasked is taken in between."""
+
+    def __init__(self, pid: int, end: socket.socket, over: "Processes") -> None:
         self.pid = pid
         self.end = end
+        self.program = 0
+        """The first process that it runs; 0: not yet."""
+        self.name = ""
+        self.over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        """Done when the program has ended, or the supervisor."""
+        self._table = over
         self._turn = asyncio.Lock()
+        self._answer: asyncio.Future[dict[str, Any]] | None = None
+        asyncio.get_running_loop().add_reader(end.fileno(), self._on_readable)
 
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Raises OSError: what the answer says; ETIMEDOUT, ECONNRESET when there is none."""
         loop = asyncio.get_running_loop()
         async with self._turn:
+            if self.end.fileno() < 0:
+                raise OSError(errno.ECONNRESET, f"the supervisor {self.pid} has ended")
+            self._answer = loop.create_future()
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     await loop.sock_sendall(self.end, json.dumps({"op": op, **fields}).encode())
-                    packet = await loop.sock_recv(self.end, PACKET_MOST)
+                    answer = await self._answer
             except TimeoutError:
-                self.end.close()        # a late answer would be taken for the next one's
+                self._table.forget(self)    # a late answer would be taken for the next one's
                 raise OSError(errno.ETIMEDOUT, f"the supervisor {self.pid} does not answer") from None
-        if not packet:
-            raise OSError(errno.ECONNRESET, f"the supervisor {self.pid} has ended")
-        answer = json.loads(packet)
+            finally:
+                self._answer = None
         if answer.get("errno"):
             raise OSError(answer["errno"], answer["error"])
         return answer
+
+    def _on_readable(self) -> None:
+        try:
+            packet = self.end.recv(PACKET_MOST)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            return self._table.forget(self)
+        try:
+            if packet.startswith(b'{"notice"'):
+                return self._noted(_notices.decode(packet))
+            answer = json.loads(packet)
+        except ValueError:
+            return self._table.forget(self)     # of another version, or hostile
+        if self._answer is not None and not self._answer.done() and isinstance(answer, dict):
+            self._answer.set_result(answer)
+
+    def _noted(self, notice: Started | Ended) -> None:
+        if isinstance(notice, Started):
+            self.program, self.name = notice.pid, notice.name
+        elif not self.over.done():
+            self.over.set_result(End(self.program, self.name, notice.status))
+
+    def close(self) -> None:
+        """Let go of it. May be called twice."""
+        if self.end.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self.end.fileno())
+            self.end.close()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(OSError(errno.ECONNRESET, f"the supervisor {self.pid} has ended"))
+        if not self.over.done():
+            self.over.set_result(End(self.program, self.name, None))
 
 
 class Processes:
@@ -48,17 +120,17 @@ class Processes:
 
     def __init__(self) -> None:
         self._groups: dict[int, Group] = {}
+        self._ended: OrderedDict[int, End] = OrderedDict()      # by process, for those who ask late
 
     def attach(self, pid: int) -> socket.socket:
         """The end for the supervisor `pid`. Raises OSError (EMFILE)."""
-        self._drop_closed()
         if len(self._groups) >= GROUPS_MOST:
             raise OSError(errno.EMFILE, f"{GROUPS_MOST} programs run on the stack already")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        if (before := self._groups.pop(pid, None)) is not None:
-            before.end.close()
-        self._groups[pid] = Group(pid, ours)
+        if (before := self._groups.get(pid)) is not None:
+            self.forget(before)
+        self._groups[pid] = Group(pid, ours, self)
         return theirs
 
     async def rows(self) -> list[dict[str, Any]]:
@@ -68,9 +140,9 @@ class Processes:
         found = [_daemon()]
         for group, answer in zip(groups, answers, strict=True):
             if isinstance(answer, Exception):
-                self._forget(group)
+                self.forget(group)
             else:
-                found += [{**row, "group": group.pid} for row in answer["processes"]]
+                found += [{**row, "group": group.pid, "program": group.name} for row in answer["processes"]]
         return found
 
     async def ask(self, pid: int, op: str, **fields: Any) -> tuple[int, dict[str, Any]]:
@@ -80,33 +152,75 @@ class Processes:
                 return group.pid, await group.ask(op, pid=pid, **fields)
             except OSError as error:
                 if error.errno in (errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE):
-                    self._forget(group)
+                    self.forget(group)
                 elif error.errno != errno.ESRCH:
                     raise
         raise OSError(errno.ESRCH, f"no program on the stack has the number {pid}; see: rustosctl ps")
 
+    def name_of(self, group: int) -> str:
+        """What the program of a supervisor is called; empty: nothing."""
+        return self._groups[group].name if group in self._groups else ""
+
+    async def wait(self, who: str, seconds: float) -> End | None:
+        """How the program of that name or number ended, once it has; None: it runs on. Raises OSError (ESRCH, EEXIST)."""
+        group = self._named(who)
+        if group is None:
+            known = [end for end in self._ended.values() if who in (end.name, str(end.pid))]
+            if known:
+                return known[-1]
+            if not who.isdecimal():
+                raise OSError(errno.ESRCH, f"no program on the stack is called {who}; see: rustosctl ps")
+            return await self._wait_for_process(int(who), seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(group.over)
+        return None
+
+    def _named(self, who: str) -> Group | None:
+        found = [group for group in self._groups.values() if group.program and who in (group.name, str(group.program))]
+        if len(found) > 1:
+            pids = ", ".join(str(group.program) for group in found)
+            raise OSError(errno.EEXIST, f"several programs are called {who}; say which by its number: {pids}")
+        return found[0] if found else None
+
+    async def _wait_for_process(self, pid: int, seconds: float) -> End | None:
+        """One that a program has started: only its parent is told how it ends."""
+        loop = asyncio.get_running_loop()
+        pidfd = os.pidfd_open(pid) if pid else -1
+        try:
+            await self.ask(pid, "show")
+            gone = loop.create_future()
+            loop.add_reader(pidfd, lambda: gone.done() or gone.set_result(None))
+            try:
+                async with asyncio.timeout(seconds):
+                    await gone
+            except TimeoutError:
+                return None
+            finally:
+                loop.remove_reader(pidfd)
+            return End(pid, "", None)
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
+
     def close(self) -> None:
         """Let go of the supervisors; they see that the daemon has ended by their sockets."""
         for group in list(self._groups.values()):
-            self._forget(group)
+            self.forget(group)
 
-    def _forget(self, group: Group) -> None:
+    def forget(self, group: Group) -> None:
+        """Let go of one supervisor; how its program ended is kept for a while."""
         if self._groups.get(group.pid) is group:
             del self._groups[group.pid]
-        group.end.close()
-
-    def _drop_closed(self) -> None:
-        for group in list(self._groups.values()):
-            with contextlib.suppress(BlockingIOError):
-                try:
-                    if group.end.recv(1, socket.MSG_PEEK):
-                        continue
-                except ConnectionError:
-                    pass
-                self._forget(group)
+        group.close()
+        if group.program:
+            self._ended[group.program] = group.over.result()
+            self._ended.move_to_end(group.program)
+            while len(self._ended) > ENDED_MOST:
+                self._ended.popitem(last=False)
 
 
 def _daemon() -> dict[str, Any]:
     row = inventory.describe(os.getpid())
     assert row is not None
-    return {**row, "pid": DAEMON, "parent": DAEMON, "group": DAEMON, "name": "rustosd", "sockets": 0}
+    return {**row, "pid": DAEMON, "parent": DAEMON, "group": DAEMON, "name": "rustosd", "sockets": 0, "program": ""}

@@ -27,7 +27,9 @@ from rustosd.cli import (
 )
 from rustosd.cli.calls import Json, Settings, call, checked
 from rustosd.cli.nc import nc as nc_command
+from rustosd.cli.run import logs as logs_command
 from rustosd.cli.run import run as run_command
+from rustosd.cli.run import wait as wait_command
 from rustosd.control import network_protocol as network
 from rustosd.control import protocol as p
 from rustosd.control.client import DEFAULT_SOCKET
@@ -337,6 +339,8 @@ app.add_typer(upkeep.log, name="log")
 app.add_typer(upkeep.crash, name="crash")
 app.command("report")(report.report)
 app.command("run")(run_command)
+app.command("wait")(wait_command)
+app.command("logs")(logs_command)
 app.add_typer(process.app, name="process")
 for command in (process.ps, process.kill, process.suspend, process.resume, process.nice):
     app.command(command.__name__)(command)

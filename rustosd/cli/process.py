@@ -12,7 +12,8 @@ from rustosd.control import process_protocol as p
 PROCESSES = Listing("processes", "process", "processes", (
     Column("PID", "pid", True), Column("PARENT", "parent", True), Column("USER", "user"), Column("STATE", "state"),
     Column("NICE", "nice", True), Column("CPU", "cpu_s", True, lambda seconds: f"{seconds:.2f} s"),
-    Column("RSS", "rss_octets", True, octets), Column("SOCKETS", "sockets", True), Column("COMMAND", "command", folds=True),
+    Column("RSS", "rss_octets", True, octets), Column("SOCKETS", "sockets", True), Column("PROGRAM", "program"),
+    Column("COMMAND", "command", folds=True),
 ))
 DESCRIPTORS = Listing("descriptors", "descriptor", "descriptors", (
     Column("FD", "fd", True), Column("PROTO", "protocol"), Column("STATE", "state"), Column("LOCAL", "local"),
@@ -41,7 +42,8 @@ def show(pid: Pid, as_json: Json = False) -> None:
         return tables.print_json("process", details)
     one = details.process
     tables.show_facts([
-        ("process", str(one.pid)), ("parent", str(one.parent)), ("supervisor", str(one.group)), ("command", one.command),
+        ("process", str(one.pid)), ("program", tables.plain(one.program)),
+        ("parent", str(one.parent)), ("supervisor", str(one.group)), ("command", one.command),
         ("executable", details.executable), ("directory", details.directory), ("user", one.user), ("state", one.state),
         ("age", tables.duration(one.age_s)), ("processor time", f"{one.cpu_s:.2f} s"), ("nice", str(one.nice)),
         ("processors", ", ".join(map(str, details.affinity))), ("threads", str(one.threads)),

@@ -1,14 +1,25 @@
-"""`rustosctl run`: an unmodified program whose sockets are the stack's."""
+"""`rustosctl run`: an unmodified program whose sockets are the stack's; and what looks after those without a terminal."""
+
+from __future__ import annotations
 
 import errno
 import os
 import sys
-from typing import Annotated
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rustosd.cli import shell
-from rustosd.cli.calls import Settings
+from rustosd.cli.calls import Settings, call, known
+from rustosd.control import process_protocol as p
+
+if TYPE_CHECKING:
+    from rustosd.process.supervisor import Supervisor
+
+_FOLLOW_S = 0.2
+_TAIL_OCTETS = 1 << 16
 
 
 def run(
@@ -19,6 +30,10 @@ def run(
         "--env", "-e", metavar="NAME=VALUE", help="One more variable; NAME alone takes one away. May be repeated.")] = None,
     host_network: Annotated[bool, typer.Option(
         "--host-network", help="Leave it in this network namespace: what the stack does not answer is the host's.")] = False,
+    detach: Annotated[bool, typer.Option(
+        "--detach", "-d", help="Leave the terminal to you: print the program's number, once it runs, and end.")] = False,
+    name: Annotated[str | None, typer.Option(
+        "--name", "-n", help="What it is called, for wait and logs; with --detach.")] = None,
     counts: Annotated[bool, typer.Option("--counts", help="Say on stderr at the end which socket calls it made.")] = False,
 ) -> int:
     """Run a program on the stack: run -- curl http://10.77.0.1/
@@ -26,21 +41,45 @@ def run(
     It is an ordinary process of yours, on this terminal, and ends with its own exit status; but its TCP and UDP sockets, and
     those of all it starts, are the stack's. When it ends, whatever it left running is ended too.
     """
+    from rustosd.process import detached
     from rustosd.process.launch import LaunchFailed, Program
     from rustosd.process.link import Link
+    from rustosd.process.output import NameTaken
     from rustosd.process.supervisor import Supervisor
+    if name is not None and not detach:
+        raise typer.BadParameter("--name is for programs without a terminal: with --detach")
+    if counts and detach:
+        raise typer.BadParameter("--counts speaks to the terminal: not with --detach; see rustosctl process show")
+    variables = _environment(environment or [])
+
+    def supervise(executed: Callable[[int], None]) -> int:
+        nonlocal supervisor
+        try:
+            link = Link(Settings.socket)
+            supervisor = Supervisor(link, name or "", output)
+            return supervisor.run(Program(command, variables, directory, user, not host_network,
+                                          link.ask("addresses")["addresses"]), executed)
+        except OSError as error:
+            unreachable = error.errno == errno.ENETDOWN
+            raise LaunchFailed(error.strerror or str(error), shell.UNREACHABLE if unreachable else shell.FAILED) from None
+
+    supervisor: Supervisor | None = None
+    output = None
     try:
-        link = Link(Settings.socket)
-        program = Program(command, _environment(environment or []), directory, user, not host_network,
-                          link.ask("addresses")["addresses"])
-        supervisor = Supervisor(link)
-        status = supervisor.run(program)
+        if detach:
+            name, output = detached.output_for(command[0], name)
+            print(detached.detach(supervise))
+            return shell.OK
+        status = supervise(lambda _pid: None)
     except LaunchFailed as failed:
+        if output is not None:
+            output.discard()
         raise shell.Stop(str(failed), failed.status) from None
-    except OSError as error:
-        unreachable = error.errno == errno.ENETDOWN
-        raise shell.Stop(error.strerror or str(error), shell.UNREACHABLE if unreachable else shell.FAILED) from None
-    if counts:
+    except (NameTaken, OSError) as error:
+        raise shell.Stop(getattr(error, "strerror", None) or str(error)) from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if counts and supervisor is not None:
         _tell(supervisor)
     return status
 
@@ -58,9 +97,52 @@ def _environment(changes: list[str]) -> dict[str, str]:
     return made
 
 
-def _tell(supervisor) -> None:
+def _tell(supervisor: Supervisor) -> None:
     from rustosd.process.syscalls import NAMES
     told = [f"{NAMES[number]} {count}" for number, count in supervisor.calls.most_common()]
     print(f"rustosctl: {', '.join(told) or 'no socket calls'}", file=sys.stderr)
     for what, count in supervisor.refused.most_common():
         print(f"rustosctl: refused {count} times: {what}", file=sys.stderr)
+
+
+def _names(incomplete: str) -> list[str]:
+    return known("process.list", lambda rows: sorted({row.program for row in rows if row.program}), incomplete)
+
+
+def wait(program: Annotated[str, typer.Argument(help="Its name or its number.", autocompletion=_names)]) -> int:
+    """Wait until a program on the stack has ended. The exit status is the program's.
+
+    That of a process which another one started is known to nobody else: then it is 0.
+    """
+    while True:
+        end: p.ProcessEnd = call("process.wait", p.ProcessWait(program=program, seconds=p.WAIT_MOST_S))
+        if end.ended:
+            return end.status or 0
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="The program's name.", autocompletion=_names)],
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="So many, at most.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what it writes, until Ctrl-C.")] = False,
+) -> None:
+    """What a program without a terminal has written, the newest last; also when it has ended."""
+    from rustosd.process.output import path_of
+    try:
+        path = path_of(name)
+        file = path.open("rb")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except OSError as error:
+        raise shell.Stop(f"{error.strerror}: {path}; programs of other users keep theirs below their homes") from None
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(0, size - _TAIL_OCTETS))
+    sys.stdout.buffer.write(b"".join(file.read().splitlines(keepends=True)[-lines:] if lines else []))
+    sys.stdout.buffer.flush()
+    while follow:
+        if not (octets := file.read()):
+            time.sleep(_FOLLOW_S)
+            if path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino and not (octets := file.read()):
+                file.close()
+                file = path.open("rb")
+        sys.stdout.buffer.write(octets)
+        sys.stdout.buffer.flush()

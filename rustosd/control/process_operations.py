@@ -25,7 +25,7 @@ class ProcessOperations:
         if which.pid == DAEMON:
             raise OperationFailed("0 is the daemon itself; see: rustosctl status")
         group, answer = await self.core.processes.ask(which.pid, "show")
-        answer["process"]["group"] = group
+        answer["process"] |= {"group": group, "program": self.core.processes.name_of(group)}
         return msgspec.convert(answer, p.ProcessDetails)
 
     async def process_fds(self, which: p.ProcessId) -> list[p.Descriptor]:
@@ -45,6 +45,14 @@ class ProcessOperations:
         self._refuse_daemon(which.pid, "given its nice value by the service manager (Nice= in the unit)")
         await self.core.processes.ask(which.pid, "nice", nice=which.nice)
         return Done()
+
+    async def process_wait(self, which: p.ProcessWait) -> p.ProcessEnd:
+        if which.program == str(DAEMON):
+            raise OperationFailed("0 is the daemon itself; see: rustosctl status")
+        end = await self.core.processes.wait(which.program, which.seconds)
+        if end is None:
+            return p.ProcessEnd(ended=False, pid=None, name="", status=None)
+        return p.ProcessEnd(ended=True, pid=end.pid or None, name=end.name, status=end.status)
 
     def process_attach(self, _: Nothing, peer: Peer) -> Handed:
         return Handed(Done(), self.core.processes.attach(peer.pid))

@@ -7,6 +7,8 @@ import msgspec
 from rustosd.control.base import Done, Method, Nothing, Parameters, Row
 
 Pid = Annotated[int, msgspec.Meta(ge=0, le=1 << 22)]
+WAIT_MOST_S = 30.0
+"""Of one call; who wants to wait longer asks again."""
 Signal = Literal["HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM", "CONT", "STOP"]
 
 
@@ -26,6 +28,7 @@ class Process(Row):
     cpu_s: float
     age_s: float
     sockets: int                # of the stack
+    program: str                # what it was called by [[program]] or --name; empty: nothing
 
 
 class ProcessDetails(Row):
@@ -67,12 +70,27 @@ class ProcessNice(ProcessId):
     nice: Annotated[int, msgspec.Meta(ge=-20, le=19)]
 
 
+class ProcessWait(Parameters):
+    program: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]      # name or number
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=WAIT_MOST_S)] = WAIT_MOST_S
+
+
+class ProcessEnd(Row):
+    """Whether it has ended within that time, and how."""
+
+    ended: bool
+    pid: int | None
+    name: str
+    status: int | None          # as shells have it, 128 and the signal's number; null: only its parent was told
+
+
 METHODS = (
     Method("process.list", Nothing, list[Process], False, "The programs that run on the stack, and the daemon."),
     Method("process.show", ProcessId, ProcessDetails, False, "All about one process."),
     Method("process.fds", ProcessId, list[Descriptor], False, "What a process has open."),
     Method("process.signal", ProcessSignal, Done, True, "Send a signal to a process."),
     Method("process.nice", ProcessNice, Done, True, "Change a process's nice value."),
+    Method("process.wait", ProcessWait, ProcessEnd, False, "Wait until a program has ended."),
     Method("process.attach", Nothing, Done, False, "A descriptor on which the daemon asks a supervisor: "
            "rustosd.process.channel.", for_programs=True),
 )

@@ -1,11 +1,14 @@
 """The daemon's questions to a supervisor: what runs below it, what it has open, and signals for it.
 
+Two things the supervisor tells unasked: that its program was executed, and how it ended.
+
 One JSON object a packet, answered by one, as on a session of `rustosd.handoff`; but here the daemon asks. What it asks about a
 process that is not below the supervisor is refused, so that nobody's signal reaches a stranger.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -38,13 +41,25 @@ class Channel:
         supervisor.watch(end.fileno(), select.EPOLLIN, self._asked)
         self._verbs: dict[str, Callable[..., dict[str, Any]]] = {
             "list": self._list, "show": self._show, "descriptors": self._descriptors, "signal": self._signal,
-            "nice": self._nice}
+            "nice": self._nice, "stop": self._stop}
 
     @classmethod
     def open(cls, supervisor: Supervisor, path: str) -> Channel:
         """Raises OSError when the daemon has none to give."""
         session = Door(path, "process.attach").open()
         return cls(supervisor, session.detach())
+
+    def tell_started(self, pid: int, name: str) -> None:
+        """The program runs."""
+        self._tell({"notice": "started", "pid": pid, "name": name})
+
+    def tell_ended(self, status: int) -> None:
+        """It has ended, with this exit status."""
+        self._tell({"notice": "ended", "status": status})
+
+    def _tell(self, notice: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):      # the daemon has ended
+            self._end.send(json.dumps(notice).encode())
 
     def close(self) -> None:
         if self._end.fileno() >= 0:
@@ -59,7 +74,8 @@ class Channel:
         except OSError:
             packet = b""
         if not packet:
-            return self.close()
+            self.close()
+            return self._supervisor.daemon_ended()
         try:
             request = json.loads(packet)
             answer = self._verbs[request.pop("op")](**request)
@@ -113,6 +129,10 @@ class Channel:
     def _nice(self, pid: int, nice: int) -> dict[str, Any]:
         self._check(pid)
         os.setpriority(os.PRIO_PROCESS, pid, nice)
+        return {}
+
+    def _stop(self) -> dict[str, Any]:
+        self._supervisor.stop()
         return {}
 
     def _check(self, pid: int) -> None:

@@ -67,8 +67,8 @@ class Started:
             _raise(told)
 
 
-def launch(program: Program, filtering: bytes) -> Started:
-    """Fork a child that waits behind its filter. Raises LaunchFailed."""
+def launch(program: Program, filtering: bytes, output: int = -1) -> Started:
+    """Fork a child that waits behind its filter. `output`: its standard output and error; -1: ours. Raises LaunchFailed."""
     nr.check_machine()
     identity = _identity(program.user)
     report, child_report = os.pipe()        # close-on-exec: read to its end when the program runs
@@ -77,7 +77,7 @@ def launch(program: Program, filtering: bytes) -> Started:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _child(program, identity, filtering, parent, child_report, child_gate)
+        _child(program, identity, filtering, parent, child_report, child_gate, output)
     os.close(child_report)
     os.close(child_gate)
     try:
@@ -102,12 +102,16 @@ def _take_descriptor(process: int, number: int) -> int:
     return nr.call(438, process, number, 0)
 
 
-def _child(program: Program, identity: pwd.struct_passwd | None, filtering: bytes, parent: int, report: int, gate: int) -> None:
+def _child(program: Program, identity: pwd.struct_passwd | None, filtering: bytes, parent: int, report: int, gate: int,
+           output: int) -> None:
     """Everything between fork and exec. Never returns."""
     try:
         nr.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)     # without its supervisor none of its sockets would be answered
         if os.getppid() != parent:
             os._exit(1)
+        if output >= 0:
+            os.dup2(output, 1)
+            os.dup2(output, 2)
         if program.own_network:
             _enter_network()
             _show(program.addresses)

@@ -30,6 +30,7 @@ from rustosd.process.launch import Program, launch
 from rustosd.process.link import Link
 from rustosd.process.notify import LONGEST, Notifications
 from rustosd.process.options import get_option, set_option
+from rustosd.process.output import Output
 from rustosd.process.sockaddr import family_of, parse
 from rustosd.process.sockets import CLOSE_ON_EXEC, NON_BLOCKING, GuestSocket, Table, error
 from rustosd.process.streams import StreamSocket
@@ -39,7 +40,7 @@ _PROTOCOLS: Final = {socket.SOCK_STREAM: (0, socket.IPPROTO_TCP), socket.SOCK_DG
 _CALLS_AT_ONCE: Final = 64
 _TICK_S: Final = 1.0
 _RETRY_S: Final = 0.002
-_GRACE_S: Final = 5.0
+GRACE_S: Final = 5.0
 _PIDFD_GETFD: Final = 438
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals to the supervisor that are meant for the program. Those of the terminal reach it anyway."""
@@ -56,8 +57,15 @@ class _Waiting:
 class Supervisor:
     """One program and all that it starts."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, name: str = "", output: Output | None = None, grace_s: float = GRACE_S) -> None:
+        """`name`: what people call the program; `output`: where what it writes goes, instead of to where ours does.
+
+        `grace_s`: how long it has to end when it is told to.
+        """
         self.link = link
+        self.name = name
+        self.grace_s = grace_s
+        self.dies_with_daemon = False
         self.table = Table()
         self.calls: Counter[int] = Counter()
         self.refused: Counter[str] = Counter()
@@ -72,6 +80,8 @@ class Supervisor:
         self._channel: Channel | None = None
         self._child = 0
         self._status: int | None = None
+        self._output = output
+        self._kill_at = float("inf")
         self._probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._handlers = {
             nr.SOCKET: self._socket, nr.CONNECT: self._connect, nr.BIND: self._bind, nr.LISTEN: self._listen,
@@ -81,9 +91,12 @@ class Supervisor:
             nr.SENDMMSG: self._sendmmsg, nr.RECVMMSG: self._recvmmsg,
         }
 
-    def run(self, program: Program) -> int:
-        """Run it to its end; its exit status, or 128 and the number of the signal that killed it. Raises LaunchFailed."""
-        started = launch(program, assemble(RULES))
+    def run(self, program: Program, executed: Callable[[int], None] = lambda _pid: None) -> int:
+        """Run it to its end; its exit status, or 128 and the number of the signal that killed it. Raises LaunchFailed.
+
+        `executed` is told its number when it runs.
+        """
+        started = launch(program, assemble(RULES), -1 if self._output is None else self._output.end)
         self._notifications = Notifications(started.listener)
         self._child = started.pid
         wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -95,9 +108,18 @@ class Supervisor:
             self._watch_signals(wake)
             self._channel = Channel.open(self, self.link.path)
             started.go()
+            if self._output is not None:
+                self._output.began(started.pid, program.argv)
+                self.watch(self._output.source, select.EPOLLIN, self._on_output)
+            self._channel.tell_started(started.pid, self.name)
+            executed(started.pid)
             return self._loop(started.listener)
         finally:
             self._end_all()
+            if self._status is not None:
+                self._channel.tell_ended(self._status)
+                if self._output is not None:
+                    self._output.ended(self._status)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(previous)
@@ -123,6 +145,20 @@ class Supervisor:
                 tick = time.monotonic() + _TICK_S
                 self._tidy()
         return self._status
+
+    def _on_output(self, _events: int) -> None:
+        if not self._output.written():
+            self.forget(self._output.source)
+
+    def stop(self) -> None:
+        """Tell the program to end, and end it when it has not within its time."""
+        self._kill_at = time.monotonic() + self.grace_s
+        self._on_signal(signal.SIGTERM, None)
+
+    def daemon_ended(self) -> None:
+        """The channel is closed. A program that is a person's own goes on, without its sockets."""
+        if self.dies_with_daemon:
+            self.stop()
 
     # sockets.Loop
 
@@ -361,7 +397,9 @@ class Supervisor:
         return set().union(*map(inventory.socket_inodes, inventory.below(os.getpid())))
 
     def _tidy(self) -> None:
-        """Let go of what programs have let go of without a call of ours."""
+        """Let go of what programs have let go of without a call of ours; end what was told to end and does not."""
+        if time.monotonic() >= self._kill_at:
+            self._on_signal(signal.SIGKILL, None)
         for fd, waiting in list(self._waiting.items()):
             if not waiting.call.valid:
                 self._put_down(fd)
@@ -375,7 +413,7 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """The first process has ended: the others are told, and have a moment."""
-        limit = time.monotonic() + _GRACE_S
+        limit = time.monotonic() + self.grace_s
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in inventory.below(os.getpid()):
                 with contextlib.suppress(ProcessLookupError):

@@ -239,6 +239,44 @@ def control(peer: Peer, *argv: str, status: int = 0) -> str:
     return done.stderr
 
 
+def test_a_detached_program_goes_on_without_the_terminal(peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUSTOSD_PROGRAM_LOGS", str(tmp_path))
+    script = "echo to out; echo to err >&2; until [ -e go ]; do sleep 0.1; done; exit 9"
+    detached = run(peer, "sh", "-c", script, options=("--detach", "--name", "worker", "--chdir", str(tmp_path)))
+    pid = detached.stdout.strip()
+    assert detached.returncode == 0 and Path(f"/proc/{pid}/comm").read_text() == "sh\n"
+    assert os.getsid(int(pid)) not in (os.getsid(0), int(pid))
+    assert pid in [str(row["pid"]) for row in peer.ctl("ps")["processes"] if row["program"] == "worker"]
+    assert "runs already" in run(peer, "true", options=("--detach", "--name", "worker")).stderr
+    waiting = [peer.netns.popen(sys.executable, "-c", CONTROL, "--socket", str(peer.control), "wait", who)
+               for who in ("worker", pid)]
+    (tmp_path / "go").touch()
+    assert [each.wait(LIMIT_S) for each in waiting] == [9, 9]
+    control(peer, "wait", "worker", status=9)       # asked when it is long over
+    written = peer.netns.run(sys.executable, "-c", CONTROL, "logs", "worker").stdout.splitlines()
+    assert written[1:3] == ["to out", "to err"] and written[3].endswith("ended with status 9")
+
+
+def test_what_keeps_a_detached_program_from_running_is_said_at_once(peer: Peer, tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUSTOSD_PROGRAM_LOGS", str(tmp_path))
+    failed = run(peer, "no-such-program", options=("--detach",))
+    assert (failed.returncode, failed.stderr) == (127, "rustosctl: no-such-program: No such file or directory\n")
+    assert list(tmp_path.iterdir()) == []
+    assert "rustosctl ps" in control(peer, "wait", "nobody", status=1)
+
+
+def test_a_process_that_a_program_started_can_be_waited_for(peer: Peer) -> None:
+    with Running(peer, "sh", "-c", "nc -lk -p 7778 & wait; sleep 60", port=7778) as running:
+        (row,) = [row for row in peer.ctl("ps")["processes"] if row["name"] == "nc"]
+        waiting = peer.netns.popen(sys.executable, "-c", CONTROL, "--socket", str(peer.control), "wait", str(row["pid"]))
+        time.sleep(0.3)
+        assert waiting.poll() is None
+        control(peer, "kill", str(row["pid"]))
+        assert waiting.wait(LIMIT_S) == 0
+        assert running.process.poll() is None
+
+
 def test_what_it_leaves_running_is_ended(peer: Peer) -> None:
     mark = f"4242{os.getpid()}"
     assert run(peer, "sh", "-c", f"sleep {mark} & exit 3").returncode == 3

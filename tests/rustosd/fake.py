@@ -18,6 +18,7 @@ from rustosd.log import Logs
 from rustosd.nbd.export import Export
 from rustosd.nbd.server import Client, Served
 from rustosd.pinger import Answer
+from rustosd.processes import End
 from rustosd.reconfigure import Outcome, ReloadFailed
 from tests.rustosd.fake_network import DETAILS, NetworkFakes
 
@@ -238,7 +239,8 @@ class FakeExports:
 
 
 PROCESS = {"parent": 900, "state": "sleeping", "name": "curl", "command": "curl http://10.77.0.1/", "user": "www-data",
-           "nice": 0, "threads": 1, "rss_octets": 6_291_456, "cpu_s": 0.25, "age_s": 3.0, "sockets": 1}
+           "nice": 0, "threads": 1, "rss_octets": 6_291_456, "cpu_s": 0.25, "age_s": 3.0, "sockets": 1,
+           "program": "fetch"}
 DESCRIPTOR = {"fd": 3, "target": "socket:[77]", "protocol": "tcp", "state": "connected", "local": ["10.77.0.2", 49152],
               "remote": ["fd77::1", 80]}
 
@@ -247,7 +249,7 @@ class FakeProcesses:
     """The daemon and one program, as its supervisor tells of it."""
 
     async def rows(self):
-        return [{**PROCESS, "pid": 0, "parent": 0, "group": 0, "name": "rustosd", "sockets": 0},
+        return [{**PROCESS, "pid": 0, "parent": 0, "group": 0, "name": "rustosd", "sockets": 0, "program": ""},
                 {**PROCESS, "pid": 901, "group": 900}]
 
     async def ask(self, pid, op, **fields):
@@ -260,6 +262,12 @@ class FakeProcesses:
                          "affinity": [0, 1], "peak_rss_octets": 7_340_032, "swap_octets": 0, "context_switches": 12,
                          "limits": {"Max open files": "1024"}, "calls": {"connect": 1}, "refused": {}}
         return 900, {}
+
+    def name_of(self, group):
+        return "fetch"
+
+    async def wait(self, who, seconds):
+        return End(901, "fetch", 7) if who in ("901", "fetch") else None
 
     def attach(self, pid):
         ours, theirs = socket.socketpair()

@@ -74,7 +74,7 @@ PARAMS = {
     "nic.show": {"name": "rustos0"}, "conn.show": {"id": "7.2"}, "conn.close": {"id": "7.2"},
     "trace.hop": {"address": "203.0.113.9", "hop_limit": 1},
     "process.show": {"pid": 901}, "process.fds": {"pid": 901}, "process.signal": {"pid": 901},
-    "process.nice": {"pid": 901, "nice": 5},
+    "process.nice": {"pid": 901, "nice": 5}, "process.wait": {"program": "fetch"},
 }
 
 
