@@ -63,6 +63,14 @@ def more_about(pid: int) -> dict[str, Any]:
     }
 
 
+def maps(pid: int) -> str:
+    """What is mapped where (/proc/PID/maps); empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def descriptors(pid: int) -> Iterator[tuple[int, str]]:
     """(number, what it is) of all that a process has open. Raises OSError."""
     for name in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):

@@ -7,10 +7,11 @@ import fcntl
 import grp
 import os
 import pwd
+import select
 import signal
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ _NEW_LISTENER: Final = 1 << 3
 _SIOCSIFFLAGS, _SIOCSIFADDR, _IFF_UP = 0x8914, 0x8916, 1
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127      # exit statuses, as shells have them
 _REPORT_OCTETS: Final = 4096
+_ATTEND_MS: Final = 5
 
 
 class LaunchFailed(Exception):
@@ -56,14 +58,21 @@ class Started:
     _gate: int
     _report: int
 
-    def go(self) -> None:
-        """Let it be executed. Raises LaunchFailed."""
+    def go(self, attend: Callable[[], None] = lambda: None) -> None:
+        """Let it be executed; `attend` is called while that takes its time. Raises LaunchFailed."""
         os.write(self._gate, b"x")
         os.close(self._gate)
-        with os.fdopen(self._report, "rb") as report:
+        with os.fdopen(self._report, "rb", buffering=0) as report:
+            told_yet = select.poll()
+            told_yet.register(report, select.POLLIN)
+            while not told_yet.poll(_ATTEND_MS):
+                attend()
             told = report.read(_REPORT_OCTETS)
         if told:
-            os.waitpid(self.pid, 0)
+            os.kill(self.pid, signal.SIGKILL)       # it may stand at a signal, traced
+            with contextlib.suppress(ChildProcessError):
+                while os.WIFSTOPPED(os.waitpid(self.pid, 0)[1]):
+                    pass
             _raise(told)
 
 
