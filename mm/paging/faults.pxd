@@ -36,6 +36,7 @@ cdef class FaultServer:
     cdef int64_t resident       # pages in memory of all spaces that are not ours, about
     cdef int64_t hard_limit     # of those; 0: none
     cdef uint32_t exempt        # thread whose faults never wait for room: who makes room needs its help
+    cdef uint32_t asking        # thread whose fault is being answered
     cdef bint spare             # slots are short: who is read from them gives them back
 
     cdef int _enter(self, Space *space) noexcept nogil

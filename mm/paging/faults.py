@@ -227,6 +227,7 @@ class FaultServer:
         error: cython.int
         if space.error:
             return                                      # its owner is about to be ended
+        self.asking = thread
         if space.batch_runs and in_batch(space, page):
             space.parked = True                         # the end of the batch wakes it
             return
@@ -464,7 +465,7 @@ class FaultServer:
     def _fail(self, space: cython.pointer[Space], page: uint64_t, error: cython.int, slot: int64_t) -> cython.void:
         """A page cannot be had: who owns the space is told, and ends what needs it."""
         if space.error == 0:
-            space.error, space.error_page, space.error_slot = error, page, slot
+            space.error, space.error_page, space.error_slot, space.error_thread = error, page, slot, self.asking
             self._tell(self.told)
 
     @cython.cfunc

@@ -85,6 +85,7 @@ class Lost(NamedTuple):
     errno: int
     address: int
     slot: int                   # -1: no slot was to blame
+    thread: int                 # that waits for the page; 0: none in particular
 
 
 @cython.cclass
@@ -208,7 +209,8 @@ class Pager(FaultServer):
     def lost(self) -> list[Lost]:
         """The spaces that cannot go on; each until it is ended."""
         i: uint32_t
-        return [Lost(i, self.spaces[i].error, self.spaces[i].error_page << PAGE_BITS, self.spaces[i].error_slot)
+        return [Lost(i, self.spaces[i].error, self.spaces[i].error_page << PAGE_BITS, self.spaces[i].error_slot,
+                     self.spaces[i].error_thread)
                 for i in range(self.highest) if self.spaces[i] != cython.NULL and self.spaces[i].error]
 
     def stats(self, index: int) -> SpaceStats:

@@ -51,6 +51,7 @@ cdef struct Space:
     int error                   # an errno: a page is lost, this cannot go on
     uint64_t error_page
     int64_t error_slot          # -1: no slot was to blame
+    uint32_t error_thread       # who waits for the page; 0: nobody in particular
     Counts counts
     # Memory of our own:
     uint64_t limit              # pages that may be in memory; 0: as many as like
