@@ -32,6 +32,9 @@ def run(
         "--host-network", help="Leave it in this network namespace: what the stack does not answer is the host's.")] = False,
     untraced: Annotated[bool, typer.Option(
         "--untraced", help="Leave ptrace to it: for strace and debuggers. Its exceptions are not explained then.")] = False,
+    policy: Annotated[str, typer.Option(
+        "--policy", "-p", metavar="NAME", help="Put it under this [[policy]] besides the user's own.",
+        show_default=False)] = "",
     detach: Annotated[bool, typer.Option(
         "--detach", "-d", help="Leave the terminal to you: print the program's number, once it runs, and end.")] = False,
     name: Annotated[str | None, typer.Option(
@@ -60,7 +63,7 @@ def run(
             link = Link(Settings.socket)
             supervisor = Supervisor(link, name or "", output, traced=not untraced)
             return supervisor.run(Program(command, variables, directory, user, not host_network,
-                                          link.ask("addresses")["addresses"]), executed)
+                                          link.ask("addresses")["addresses"], policy), executed)
         except OSError as error:
             unreachable = error.errno == errno.ENETDOWN
             raise LaunchFailed(error.strerror or str(error), shell.UNREACHABLE if unreachable else shell.FAILED) from None

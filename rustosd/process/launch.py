@@ -47,6 +47,7 @@ class Program:
     user: str | None = None                 # None: as we are
     own_network: bool = True                # a network namespace of its own: what we do not answer reaches nobody
     addresses: Sequence[str] = ()           # what that namespace shows as the host's
+    policy: str = ""                        # one more that it is under
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Started:
 def launch(program: Program, filtering: bytes, output: int = -1) -> Started:
     """Fork a child that waits behind its filter. `output`: its standard output and error; -1: ours. Raises LaunchFailed."""
     nr.check_machine()
-    identity = _identity(program.user)
+    identity = identity_of(program.user)
     report, child_report = os.pipe()        # close-on-exec: read to its end when the program runs
     child_gate, gate = os.pipe()
     nr.prctl(_PR_SET_CHILD_SUBREAPER, 1)    # what the program leaves behind comes to us, not to init
@@ -196,8 +197,8 @@ def _install(filtering: bytes) -> int:
         raise
 
 
-def _identity(name: str | None) -> pwd.struct_passwd | None:
-    """Raises LaunchFailed."""
+def identity_of(name: str | None) -> pwd.struct_passwd | None:
+    """Whom the program is to be; None: who we are. Raises LaunchFailed."""
     if name is None:
         return None
     try:

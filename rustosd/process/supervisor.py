@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rustosd.policy import PORTS_OF_ROOT
 from rustosd.process import inventory, ptrace
 from rustosd.process import syscalls as nr
 from rustosd.process.call import Call
 from rustosd.process.channel import Channel
 from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.filter import RULES, assemble
-from rustosd.process.launch import Program, launch
+from rustosd.process.launch import Program, identity_of, launch
 from rustosd.process.link import Link
 from rustosd.process.monitor import Monitor
 from rustosd.process.notify import LONGEST, Notifications
@@ -89,6 +90,7 @@ class Supervisor:
         self._status: int | None = None
         self._output = output
         self._kill_at = float("inf")
+        self._roots_own = False             # the daemon takes it for root, whatever it makes of itself
         self._probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._handlers = {
             nr.SOCKET: self._socket, nr.CONNECT: self._connect, nr.BIND: self._bind, nr.LISTEN: self._listen,
@@ -103,6 +105,7 @@ class Supervisor:
 
         `executed` is told its number when it runs.
         """
+        self._restrict(program)
         started = launch(program, assemble(RULES), -1 if self._output is None else self._output.end)
         self._notifications = Notifications(started.listener)
         self._child = started.pid
@@ -135,6 +138,16 @@ class Supervisor:
             os.close(wake)
             os.close(waker)
             self._close(started.listener)
+
+    def _restrict(self, program: Program) -> None:
+        """Have the daemon judge by who the program is. Raises LaunchFailed, OSError."""
+        identity = identity_of(program.user)
+        if identity is not None:
+            groups = os.getgrouplist(identity.pw_name, identity.pw_gid)
+            self.link.ask("restrict", uid=identity.pw_uid, groups=groups, policy=program.policy)
+        elif program.policy:
+            self.link.ask("restrict", policy=program.policy)
+        self._roots_own = identity is None and os.geteuid() == 0
 
     def _loop(self, listener: int) -> int:
         tick = time.monotonic() + _TICK_S
@@ -314,7 +327,10 @@ class Supervisor:
 
     def _bind(self, call: Call) -> None:
         if (one := self._ours(call)) is not None:
-            one.bind(call, parse(call.read_name(call.arguments[1], call.int(2)), one.family))
+            endpoint = parse(call.read_name(call.arguments[1], call.int(2)), one.family)
+            if self._roots_own and 0 < endpoint.port < PORTS_OF_ROOT and not inventory.may_bind_ports_of_root(call.thread):
+                raise error(errno.EACCES)
+            one.bind(call, endpoint)
 
     def _listen(self, call: Call) -> None:
         if (one := self._ours(call)) is not None:
