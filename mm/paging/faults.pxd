@@ -48,9 +48,12 @@ cdef class FaultServer:
     cdef int _bring_zero(self, Space *space, uint64_t page, bint write) noexcept nogil
     cdef int _bring(self, Space *space, uint64_t page, bint write) noexcept nogil
     cdef uint32_t _cluster(self, Space *space, uint64_t page) noexcept nogil
-    cdef uint64_t _install(self, Space *space, uint64_t page, uint32_t count, const uint8_t *data, bint keep, int *error) noexcept nogil
+    cdef uint64_t _install(self, Space *space, uint64_t page, uint32_t count, const uint8_t *data, bint keep, bint asked,
+                           int *error) noexcept nogil
     cdef int _unprotect(self, Space *space, uint64_t page) noexcept nogil
-    cdef void _defer(self, Space *space, uint64_t address, uint64_t flags, uint32_t thread, Deferred *again, bint room) noexcept nogil
+    cdef bint _is_there(self, Space *space, uint64_t page) noexcept nogil
+    cdef void _defer(self, Space *space, uint64_t address, uint64_t flags, uint32_t thread, Deferred *again,
+                     bint room) noexcept nogil
     cdef void _retry(self) noexcept nogil
     cdef void _fail(self, Space *space, uint64_t page, int error, int64_t slot) noexcept nogil
     cdef void _tell(self, int eventfd) noexcept nogil

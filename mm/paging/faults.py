@@ -14,7 +14,6 @@ from cython.cimports.mm.hw import now_ns
 from cython.cimports.mm.paging.space import (
     RUN_PAGES,
     Space,
-    enqueue,
     forget_slot,
     in_batch,
     space_fork,
@@ -43,6 +42,7 @@ from cython.cimports.mm.paging.userfault import (
     epoll_ctl,
     epoll_event,
     epoll_wait,
+    pread,
     read,
     uffd_copy,
     uffd_protect,
@@ -50,6 +50,7 @@ from cython.cimports.mm.paging.userfault import (
     uffd_zero,
     write,
 )
+from cython.cimports.mm.swap.policy import policy_arrive, policy_touch
 from cython.cimports.mm.swap.store import Failure
 from cython.cimports.mm.swap.sys import (
     aligned_alloc,
@@ -278,7 +279,7 @@ class FaultServer:
         done >>= PAGE_BITS
         if written or space.pid == 0:
             for i in range(done):
-                enqueue(space, page + i)
+                policy_arrive(cython.address(space.policy), page + i, i == 0)
             if space.pid:
                 self.resident += done
             else:
@@ -340,11 +341,12 @@ class FaultServer:
             i += run
         count = i
         if written:
-            done = self._install(space, page, 1, self.buffer, False, cython.address(error))
+            done = self._install(space, page, 1, self.buffer, False, True, cython.address(error))
             if done and count > 1:
-                done += self._install(space, page + 1, count - 1, self.buffer + PAGE, not self.spare, cython.address(error))
+                done += self._install(space, page + 1, count - 1, self.buffer + PAGE, not self.spare, False,
+                                      cython.address(error))
         else:
-            done = self._install(space, page, count, self.buffer, not self.spare, cython.address(error))
+            done = self._install(space, page, count, self.buffer, not self.spare, True, cython.address(error))
         if done:
             space.counts.pages_in += done
             space.counts.pages_ahead += done - 1
@@ -356,8 +358,11 @@ class FaultServer:
     @cython.nogil
     @cython.exceptval(check=False)
     def _install(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t, data: cython.pointer[cython.const[uint8_t]],
-                 keep: cython.bint, error: cython.pointer[cython.int]) -> uint64_t:
-        """Copy pages in, and keep their slots until they are written, or give them back. How many it was."""
+                 keep: cython.bint, asked: cython.bint, error: cython.pointer[cython.int]) -> uint64_t:
+        """Copy pages in, and keep their slots until they are written, or give them back. How many it was.
+
+        `asked`: the first is what the fault is about.
+        """
         done: uint64_t = 0
         i: uint64_t
         chunk: cython.pointer[Chunk]
@@ -372,7 +377,7 @@ class FaultServer:
                 set_bit(chunk.present, page + i)
             else:
                 forget_slot(space, page + i, self.store)
-            enqueue(space, page + i)
+            policy_arrive(cython.address(space.policy), page + i, asked and i == 0)
         if done:
             space.copied_at_ns = now_ns()
             if space.pid:
@@ -391,6 +396,10 @@ class FaultServer:
         i: uint32_t
         chunk: cython.pointer[Chunk]
         space.counts.write_faults += 1
+        chunk = chunk_of(cython.address(space.table), page)
+        if (chunk != cython.NULL and chunk.slots[page & (CHUNK_PAGES - 1)] and not bit(chunk.present, page)
+                and not self._is_there(space, page)):
+            return EEXIST                               # it has left since it was touched: the slot is all there is of it
         if page == space.next_write:                    # in order: the next ones as well
             while count < ZERO_PAGES:
                 chunk = chunk_of(cython.address(space.table), page + count)
@@ -406,8 +415,18 @@ class FaultServer:
             return error
         for i in range(count):
             forget_slot(space, page + i, self.store)
+        policy_touch(cython.address(space.policy), page)
         space.next_write = page + count
         return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _is_there(self, space: cython.pointer[Space], page: uint64_t) -> cython.bint:
+        """Whether a page is in memory that we did not bring in: a fork's child may have some that its parent has lost."""
+        entry: uint64_t = 0
+        return (space.pagemap >= 0 and pread(space.pagemap, cython.address(entry), 8, page * 8) == 8
+                and entry >> 63 != 0)
 
     # what has to wait
 

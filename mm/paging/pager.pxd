@@ -21,7 +21,7 @@ cdef class Pager(FaultServer):
     cdef void _add_drop(self, uint64_t page, uint64_t count) noexcept nogil
     cdef void _clean(self, Space *space, uint64_t page) noexcept nogil
     cdef bint _has_no_slot(self, Space *space, uint64_t page, bint locked) noexcept nogil
-    cdef void _give_up(self, Space *space, uint64_t page, uint32_t count) noexcept nogil
+    cdef void _give_up(self, Space *space, uint64_t page, uint32_t count, bint locked) noexcept nogil
     cdef void _end_batch(self, Space *space) noexcept nogil
     cdef void _acquire(self, bint locked) noexcept nogil
     cdef void _release(self, bint locked) noexcept nogil

@@ -19,8 +19,6 @@ from cython.cimports.mm.paging.space import (
     RUN_PAGES,
     Run,
     Space,
-    dequeue,
-    enqueue,
     forget_range,
     forget_slot,
     move_range,
@@ -47,6 +45,13 @@ from cython.cimports.mm.paging.userfault import (
     uffd_protect,
     uffd_register,
     uffd_wake,
+)
+from cython.cimports.mm.swap.policy import (
+    policy_arrive,
+    policy_choose,
+    policy_is_in_memory,
+    policy_resident,
+    policy_stay,
 )
 from cython.cimports.mm.swap.runs import NONE
 from cython.cimports.mm.swap.store import Failure, SwapStore
@@ -216,7 +221,7 @@ class Pager(FaultServer):
     def stats(self, index: int) -> SpaceStats:
         """A moment's figures of one space."""
         space: cython.pointer[Space] = self._find(index)
-        return SpaceStats(space.table.swapped, space.queue.tail - space.queue.head, space.counts.faults,
+        return SpaceStats(space.table.swapped, policy_resident(cython.address(space.policy)), space.counts.faults,
                           space.counts.zero_faults, space.counts.write_faults, space.counts.waited, space.counts.pages_in,
                           space.counts.pages_ahead, space.counts.pages_out, space.counts.clean_out, space.counts.zero_out,
                           space.resident)
@@ -315,17 +320,10 @@ class Pager(FaultServer):
     @cython.nogil
     @cython.exceptval(check=False)
     def _choose(self, space: cython.pointer[Space], want: uint32_t) -> cython.void:
-        """Take the oldest pages from the queue, as runs in the order of their addresses: the space's batch. Locked."""
-        count: uint32_t = 0
+        """The pages that leave next, as runs in the order of their addresses: the space's batch. Locked."""
+        count: uint32_t = policy_choose(cython.address(space.policy), self.chosen, want)
         runs: uint32_t = 0
-        page: int64_t
         i: uint32_t
-        while count < want:
-            page = dequeue(space)
-            if page < 0:
-                break
-            self.chosen[count] = page
-            count += 1
         qsort(self.chosen, count, 8, _by_number)
         for i in range(count):
             if (runs and space.batch[runs - 1].first + space.batch[runs - 1].count == self.chosen[i]
@@ -350,7 +348,7 @@ class Pager(FaultServer):
             if error:                                   # swap is full or broken: the rest stays
                 self._acquire(locked)
                 for i in range(space.batch[run].count):
-                    enqueue(space, space.batch[run].first + i)
+                    policy_stay(cython.address(space.policy), space.batch[run].first + i)
                 self._release(locked)
             else:
                 error = self._evict_run(space, space.batch[run].first, cython.cast(uint32_t, space.batch[run].count), locked)
@@ -372,12 +370,12 @@ class Pager(FaultServer):
                 if error == 0:
                     error = self._evict_run(space, first + i, 1, locked)
                 else:
-                    self._give_up(space, first + i, 1)
+                    self._give_up(space, first + i, 1, locked)
             return error
         if error == EAGAIN:                             # a fork or a move is under way
             self._acquire(locked)
             for i in range(count):
-                enqueue(space, first + i)
+                policy_stay(cython.address(space.policy), first + i)
             self._release(locked)
             return 0
         if error:
@@ -410,9 +408,9 @@ class Pager(FaultServer):
             if got:
                 error = self._save(space, first + i, got, self.outgoing, locked)
             if got < dirty:
-                self._give_up(space, first + i + got, dirty - got)
+                self._give_up(space, first + i + got, dirty - got, locked)
             if error:
-                self._give_up(space, first + i + dirty, count - i - dirty)
+                self._give_up(space, first + i + dirty, count - i - dirty, locked)
                 return error
             i += dirty
         return 0
@@ -479,12 +477,12 @@ class Pager(FaultServer):
                 run += 1
             first = self.store.take(run, cython.address(got))
             if first == NONE:
-                self._give_up(space, page + done, count - done)
+                self._give_up(space, page + done, count - done, locked)
                 return ENOSPC
             if self.store.write_pages(cython.cast(uint32_t, first), got, data + (cython.cast(uint64_t, done) << PAGE_BITS),
                                       cython.address(failure)):
                 self.store.release_pages(cython.cast(uint32_t, first), got)
-                self._give_up(space, page + done, count - done)
+                self._give_up(space, page + done, count - done, locked)
                 return failure.error
             self._acquire(locked)
             for i in range(got):
@@ -503,7 +501,7 @@ class Pager(FaultServer):
             space.counts.pages_out += i
             done += i
             if i < got:
-                self._give_up(space, page + done, count - done)
+                self._give_up(space, page + done, count - done, locked)
                 return ENOMEM
         return 0
 
@@ -523,12 +521,15 @@ class Pager(FaultServer):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _give_up(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t) -> cython.void:
+    def _give_up(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t, locked: cython.bint) -> cython.void:
         """These stay in memory: they may be written. A page that swap has as well stays protected."""
         i: uint32_t
+        self._acquire(locked)
         for i in range(count):
+            policy_stay(cython.address(space.policy), page + i)
             if slot_of(cython.address(space.table), page + i) == 0:
                 uffd_protect(space.fd, (page + i) << PAGE_BITS, PAGE, False)
+        self._release(locked)
 
     @cython.cfunc
     @cython.nogil
@@ -604,7 +605,7 @@ def _discover(space: cython.pointer[Space], start: uint64_t, end: uint64_t) -> c
     while count >= 0:
         for i in range(count):
             for page in range(regions[i].start >> PAGE_BITS, regions[i].end >> PAGE_BITS):
-                found += enqueue(space, page)
+                found += _queue(space, page)
         if walked <= start or walked >= end:
             return found
         start = walked
@@ -615,9 +616,18 @@ def _discover(space: cython.pointer[Space], start: uint64_t, end: uint64_t) -> c
             return found
         for i in range(count):
             if entries[i] & _PRESENT:
-                found += enqueue(space, (start >> PAGE_BITS) + i)
+                found += _queue(space, (start >> PAGE_BITS) + i)
         start += cython.cast(uint64_t, count) << PAGE_BITS
     return found
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _queue(space: cython.pointer[Space], page: uint64_t) -> cython.bint:
+    """A page was found in memory. Whether that is news."""
+    return (not policy_is_in_memory(cython.address(space.policy), page)
+            and policy_arrive(cython.address(space.policy), page, False))
 
 
 @cython.cfunc

@@ -1,7 +1,7 @@
 # One address space that is paged.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mm.paging.table cimport PageTable
-
+from mm.swap.policy cimport Policy
 from mm.swap.store cimport SwapStore
 
 cdef enum:
@@ -11,11 +11,6 @@ cdef enum:
 cdef struct Run:                # of pages
     uint64_t first
     uint64_t count
-
-cdef struct Queue:              # of pages, the oldest first
-    uint64_t *pages
-    uint64_t size               # a power of two
-    uint64_t head, tail
 
 cdef struct Counts:
     uint64_t faults             # that read from swap
@@ -38,7 +33,7 @@ cdef struct Space:
     int pagemap                 # /proc/PID/pagemap
     int64_t parent              # index of the one it was forked from; -1
     PageTable table
-    Queue queue
+    Policy policy               # which of the pages in memory leave
     Run batch[BATCH_PAGES]      # what is being evicted, sorted: whoever touches it waits for the end of that
     uint32_t batch_runs
     bint parked                 # somebody waits for that
@@ -63,6 +58,4 @@ cdef void space_free(Space *space, SwapStore store) noexcept nogil
 cdef void forget_slot(Space *space, uint64_t page, SwapStore store) noexcept nogil
 cdef void forget_range(Space *space, uint64_t first, uint64_t end, SwapStore store) noexcept nogil
 cdef void move_range(Space *space, uint64_t first, uint64_t end, uint64_t to, SwapStore store) noexcept nogil
-cdef bint enqueue(Space *space, uint64_t page) noexcept nogil
-cdef int64_t dequeue(Space *space) noexcept nogil
 cdef bint in_batch(Space *space, uint64_t page) noexcept nogil

@@ -1,4 +1,4 @@
-"""One paged address space: which of its pages are in swap, and in which order those in memory shall leave it.
+"""One paged address space: which of its pages are in swap.
 
 What holds at any time: a page that has a slot is either not in memory, or it is protected from writes and equal to its slot. So
 a page that was only read leaves without being written again, and a fork's child may find either and is right.
@@ -6,7 +6,7 @@ a page that was only read leaves without being written again, and a fork's child
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
-from cython.cimports.libc.stdlib import calloc, free, malloc
+from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.mm.paging.table import (
     CHUNK_BITS,
     CHUNK_PAGES,
@@ -20,13 +20,13 @@ from cython.cimports.mm.paging.table import (
     table_free,
     table_init,
 )
+from cython.cimports.mm.swap.policy import policy_forget_range, policy_free, policy_init
 from cython.cimports.mm.swap.store import SwapStore
 from cython.cimports.posix.unistd import close
 
 if not cython.compiled:
     raise ImportError("mm.paging.space must be compiled: python setup.py build_ext --inplace")
 
-_FIRST_QUEUE = cython.declare(uint64_t, 1024)
 
 
 @cython.cfunc
@@ -37,7 +37,9 @@ def space_new(fd: cython.int, pid: cython.int) -> cython.pointer[Space]:
     space: cython.pointer[Space] = cython.cast(cython.pointer[Space], calloc(1, cython.sizeof(Space)))
     if space == cython.NULL:
         return cython.NULL
-    if not table_init(cython.address(space.table)):
+    if not table_init(cython.address(space.table)) or not policy_init(cython.address(space.policy)):
+        table_free(cython.address(space.table))
+        policy_free(cython.address(space.policy))
         free(space)
         return cython.NULL
     space.fd, space.pid, space.pagemap, space.parent = fd, pid, -1, -1
@@ -59,6 +61,7 @@ def space_fork(parent: cython.pointer[Space], fd: cython.int, store: SwapStore) 
         return cython.NULL
     table_free(cython.address(space.table))
     if not table_copy(cython.address(space.table), cython.address(parent.table)):
+        policy_free(cython.address(space.policy))
         free(space)
         return cython.NULL
     for i in range(space.table.size):
@@ -88,7 +91,7 @@ def space_free(space: cython.pointer[Space], store: SwapStore) -> cython.void:
                 _release_chunk(chunk, 0, CHUNK_PAGES, store)
                 chunk = chunk.next
     table_free(cython.address(space.table))
-    free(space.queue.pages)
+    policy_free(cython.address(space.policy))
     close(space.fd)
     if space.pagemap >= 0:
         close(space.pagemap)
@@ -114,6 +117,7 @@ def forget_range(space: cython.pointer[Space], first: uint64_t, end: uint64_t, s
     number: uint64_t
     base: uint64_t
     chunk: cython.pointer[Chunk]
+    policy_forget_range(cython.address(space.policy), first, end)
     if space.table.swapped == 0 or first >= end:
         return
     if (end - first) >> CHUNK_BITS < space.table.size:
@@ -172,6 +176,7 @@ def move_range(space: cython.pointer[Space], first: uint64_t, end: uint64_t, to:
     target: uint64_t
     chunk: cython.pointer[Chunk]
     other: cython.pointer[Chunk]
+    policy_forget_range(cython.address(space.policy), first, end)
     if space.table.swapped == 0:
         return
     while page < end:
@@ -194,56 +199,6 @@ def move_range(space: cython.pointer[Space], first: uint64_t, end: uint64_t, to:
             chunk.used -= 1
             clear_bit(chunk.present, page)
         page += 1
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def enqueue(space: cython.pointer[Space], page: uint64_t) -> cython.bint:
-    """A page is in memory, and the last to leave. False: it is in the queue already, or there is no memory for that."""
-    chunk: cython.pointer[Chunk] = make_chunk(cython.address(space.table), page)
-    if chunk == cython.NULL or bit(chunk.queued, page):
-        return False
-    if space.queue.tail - space.queue.head == space.queue.size and not _grow(cython.address(space.queue)):
-        return False
-    set_bit(chunk.queued, page)
-    space.queue.pages[space.queue.tail & (space.queue.size - 1)] = page
-    space.queue.tail += 1
-    return True
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def dequeue(space: cython.pointer[Space]) -> int64_t:
-    """The page that has been in memory for longest, which may have gone otherwise; -1: there is none."""
-    page: uint64_t
-    chunk: cython.pointer[Chunk]
-    if space.queue.head == space.queue.tail:
-        return -1
-    page = space.queue.pages[space.queue.head & (space.queue.size - 1)]
-    space.queue.head += 1
-    chunk = chunk_of(cython.address(space.table), page)
-    if chunk != cython.NULL:
-        clear_bit(chunk.queued, page)
-    return page
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _grow(queue: cython.pointer[Queue]) -> cython.bint:
-    i: uint64_t
-    size: uint64_t = queue.size * 2 if queue.size else _FIRST_QUEUE
-    count: uint64_t = queue.tail - queue.head
-    pages: cython.pointer[uint64_t] = cython.cast(cython.pointer[uint64_t], malloc(size * 8))
-    if pages == cython.NULL:
-        return False
-    for i in range(count):
-        pages[i] = queue.pages[(queue.head + i) & (queue.size - 1)]
-    free(queue.pages)
-    queue.pages, queue.size, queue.head, queue.tail = pages, size, 0, count
-    return True
 
 
 @cython.cfunc

@@ -10,7 +10,6 @@ cdef struct Chunk:                      # of 512 pages, 2 MiB
     Chunk *next                         # with the same bucket
     uint32_t used                       # pages with a slot
     uint64_t present[8]                 # a bit each: in memory as well as in its slot, and protected from writes
-    uint64_t queued[8]                  # a bit each: is in the space's queue
     uint32_t slots[CHUNK_PAGES]         # the slot and 1; 0: none
 
 cdef struct PageTable:

@@ -82,12 +82,11 @@ def make_chunk(table: cython.pointer[PageTable], page: uint64_t) -> cython.point
 @cython.nogil
 @cython.exceptval(check=False)
 def table_copy(to: cython.pointer[PageTable], table: cython.pointer[cython.const[PageTable]]) -> cython.bint:
-    """Make `to` a copy, but with nothing queued. False: no memory; then it is empty."""
+    """Make `to` a copy. False: no memory; then it is empty."""
     i: uint64_t
     chunk: cython.pointer[Chunk]
     made: cython.pointer[Chunk]
     following: cython.pointer[Chunk]
-    word: cython.int
     if not table_init(to):
         return False
     for i in range(table.size):
@@ -101,8 +100,6 @@ def table_copy(to: cython.pointer[PageTable], table: cython.pointer[cython.const
                 following = made.next
                 memcpy(made, chunk, cython.sizeof(Chunk))
                 made.next = following
-                for word in range(8):
-                    made.queued[word] = 0
             chunk = chunk.next
     to.swapped = table.swapped
     return True

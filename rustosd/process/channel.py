@@ -90,7 +90,7 @@ class Channel:
 
     def _list(self) -> dict[str, Any]:
         ours = self._supervisor.table.inodes()
-        rows, pids = [], inventory.below(os.getpid())
+        rows, pids = [], self._supervisor.programs()
         for pid in pids[:ROWS_MOST]:
             if (row := self._row(pid)) is not None:
                 rows.append({**row, "sockets": len(inventory.socket_inodes(pid) & ours)})
@@ -143,5 +143,5 @@ class Channel:
         return {}
 
     def _check(self, pid: int) -> None:
-        if pid not in inventory.below(os.getpid()):
+        if pid not in self._supervisor.programs():
             raise OSError(errno.ESRCH, f"process {pid} is none of ours")

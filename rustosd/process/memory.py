@@ -49,7 +49,7 @@ class MemoryRefused(Exception):
     """Memory cannot be limited here; the message says what to do."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Space:
     """One address space."""
 
@@ -155,7 +155,7 @@ class Memory:
     def close(self) -> None:
         """The group has ended."""
         self._ended = True
-        for space in set(self._by_key.values()):
+        for space in self._by_key.values():
             space.helper.end()
             os.close(space.fd)
         self._by_key.clear()
@@ -203,7 +203,8 @@ class Memory:
 
     def _enter(self, pid: int, helper: Helper, fd: int, key: int = 0) -> _Space:
         self.attendants.add(helper.pid)
-        space = self._spaces[pid] = self._by_key[key or self._new_key()] = _Space(key or self._last_key, {pid}, helper, fd)
+        key = key or self._new_key()
+        space = self._spaces[pid] = self._by_key[key] = _Space(key, {pid}, helper, fd)
         return space
 
     def _new_key(self) -> int:

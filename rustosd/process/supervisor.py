@@ -16,10 +16,10 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rustosd.policy import PORTS_OF_ROOT
 from rustosd.process import inventory, ptrace
@@ -27,9 +27,10 @@ from rustosd.process import syscalls as nr
 from rustosd.process.call import Call
 from rustosd.process.channel import Channel
 from rustosd.process.datagrams import DatagramSocket, Senders
-from rustosd.process.filter import RULES, assemble
+from rustosd.process.filter import RULES, Rule, assemble, memory_rules
 from rustosd.process.launch import Program, identity_of, launch
 from rustosd.process.link import Link
+from rustosd.process.memory import Limits, Memory, MemoryRefused
 from rustosd.process.monitor import Monitor
 from rustosd.process.notify import LONGEST, Notifications
 from rustosd.process.options import get_option, set_option
@@ -61,11 +62,12 @@ class Supervisor:
     """One program and all that it starts."""
 
     def __init__(self, link: Link, name: str = "", output: Output | None = None, grace_s: float = GRACE_S,
-                 traced: bool = True) -> None:
+                 traced: bool = True, limits: Limits | None = None, swap: Mapping[str, Any] | None = None) -> None:
         """`name`: what people call the program; `output`: where what it writes goes, instead of to where ours does.
 
         `grace_s`: how long it has to end when it is told to. `traced`: own the programs by ptrace, too, to know of their lives
-        and exceptions; then none of them can trace.
+        and exceptions; then none of them can trace. `limits`: of their memory; the rest of it goes to `swap`, a store as
+        `rustosd.process.pager.open_store` has it.
         """
         self.link = link
         self.name = name
@@ -74,6 +76,8 @@ class Supervisor:
         self.monitor = Monitor()
         self.monitor.on_exit.append(self._ended)
         self._traced = traced
+        self._limits, self._swap = limits, swap
+        self.memory: Memory | None = None
         self.table = Table()
         self.calls: Counter[int] = Counter()
         self.refused: Counter[str] = Counter()
@@ -106,7 +110,8 @@ class Supervisor:
         `executed` is told its number when it runs.
         """
         self._restrict(program)
-        started = launch(program, assemble(RULES), -1 if self._output is None else self._output.end)
+        rules = RULES if self._limits is None else RULES | self._page(self._limits)
+        started = launch(program, assemble(rules), -1 if self._output is None else self._output.end)
         self._notifications = Notifications(started.listener)
         self._child = started.pid
         wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -148,6 +153,26 @@ class Supervisor:
         elif program.policy:
             self.link.ask("restrict", policy=program.policy)
         self._roots_own = identity is None and os.geteuid() == 0
+
+    def _page(self, limits: Limits) -> dict[int, list[Rule]]:
+        """Start the pager; what its programs' filter has besides. Raises LaunchFailed."""
+        try:
+            self.memory = Memory(self.monitor, limits, self._swap or {}, self._lost, self._end_with)
+        except MemoryRefused as refused:
+            raise LaunchFailed(str(refused)) from None
+        self.watch(self.memory.socket.fileno(), select.EPOLLIN, self.memory.told)
+        return memory_rules(self.memory.cookie)
+
+    def _end_with(self, why: str) -> None:
+        """Nothing of the group can go on."""
+        print(f"rustosctl: {why}", file=sys.stderr, flush=True)
+        for pid in self.programs():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def programs(self) -> list[int]:
+        """Every process of the group: what runs below us and is not ours."""
+        return inventory.below(os.getpid(), self.memory.attendants if self.memory is not None else ())
 
     def _loop(self, listener: int) -> int:
         tick = time.monotonic() + _TICK_S
@@ -406,6 +431,9 @@ class Supervisor:
         try:
             self.monitor.seize(self._child)
         except OSError as refused:
+            if self.memory is not None:
+                os.kill(self._child, signal.SIGKILL)
+                raise LaunchFailed(f"a program whose memory is limited must be traced: ptrace says {refused.strerror}") from None
             print(f"rustosctl: the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. "
                   "Something else traces it already, or a container or security module forbids it; "
                   "--untraced silences this", file=sys.stderr, flush=True)
@@ -421,6 +449,10 @@ class Supervisor:
                 return
             self.monitor.take(tid, status)
 
+    def _lost(self, thread: int, address: int, why: str) -> None:
+        """A page of a program's memory cannot be brought in. Raises OSError: the thread is not one of the group's."""
+        self.exceptions.swap_fault(thread, address, why)
+
     def _ended(self, pid: int, status: int) -> None:
         """The first process's end is ours."""
         if pid in self._processes:
@@ -431,7 +463,7 @@ class Supervisor:
 
     def _held(self) -> set[int]:
         """The inodes of all sockets that the group's processes hold."""
-        return set().union(*map(inventory.socket_inodes, inventory.below(os.getpid())))
+        return set().union(*map(inventory.socket_inodes, self.programs()))
 
     def _tidy(self) -> None:
         """Let go of what programs have let go of without a call of ours; end what was told to end and does not."""
@@ -453,10 +485,10 @@ class Supervisor:
         """The first process has ended: the others are told, and have a moment."""
         limit = time.monotonic() + self.grace_s
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in inventory.below(os.getpid()):
+            for pid in self.programs():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            while inventory.below(os.getpid()) and time.monotonic() < limit:
+            while self.programs() and time.monotonic() < limit:
                 self._reap()
                 if self._more():
                     self._take_calls(select.EPOLLIN)
@@ -464,6 +496,9 @@ class Supervisor:
         self._reap()
 
     def _close(self, listener: int) -> None:
+        if self.memory is not None:
+            self.forget(self.memory.socket.fileno())
+            self.memory.close()
         if self._channel is not None:
             self._channel.close()
         for fd in list(self._waiting):
