@@ -264,7 +264,7 @@ class FaultServer:
         space.counts.zero_faults += 1
         most = space.zero_window = min(space.zero_window * 2, ZERO_PAGES) if page == space.next_zero else 1
         if space.limit:
-            most = min(most, cython.cast(uint32_t, max(1, space.limit // 16)))
+            most = min(most, cython.cast(uint32_t, max(space.limit // 16, cython.cast(uint64_t, 1))))
         while (count < most and slot_of(cython.address(space.table), page + count) == 0
                and not (space.batch_runs and in_batch(space, page + count))):
             count += 1
@@ -297,11 +297,12 @@ class FaultServer:
         chunk: cython.pointer[Chunk]
         if page == space.next_page:
             space.window = min(space.window * 2, cython.cast(uint32_t, RUN_PAGES))
+            space.counts.ahead_used += space.last_ahead
         else:
             space.window = max(space.window // 4, 1)
         most = space.window
         if space.limit:
-            most = min(most, cython.cast(uint32_t, max(1, space.limit // 8)))
+            most = min(most, cython.cast(uint32_t, max(space.limit // 8, cython.cast(uint64_t, 1))))
         while count < most:
             chunk = chunk_of(cython.address(space.table), page + count)
             if (chunk == cython.NULL or chunk.slots[(page + count) & (CHUNK_PAGES - 1)] == 0 or bit(chunk.present, page + count)
@@ -349,7 +350,8 @@ class FaultServer:
             done = self._install(space, page, count, self.buffer, not self.spare, True, cython.address(error))
         if done:
             space.counts.pages_in += done
-            space.counts.pages_ahead += done - 1
+            space.last_ahead = cython.cast(uint32_t, done - 1)
+            space.counts.pages_ahead += space.last_ahead
             space.next_page = page + done
             return 0
         return error

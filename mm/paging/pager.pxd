@@ -10,7 +10,6 @@ cdef class Pager(FaultServer):
     cdef uint64_t chosen[256]           # the pages of a batch
     cdef Run drops[256]                 # what of a batch is in swap, or zero, and may go
     cdef uint32_t drop_count
-    cdef readonly str last_error        # why the last pages could not be written; "" if nothing ever was wrong
 
     cdef Space *_find(self, uint32_t index) except *
     cdef void _choose(self, Space *space, uint32_t want) noexcept nogil

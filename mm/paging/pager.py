@@ -74,9 +74,11 @@ class SpaceStats(NamedTuple):
     faults: int                 # that read from swap
     zero_faults: int
     write_faults: int           # first writes to pages that swap had as well
+    again: int                  # faults of pages that had left not long ago
     waited: int                 # faults that waited for room
     pages_in: int
     pages_ahead: int            # of those, read ahead
+    ahead_used: int             # of those, the ones that are known to have been used
     pages_out: int              # written to swap
     clean_out: int              # that left without being written: swap had them
     zero_out: int               # that left without being written: they were zero
@@ -103,7 +105,6 @@ class Pager(FaultServer):
         if self.outgoing == cython.NULL:
             raise MemoryError
         memset(self.outgoing, 0, BATCH_PAGES * PAGE)
-        self.last_error = ""
 
     def __dealloc__(self):
         if self.outgoing != cython.NULL:
@@ -222,8 +223,8 @@ class Pager(FaultServer):
         """A moment's figures of one space."""
         space: cython.pointer[Space] = self._find(index)
         return SpaceStats(space.table.swapped, policy_resident(cython.address(space.policy)), space.counts.faults,
-                          space.counts.zero_faults, space.counts.write_faults, space.counts.waited, space.counts.pages_in,
-                          space.counts.pages_ahead, space.counts.pages_out, space.counts.clean_out, space.counts.zero_out,
+                          space.counts.zero_faults, space.counts.write_faults, space.policy.returned, space.counts.waited,
+                          space.counts.pages_in, space.counts.pages_ahead, space.counts.ahead_used, space.counts.pages_out, space.counts.clean_out, space.counts.zero_out,
                           space.resident)
 
     # limits of other processes
@@ -238,6 +239,11 @@ class Pager(FaultServer):
             pthread_mutex_lock(cython.address(self.lock))
             self.resident, self.hard_limit, self.exempt, self.spare = pages, limit, thread, short
             pthread_mutex_unlock(cython.address(self.lock))
+
+    @property
+    def expected(self) -> int:
+        """Pages in memory by what we brought in and took out since `set_room`."""
+        return self.resident
 
     @property
     def waiting(self) -> bool:

@@ -16,10 +16,9 @@ cdef struct Counts:
     uint64_t faults             # that read from swap
     uint64_t zero_faults        # of pages that had nothing in them yet
     uint64_t write_faults       # first writes to a page that is in swap as well
-    uint64_t again              # faults of pages that had been in use before they were swapped out
     uint64_t pages_in           # from swap, those that were read ahead included
     uint64_t pages_ahead        # read ahead
-    uint64_t ahead_used         # of those, the ones that were written or asked for before they left again
+    uint64_t ahead_used         # of those, the ones behind which the next fault came: they were used in order
     uint64_t pages_out          # written to swap
     uint64_t clean_out          # pages that left without being written: swap had them
     uint64_t zero_out           # pages that left without being written: they were zero
@@ -38,6 +37,7 @@ cdef struct Space:
     uint32_t batch_runs
     bint parked                 # somebody waits for that
     uint32_t window             # pages to bring in with the next fault
+    uint32_t last_ahead         # pages that came along with the last one
     uint64_t next_page          # where a fault would come if they come in order
     uint64_t next_zero
     uint32_t zero_window

@@ -43,7 +43,7 @@ class Channel:
         self._verbs: dict[str, Callable[..., dict[str, Any]]] = {
             "list": self._list, "show": self._show, "descriptors": self._descriptors, "signal": self._signal,
             "nice": self._nice, "stop": self._stop, "suspend": self._suspend, "resume": self._resume,
-            "figures": self._figures}
+            "figures": self._figures, "memory": self._memory, "swap": self._swap}
 
     @classmethod
     def open(cls, supervisor: Supervisor, path: str) -> Channel:
@@ -105,7 +105,7 @@ class Channel:
         row = self._row(pid)
         if row is None:
             raise OSError(errno.ESRCH, f"process {pid} has ended")
-        self._supervisor.meter.sample(inventory.below(os.getpid()))
+        self._supervisor.meter.sample(self._supervisor.programs())
         row |= _waits(self._supervisor.meter.of(pid))
         row["sockets"] = len(inventory.socket_inodes(pid) & self._supervisor.table.inodes())
         return {"process": row, **inventory.more_about(pid),
@@ -160,7 +160,7 @@ class Channel:
 
     def _figures(self) -> dict[str, Any]:
         meter = self._supervisor.meter
-        meter.sample(inventory.below(os.getpid()))
+        meter.sample(self._supervisor.programs())
         return {"spent": list(meter.total), "waits": meter.waits}
 
     def _nice(self, pid: int, nice: int) -> dict[str, Any]:
@@ -171,6 +171,18 @@ class Channel:
     def _stop(self) -> dict[str, Any]:
         self._supervisor.stop()
         return {}
+
+    def _memory(self) -> dict[str, Any]:
+        return {"memory": self._paged()["memory"]}
+
+    def _swap(self) -> dict[str, Any]:
+        return {"swap": self._paged()["swap"]}
+
+    def _paged(self) -> dict[str, Any]:
+        """What the pager told last."""
+        if self._supervisor.memory is None or not self._supervisor.memory.latest:
+            raise OSError(errno.ENODATA, "the memory of these programs is not limited")
+        return self._supervisor.memory.latest
 
     def _check(self, pid: int) -> None:
         if pid not in self._supervisor.programs():

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -36,6 +36,7 @@ _ZEROED: Final = (4, 24)                    # advice behind which pages must rea
 _MREMAP_DONTUNMAP: Final = 4
 _PATIENCE_S: Final = 10.0
 _CAP_SYS_PTRACE: Final = 19
+PAGER: Final = (sys.executable, "-m", "rustosd.process.pager")
 
 
 class Limits(NamedTuple):
@@ -77,11 +78,11 @@ class _Call(NamedTuple):
 class Memory:
     """All address spaces of a group. Raises MemoryRefused at once when it cannot be."""
 
-    def __init__(self, monitor: Monitor, limits: Limits, store: dict[str, Any], swap_fault: Callable[[int, int, str], None],
-                 give_up: Callable[[str], None]) -> None:
-        """`store`: see `rustosd.process.pager.open_store`. `swap_fault(thread, address, why)`: of a page that is lost.
+    def __init__(self, monitor: Monitor, limits: Limits, place: dict[str, Any], fd: int,
+                 swap_fault: Callable[[int, int, str], None], give_up: Callable[[str], None], pager: Sequence[str] = PAGER) -> None:
+        """`place` and `fd`, the caller's: where swap is (`rustosd.swap.place`). `pager`: the command that serves a descriptor.
 
-        `give_up(why)`: the pager has ended, and so must the group.
+        `swap_fault(thread, address, why)`: of a page that is lost. `give_up(why)`: the pager has ended, and so must the group.
         """
         check_rights()
         self.limits = limits
@@ -97,14 +98,13 @@ class Memory:
         self._ended = False
         self.unpaged: str = ""                      # why some address space is not paged
         self._end, theirs = packets.pair()
-        settings = {"soft": limits.soft, "hard": limits.hard, "store": store, "supervisor": os.getpid()}
-        self._pager = Popen([sys.executable, "-m", "rustosd.process.pager", str(theirs.fileno())], stdin=DEVNULL,
-                            pass_fds=(theirs.fileno(),), start_new_session=True)
+        settings = {"soft": limits.soft, "hard": limits.hard, "place": place, "supervisor": os.getpid()}
+        self._pager = Popen([*pager, str(theirs.fileno())], stdin=DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True)
         theirs.close()
         self.attendants.add(self._pager.pid)
         self._end.settimeout(_PATIENCE_S)
         try:
-            packets.send(self._end, settings)
+            packets.send(self._end, settings, fd)
             answer = packets.receive(self._end)
         except OSError as error:
             answer = ({"error": f"the pager does not answer: {error}"}, -1)
@@ -119,8 +119,9 @@ class Memory:
         monitor.on_call, monitor.on_call_end = self._call_begins, self._call_ends
         self._verbs: dict[str, Callable[..., None]] = {
             "want": self._want, "drop": self._drop, "done": self._done, "claimed": self._claimed, "lost": self._lost,
-            "stats": self._stats}
-        self._asked: list[Callable[[dict[str, Any]], None]] = []
+            "figures": self._figures}
+        self.latest: dict[str, Any] = {}
+        """What the pager told last: "memory" and "swap"."""
 
     @property
     def socket(self) -> socket.socket:
@@ -147,10 +148,10 @@ class Memory:
             except BrokenPipeError:
                 continue
 
-    def figures(self, answer: Callable[[dict[str, Any]], None]) -> None:
-        """Ask the pager for its figures; it answers before long, with what `rustosd.process.pager` has in `_figures`."""
-        self._asked.append(answer)
-        self._send({"op": "stats"})
+    def refresh(self) -> None:
+        """Have the pager tell `latest` anew, before long; now and then it does so unasked."""
+        self.latest = {}
+        self._send({"op": "tell"})
 
     def close(self) -> None:
         """The group has ended."""
@@ -381,9 +382,8 @@ class Memory:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    def _stats(self, **figures: Any) -> None:
-        if self._asked:
-            self._asked.pop(0)(figures)
+    def _figures(self, **figures: Any) -> None:
+        self.latest = figures
 
 
 def check_rights() -> None:

@@ -21,18 +21,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from mm.paging.pager import BATCH, Pager
-from mm.swap.store import SwapStore
 from rustosd.process import packets
 from rustosd.process.pressure import Pressure
+from rustosd.swap.place import from_builtins, open_store
+from rustosd.swap.report import report
 
 _PAGE: Final = 4096
 _MCL_CURRENT_AND_FUTURE: Final = 3
-_BUSY_MS, _NEAR_MS, _QUIET_MS = 1, 3, 50
-_SCAN_AGAIN_S: Final = 0.05
+_BUSY_MS, _NEAR_MS, _QUIET_MS = 1, 3, 100
+_SCAN_AGAIN_S: Final = 0.1
+_UNSEEN_PAGES: Final = 256
 _NOTHING_FOUND_S: Final = 0.05
 _SLACK_PARTS: Final = 16            # of the limit: how much more than must is evicted
 _NEAR_PARTS: Final = 2              # of the limit: from where on it is watched closely
 _SPARE_PARTS: Final = 4             # of the slots: with fewer free, pages in memory keep none
+_TELL_EVERY_S: Final = 1.0
+_ROWS_MOST: Final = 128
 _KINDS: Final = ("rw-p", "r--p")    # of mappings, that are evicted
 
 
@@ -52,8 +56,10 @@ class Group:
         self._told_lost: set[int] = set()
         self._peak = 0
         self._failed = ""
+        self._told_at = 0.0
+        self._faults = self._ahead = self._ahead_used = 0       # of spaces that have ended
         self._verbs = {"attach": self._attach, "claim": self._claim, "end": self._ended, "call": self._call,
-                       "grant": self._grant, "dropped": self._dropped, "stats": self._stats}
+                       "grant": self._grant, "dropped": self._dropped, "tell": self._tell}
 
     def run(self) -> None:
         """Until the supervisor has gone."""
@@ -72,6 +78,8 @@ class Group:
                 else:
                     self._pressure.felt()
             self._watch()
+            if time.monotonic() - self._told_at >= _TELL_EVERY_S:
+                self._tell()
 
     def _pause(self) -> int:
         total = sum(self._resident.values())
@@ -102,7 +110,7 @@ class Group:
             self._enter(key, pid, self._pager.add(fd, pid))
         except OSError as error:                # it has ended already, or there are too many
             os.close(fd)
-            if error.errno != errno.ENOENT:
+            if error.errno not in (errno.ENOENT, errno.ESRCH):
                 self._failed = str(error)
 
     def _enter(self, key: int, pid: int, index: int) -> None:
@@ -140,6 +148,10 @@ class Group:
         if self._wanted == key:
             self._wanted = None
         if index is not None:
+            one = self._pager.stats(index)
+            self._faults += one.faults
+            self._ahead += one.pages_ahead
+            self._ahead_used += one.ahead_used
             self._pager.end(index)
 
     def _call(self, key: int, token: int, since: int, forget: list[tuple[int, int]],
@@ -188,6 +200,8 @@ class Group:
         for key, pid in self._pids.items():
             self._resident[key] = anonymous_pages(pid)
         total = sum(self._resident.values())
+        if total > self._pager.expected + _UNSEEN_PAGES:
+            self._scanned.clear()               # memory that we do not answer for has grown
         self._peak = max(self._peak, total)
         slots = self._pager.store.slots
         self._pager.set_room(total, self._hard, self._supervisor, slots.free < slots.count // _SPARE_PARTS)
@@ -240,16 +254,27 @@ class Group:
 
     # figures
 
-    def _stats(self) -> None:
-        spaces = []
-        for key, index in self._keys.items():
-            one = self._pager.stats(index)._asdict()
-            one["resident"] = self._resident[key]
-            spaces.append({"pid": self._pids[key], **one})
-        store = self._pager.store.stats()
-        self._say("stats", soft=self._soft * _PAGE, hard=self._hard * _PAGE, lowered=self._pressure.lowered(self._soft) * _PAGE,
-                  peak=self._peak * _PAGE, failed=self._failed, spaces=spaces[:256],
-                  device=self._pager.store.device.describe(), store={**store._asdict(), "ratio": store.ratio})
+    def _tell(self) -> None:
+        """All there is to know, for people."""
+        self._told_at = time.monotonic()
+        rows, ahead, used, faults = [], 0, 0, 0
+        for key, index in list(self._keys.items())[:_ROWS_MOST]:
+            one = self._pager.stats(index)
+            ahead, used, faults = ahead + one.pages_ahead, used + one.ahead_used, faults + one.faults
+            rows.append({
+                "pid": self._pids[key], "resident_octets": self._resident[key] * _PAGE, "swapped_octets": one.swapped * _PAGE,
+                "faults": one.faults, "zero_faults": one.zero_faults, "write_faults": one.write_faults, "again": one.again,
+                "waited": one.waited, "in_octets": one.pages_in * _PAGE, "out_octets": one.pages_out * _PAGE,
+                "clean_octets": (one.clean_out + one.zero_out) * _PAGE, "ahead_pages": one.pages_ahead,
+                "ahead_used": one.ahead_used})
+        memory = {
+            "limit_octets": self._soft * _PAGE, "most_octets": self._hard * _PAGE,
+            "lowered_octets": self._pressure.lowered(self._soft) * _PAGE,
+            "resident_octets": sum(self._resident.values()) * _PAGE, "peak_octets": self._peak * _PAGE, "failure": self._failed,
+            "spaces": rows}
+        self._say("figures", memory=memory,
+                  swap=report(self._pager.store, faults=self._faults + faults, ahead_pages=self._ahead + ahead,
+                              ahead_used=self._ahead_used + used))
 
 
 def anonymous_pages(pid: int) -> int:
@@ -274,22 +299,15 @@ def mappings(pid: int) -> list[tuple[int, int]]:
     return found
 
 
-def open_store(wanted: dict[str, Any]) -> SwapStore:
-    """The swap of a group. Raises OSError, ValueError."""
-    from mm.swap.device import FileDevice
-    device = FileDevice(wanted["path"], wanted["octets"])
-    return SwapStore(device)
-
-
 def main(argv: list[str]) -> int:
     """Serve the supervisor at the other end of a descriptor."""
     end = socket.socket(fileno=int(argv[0]))
     first = packets.receive(end)
     if first is None:
         return 1
-    settings, _ = first
+    settings, fd = first
     try:
-        store = open_store(settings["store"])
+        store = open_store(from_builtins(settings["place"]), fd)
     except (OSError, ValueError) as error:
         packets.send(end, {"error": f"no swap: {error}"})
         return 1

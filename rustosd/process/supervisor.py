@@ -477,7 +477,7 @@ class Supervisor:
         for fd, waiting in list(self._waiting.items()):
             if not waiting.call.valid:
                 self._put_down(fd)
-        self.meter.sample(inventory.below(os.getpid()))
+        self.meter.sample(self.programs())
         self.monitor.tidy()
         self.table.forget_datagrams(self._probe)
         for pid, fd in list(self._processes.items()):
