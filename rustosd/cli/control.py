@@ -16,6 +16,7 @@ from rustosd.cli import (
     capture,
     details,
     device,
+    memory,
     process,
     report,
     sata,
@@ -344,6 +345,7 @@ app.command("wait")(wait_command)
 app.command("logs")(logs_command)
 app.add_typer(process.app, name="process")
 app.add_typer(sched.app, name="sched")
+app.add_typer(memory.app, name="memory")
 for command in (process.ps, process.policy, process.kill, process.suspend, process.resume, process.nice):
     app.command(command.__name__)(command)
 

@@ -13,6 +13,7 @@ from rustosd.control import (
     capture_protocol,
     device_protocol,
     disk_protocol,
+    memory_protocol,
     nbd_protocol,
     network_protocol,
     policy_protocol,
@@ -215,7 +216,7 @@ METHODS = {method.name: method for method in (
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
     *network_protocol.METHODS, *process_protocol.METHODS, *sched_protocol.METHODS, *policy_protocol.METHODS,
-    *trace_protocol.METHODS, *upkeep_protocol.METHODS,
+    *memory_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from rustosd.process.monitor import Monitor
 
 _PAGE: Final = 4096
+LEAST: Final = 4 << 20
+"""Octets of the smallest limit."""
 _KCMP_VM: Final = 1
 _ZEROED: Final = (4, 24)                    # advice behind which pages must read zero: DONTNEED, DONTNEED_LOCKED
 _MREMAP_DONTUNMAP: Final = 4
@@ -127,6 +129,10 @@ class Memory:
     def socket(self) -> socket.socket:
         """Readable when the pager has something to say: `told`."""
         return self._end
+
+    @property
+    def pager_pid(self) -> int:
+        return self._pager.pid
 
     def told(self, _events: int = 0) -> None:
         """Take in what the pager says."""

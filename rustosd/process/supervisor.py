@@ -16,10 +16,12 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from rustosd.policy import PORTS_OF_ROOT
 from rustosd.process import inventory, ptrace
@@ -30,7 +32,7 @@ from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.filter import RULES, Rule, assemble, memory_rules
 from rustosd.process.launch import Program, identity_of, launch
 from rustosd.process.link import Link
-from rustosd.process.memory import Limits, Memory, MemoryRefused
+from rustosd.process.memory import Limits, Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
 from rustosd.process.notify import LONGEST, Notifications
 from rustosd.process.options import get_option, set_option
@@ -38,6 +40,7 @@ from rustosd.process.output import Output
 from rustosd.process.sockaddr import family_of, parse
 from rustosd.process.sockets import CLOSE_ON_EXEC, NON_BLOCKING, GuestSocket, Table, error
 from rustosd.process.streams import StreamSocket
+from rustosd.swap.place import ask
 from rustosd.scheduling.waits import Meter
 
 _TYPE_MASK: Final = 0xF
@@ -63,12 +66,11 @@ class Supervisor:
     """One program and all that it starts."""
 
     def __init__(self, link: Link, name: str = "", output: Output | None = None, grace_s: float = GRACE_S,
-                 traced: bool = True, limits: Limits | None = None, swap: Mapping[str, Any] | None = None) -> None:
+                 traced: bool = True, limits: Limits | None = None) -> None:
         """`name`: what people call the program; `output`: where what it writes goes, instead of to where ours does.
 
         `grace_s`: how long it has to end when it is told to. `traced`: own the programs by ptrace, too, to know of their lives
-        and exceptions; then none of them can trace. `limits`: of their memory; the rest of it goes to `swap`, a store as
-        `rustosd.process.pager.open_store` has it.
+        and exceptions; then none of them can trace. `limits`: of their memory; what is above goes to swap.
         """
         self.link = link
         self.name = name
@@ -80,7 +82,7 @@ class Supervisor:
         self.monitor = Monitor()
         self.monitor.on_exit.append(self._ended)
         self._traced = traced
-        self._limits, self._swap = limits, swap
+        self._limits = limits
         self.memory: Memory | None = None
         self.table = Table()
         self.calls: Counter[int] = Counter()
@@ -115,6 +117,8 @@ class Supervisor:
         """
         self._restrict(program)
         rules = RULES if self._limits is None else RULES | self._page(self._limits)
+        if self.memory is not None:
+            program = replace(program, huge_pages=False)        # they cannot leave in parts
         started = launch(program, assemble(rules), -1 if self._output is None else self._output.end)
         self._notifications = Notifications(started.listener)
         self._child = started.pid
@@ -161,10 +165,18 @@ class Supervisor:
 
     def _page(self, limits: Limits) -> dict[int, list[Rule]]:
         """Start the pager; what its programs' filter has besides. Raises LaunchFailed."""
+        if not self._traced:
+            raise LaunchFailed("a program whose memory is limited must be traced: leave out --untraced, or --memory")
+        fd = -1
         try:
-            self.memory = Memory(self.monitor, limits, self._swap or {}, self._lost, self._end_with)
-        except MemoryRefused as refused:
-            raise LaunchFailed(str(refused)) from None
+            check_rights()
+            place, fd = ask(self.link.path)
+            self.memory = Memory(self.monitor, limits, msgspec.to_builtins(place), fd, self._lost, self._end_with)
+        except (MemoryRefused, OSError) as refused:
+            raise LaunchFailed(getattr(refused, "strerror", None) or str(refused)) from None
+        finally:
+            if fd >= 0:
+                os.close(fd)
         self.watch(self.memory.socket.fileno(), select.EPOLLIN, self.memory.told)
         return memory_rules(self.memory.cookie)
 
@@ -498,6 +510,8 @@ class Supervisor:
                 self._reap()
                 if self._more():
                     self._take_calls(select.EPOLLIN)
+                if self.memory is not None:
+                    self.memory.told()
                 time.sleep(0.005)
         self._reap()
 

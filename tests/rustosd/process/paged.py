@@ -6,33 +6,44 @@ import os
 import select
 import signal
 import struct
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from mm.swap.device import nameless
 from rustosd.process import syscalls as nr
 from rustosd.process.filter import assemble, memory_rules
-from rustosd.process.memory import Limits, Memory
+from rustosd.process.memory import PAGER, Limits, Memory
 from rustosd.process.monitor import Monitor
 from tests.rustosd.process.traced import LIMIT_S, Traced
 
+FAILING: Final = (sys.executable, "-m", "tests.rustosd.process.failing_pager")
 _NO_NEW_PRIVS, _THP_DISABLE = 38, 41
 
 
 class Paged(Traced):
     """A program that waits at its first instruction until `run`."""
 
-    def __init__(self, *argv: str, soft: int, hard: int, store: dict[str, Any], stdout: int | None = None) -> None:
+    def __init__(self, *argv: str, soft: int, hard: int, folder: Path, octets: int = 512 << 20, stdout: int | None = None,
+                 pager: Sequence[str] = PAGER, place: dict[str, Any] | None = None) -> None:
+        """`folder`: for a swap file of so many `octets`."""
         self.lost: list[tuple[int, int, str]] = []
         self.gave_up = ""
         self.monitor = Monitor()
-        self.memory = Memory(self.monitor, Limits(soft, hard), store, self._lost, self._give_up)
+        fd = nameless(str(folder / "swap"))
+        place = {"kind": "file", "name": "swap", "octets": octets, **(place or {})}
+        try:
+            self.memory = Memory(self.monitor, Limits(soft, hard), place, fd, self._lost, self._give_up, pager)
+        finally:
+            os.close(fd)
         super().__init__(*argv, monitor=self.monitor, stdout=stdout, before=self._restrict)
 
     def _restrict(self) -> None:
         nr.prctl(_THP_DISABLE, 1)
-        nr.prctl(_NO_NEW_PRIVS, 1)
+        nr.prctl(FAILING: Final = (sys.executable, "-m", "tests.rustosd.process.failing_pager")
+_NO_NEW_PRIVS, 1)
         filtering = assemble(memory_rules(self.memory.cookie))
         code = ctypes.create_string_buffer(filtering, len(filtering))
         program = ctypes.create_string_buffer(struct.pack("=H6xQ", len(filtering) // 8, ctypes.addressof(code)))
@@ -83,19 +94,24 @@ class Paged(Traced):
         return self.status
 
     def figures(self) -> dict[str, Any]:
-        """What the pager tells."""
-        told: list[dict[str, Any]] = []
-        self.memory.figures(told.append)
-        self.until(lambda: bool(told))
-        return told[0]
+        """What the pager tells: "memory" and "swap"."""
+        self.memory.refresh()
+        self.until(lambda: bool(self.memory.latest))
+        return self.memory.latest
+
+    def swap_total(self, name: str) -> int:
+        return self.figures()["swap"][name]
+
+    def peak_octets(self) -> int:
+        return self.figures()["memory"]["peak_octets"]
+
+    def unclaimed_slots(self) -> int:
+        """Octets in swap that no process has."""
+        figures = self.figures()
+        return 0 if figures["memory"]["spaces"] else figures["swap"]["used_octets"]
 
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         self.memory.close()
         super().end()
-
-
-def file_store(folder: Path, octets: int = 256 << 20) -> dict[str, Any]:
-    """Swap in a file."""
-    return {"path": str(folder / "swap"), "octets": octets}
