@@ -61,7 +61,7 @@ class NbdDevice(Device):
         if first.read_only:
             raise OSError(EPERM, f"the export {export} is read-only: swap must be written")
         if begin % PAGE or begin < 0 or there < PAGE or octets > there:
-            raise OSError(ENOSPC, f"the export {export} has {first.octets} octets, and {octets or PAGE} from {begin} on are wanted")
+            raise OSError(ENOSPC, f"the export {export} has {first.octets} octets; {octets or PAGE} from {begin} on are wanted")
         if first.block_octets > PAGE:
             raise OSError(EINVAL, f"the export {export} takes blocks of {first.block_octets} octets only")
         self.name, self.export = f"{export} on {path}", export

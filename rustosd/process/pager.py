@@ -23,7 +23,8 @@ from typing import Any, Final
 from mm.paging.pager import BATCH, Pager
 from rustosd.process import packets
 from rustosd.process.pressure import Pressure
-from rustosd.swap.place import from_builtins, open_store
+from rustosd.swap.opening import open_store
+from rustosd.swap.place import from_builtins
 from rustosd.swap.report import report
 
 _PAGE: Final = 4096

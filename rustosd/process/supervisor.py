@@ -40,7 +40,6 @@ from rustosd.process.output import Output
 from rustosd.process.sockaddr import family_of, parse
 from rustosd.process.sockets import CLOSE_ON_EXEC, NON_BLOCKING, GuestSocket, Table, error
 from rustosd.process.streams import StreamSocket
-from rustosd.swap.place import ask
 from rustosd.scheduling.waits import Meter
 
 _TYPE_MASK: Final = 0xF
@@ -165,6 +164,7 @@ class Supervisor:
 
     def _page(self, limits: Limits) -> dict[int, list[Rule]]:
         """Start the pager; what its programs' filter has besides. Raises LaunchFailed."""
+        from rustosd.swap.opening import ask        # not for those without a limit: it brings all of swap along
         if not self._traced:
             raise LaunchFailed("a program whose memory is limited must be traced: leave out --untraced, or --memory")
         fd = -1

@@ -42,8 +42,7 @@ class Paged(Traced):
 
     def _restrict(self) -> None:
         nr.prctl(_THP_DISABLE, 1)
-        nr.prctl(FAILING: Final = (sys.executable, "-m", "tests.rustosd.process.failing_pager")
-_NO_NEW_PRIVS, 1)
+        nr.prctl(_NO_NEW_PRIVS, 1)
         filtering = assemble(memory_rules(self.memory.cookie))
         code = ctypes.create_string_buffer(filtering, len(filtering))
         program = ctypes.create_string_buffer(struct.pack("=H6xQ", len(filtering) // 8, ctypes.addressof(code)))
