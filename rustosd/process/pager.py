@@ -36,6 +36,7 @@ _NOTHING_FOUND_S: Final = 0.05
 _SLACK_PARTS: Final = 16            # of the limit: how much more than must is evicted
 _NEAR_PARTS: Final = 2              # of the limit: from where on it is watched closely
 _SPARE_PARTS: Final = 4             # of the slots: with fewer free, pages in memory keep none
+_NICE: Final = -10
 _TELL_EVERY_S: Final = 1.0
 _ROWS_MOST: Final = 128
 _KINDS: Final = ("rw-p", "r--p")    # of mappings, that are evicted
@@ -316,6 +317,8 @@ def main(argv: list[str]) -> int:
     if libc.mlockall(_MCL_CURRENT_AND_FUTURE):
         packets.send(end, {"error": f"the pager cannot be locked in memory: {os.strerror(ctypes.get_errno())}"})
         return 1
+    with contextlib.suppress(OSError):  # threads wait for us: we go first
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     pager = Pager(store)
     threading.Thread(target=pager.serve, name="faults", daemon=True).start()
     packets.send(end, {"op": "ready"})
