@@ -116,6 +116,8 @@ class Facts(NamedTuple):
     """Devices that have left, or cannot be driven: bus address and why."""
     disks: Sequence[tuple[str, str, str]] = ()
     """Disks in trouble: name, the check's code, and what is wrong."""
+    swap: Sequence[tuple[str, str, str]] = ()
+    """Swap of programs in trouble: the program, the check's code, and what is wrong."""
     usage: Mapping[str, int] = {}
     resident_octets: int = 0
     memory_octets: int = 0
@@ -186,6 +188,14 @@ def _disk(code: str) -> Callable[[Facts], Iterator[Finding]]:
         for name, found, what in facts.disks:
             if found == code:
                 yield Finding(name, f"Disk {name} {what}.")
+    return find
+
+
+def _swap(code: str) -> Callable[[Facts], Iterator[Finding]]:
+    def find(facts: Facts) -> Iterator[Finding]:
+        for program, found, what in facts.swap:
+            if found == code:
+                yield Finding(program, f"The swap of {program}: {what}.")
     return find
 
 
@@ -310,6 +320,11 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("disk-flush-lost", "error", _disk("disk-flush-lost"),
           "What was written since the last flush that succeeded may be lost. Look at what is below the file (dmesg, df), then "
           "restart the daemon and have its users check their data."),
+    Check("swap-corrupt", "error", _swap("swap-corrupt"),
+          "Whoever needed such a page has ended. Do not trust what swap is on: look at it and its cable, or choose another "
+          "place under [swap]."),
+    Check("swap-failing", "error", _swap("swap-failing"),
+          "Look at what swap is on (rustosctl swap; dmesg, df, rustosctl disk). Who needs a page that is lost ends."),
     Check("address-duplicate", "error", _address_duplicate, "Give one of the two hosts another address: rustosctl addr."),
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),
@@ -335,6 +350,9 @@ CHECKS: Final[tuple[Check, ...]] = (
           "Raise buffers_octets under [stack], or find the slow readers: rustosctl conn."),
     Check("memory-nearly-full", "warning", _memory,
           "Give the service more memory (MemoryMax= in its unit, or a larger machine), or lower buffers_octets under [stack]."),
+    Check("swap-nearly-full", "warning", _swap("swap-nearly-full"),
+          "Raise size under [swap] and start the program anew, or give it more memory. When swap is full, it waits for memory "
+          "at its limit, and ends above it."),
     Check("drops-rising", "warning", _drops_rising, _DROP_ADVICE_ELSE),
     Check("unsent-rising", "warning", _unsent_rising, _DROP_ADVICE_ELSE),
     Check("nic-drops-rising", "warning", _nic_drops_rising,

@@ -22,6 +22,7 @@ from rustosd.cli import (
     sata,
     sched,
     shell,
+    swap,
     tables,
     top,
     traceroute,
@@ -346,6 +347,7 @@ app.command("logs")(logs_command)
 app.add_typer(process.app, name="process")
 app.add_typer(sched.app, name="sched")
 app.add_typer(memory.app, name="memory")
+app.add_typer(swap.app, name="swap")
 for command in (process.ps, process.policy, process.kill, process.suspend, process.resume, process.nice):
     app.command(command.__name__)(command)
 

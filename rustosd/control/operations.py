@@ -21,6 +21,7 @@ from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.sata_operations import SataOperations
 from rustosd.control.sched_operations import SchedOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
+from rustosd.control.swap_operations import SwapOperations
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
 from rustosd.pinger import Answer
@@ -49,6 +50,10 @@ class Core(UpkeepCore, Protocol):
     scheduler: Any
     """`rustosd.scheduling.scheduler.Scheduler` or its like."""
     policies: Policies
+    swap_places: Any
+    """`rustosd.swap.places.Places`: where programs' swap is kept."""
+    swap_watch: Any
+    """`rustosd.swap.watch.SwapWatch`: what is known of it."""
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
@@ -82,7 +87,8 @@ class Core(UpkeepCore, Protocol):
 
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
-                 TraceOperations, NetworkOperations, ProcessOperations, SchedOperations, PolicyOperations, UpkeepOperations, MemoryOperations):
+                 TraceOperations, NetworkOperations, ProcessOperations, SchedOperations, PolicyOperations, SwapOperations,
+                 MemoryOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

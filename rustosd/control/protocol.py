@@ -20,6 +20,7 @@ from rustosd.control import (
     process_protocol,
     sata_protocol,
     sched_protocol,
+    swap_protocol,
     trace_protocol,
     upkeep_protocol,
 )
@@ -216,7 +217,7 @@ METHODS = {method.name: method for method in (
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
     *network_protocol.METHODS, *process_protocol.METHODS, *sched_protocol.METHODS, *policy_protocol.METHODS,
-    *memory_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
+    *swap_protocol.METHODS, *memory_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 
 

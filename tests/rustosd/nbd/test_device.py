@@ -58,8 +58,8 @@ async def test_a_part_of_an_export_stays_within_it(running):
     first = store.allocate(256)
     await asyncio.to_thread(store.write, first, os.urandom(1 << 20))
     client = await running.client()
-    around = [await client.ask(0, at, 4096) for at in ((1 << 20) - 4096, 2 << 20)]
-    assert [answer.content(at, 4096) for answer, at in zip(around, ((1 << 20) - 4096, 2 << 20), strict=True)] == [bytes(4096)] * 2
+    for at in ((1 << 20) - 4096, 2 << 20):
+        assert (await client.ask(0, at, 4096)).content(at, 4096) == bytes(4096)
     assert disk.statistics()["sectors_written"] == (1 << 20) // 512
     await asyncio.to_thread(store.close)
 
