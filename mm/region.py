@@ -38,6 +38,8 @@ class SwappedRegion:
         self.memory.madvise(_MADV_NOHUGEPAGE)
         self.memory.madvise(_MADV_DONTFORK)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        self.failure = ""
+        """Why a page cannot be had that somebody waits for; empty while all is well."""
         self._on_failure = on_failure
         self._pager = Pager(store)
         self._index = -1
@@ -65,13 +67,6 @@ class SwappedRegion:
     def stats(self) -> SpaceStats:
         """In pages."""
         return self._pager.stats(self._index)
-
-    @property
-    def failure(self) -> str:
-        """Why a page cannot be had any more; empty while all is well."""
-        for lost in self._pager.lost():
-            return f"page at {lost.address - self.address:#x}: {os.strerror(lost.errno)}"
-        return ""
 
     def close(self) -> None:
         """Give the memory and its slots back. Raises BufferError while somebody has a view of it. May be called twice."""
@@ -102,10 +97,10 @@ class SwappedRegion:
         poll = _poll(self._pager.told_fd)
         while not self._closing:
             poll()
-            if self.failure:
-                if self._on_failure is not None:
+            for lost in self._pager.lost():
+                first, self.failure = not self.failure, f"page at {lost.address - self.address:#x}: {os.strerror(lost.errno)}"
+                if first and self._on_failure is not None:
                     self._on_failure(self.failure)
-                return
 
 
 def _poll(fd: int) -> Callable[[], object]:

@@ -7,6 +7,7 @@ cdef enum:
     SPACES_MOST = 4096
     MESSAGES = 16
     DEFERRED_MOST = 65536
+    LOST_MOST = 64
 
 cdef struct Deferred:           # a fault that cannot be answered now
     uint32_t index
@@ -16,6 +17,13 @@ cdef struct Deferred:           # a fault that cannot be answered now
     uint32_t thread
     bint counted                # as one that waits for room
     int64_t since_ns
+
+cdef struct LostPage:           # one that somebody waits for and that cannot be had
+    uint32_t index
+    uint64_t page
+    int error                   # an errno
+    int64_t slot                # -1: no slot was to blame
+    uint32_t thread             # who waits; 0: the process is beyond help, or it is memory of our own
 
 cdef class FaultServer:
     cdef readonly SwapStore store
@@ -36,7 +44,10 @@ cdef class FaultServer:
     cdef int64_t resident       # pages in memory of all spaces that are not ours, about
     cdef int64_t hard_limit     # of those; 0: none
     cdef uint32_t exempt        # thread whose faults never wait for room: who makes room needs its help
+    cdef uint32_t evictor       # the thread that reads what is to be evicted: its faults do not wait for the end of that
     cdef uint32_t asking        # thread whose fault is being answered
+    cdef LostPage lost_pages[64]
+    cdef uint32_t lost_count
     cdef bint spare             # slots are short: who is read from them gives them back
 
     cdef int _enter(self, Space *space) noexcept nogil
@@ -56,5 +67,6 @@ cdef class FaultServer:
                      bint room) noexcept nogil
     cdef void _retry(self) noexcept nogil
     cdef void _fail(self, Space *space, uint64_t page, int error, int64_t slot) noexcept nogil
+    cdef bint _is_ours(self, uint32_t thread) noexcept nogil
     cdef void _tell(self, int eventfd) noexcept nogil
     cdef void _balance(self, Space *space) noexcept nogil

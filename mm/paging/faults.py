@@ -60,6 +60,8 @@ from cython.cimports.mm.swap.sys import (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
+from cython.cimports.libc.signal import SIGKILL
+from cython.cimports.posix.signal import kill
 from cython.cimports.posix.unistd import close
 
 if not cython.compiled:
@@ -208,11 +210,10 @@ class FaultServer:
     def _forked(self, space: cython.pointer[Space], fd: cython.int) -> cython.void:
         """The space of a child that has not run yet. Whoever looks after processes claims it."""
         child: cython.pointer[Space] = space_fork(space, fd, self.store)
-        if child == cython.NULL:
-            self._fail(space, 0, ENOMEM, -1)            # the child's faults would never be answered
-            return
-        if self._enter(child):
-            space_free(child, self.store)
+        if child == cython.NULL or self._enter(child):
+            if child != cython.NULL:
+                space_free(child, self.store)
+            space.broken = True                         # the child's faults would never be answered
             self._fail(space, 0, ENOMEM, -1)
             return
         self._tell(self.told)
@@ -226,15 +227,15 @@ class FaultServer:
         page: uint64_t = address >> PAGE_BITS
         written: cython.bint = flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP) != 0
         error: cython.int
-        if space.error:
+        if space.broken:
             return                                      # its owner is about to be ended
         self.asking = thread
-        if space.batch_runs and in_batch(space, page):
+        if space.batch_runs and in_batch(space, page) and thread != self.evictor:
             space.parked = True                         # the end of the batch wakes it
             return
         if flags & UFFD_PAGEFAULT_FLAG_WP:
             error = self._unprotect(space, page)
-        elif self.hard_limit and space.pid and self.resident >= self.hard_limit and thread != self.exempt:
+        elif self.hard_limit and space.pid and self.resident >= self.hard_limit and not self._is_ours(thread):
             if again != cython.NULL and now_ns() - again.since_ns > WAIT_FOR_ROOM_NS:
                 self._fail(space, page, ENOMEM, -1)
             else:
@@ -484,10 +485,29 @@ class FaultServer:
     @cython.nogil
     @cython.exceptval(check=False)
     def _fail(self, space: cython.pointer[Space], page: uint64_t, error: cython.int, slot: int64_t) -> cython.void:
-        """A page cannot be had: who owns the space is told, and ends what needs it."""
-        if space.error == 0:
-            space.error, space.error_page, space.error_slot, space.error_thread = error, page, slot, self.asking
-            self._tell(self.told)
+        """A page cannot be had: whoever looks after the space is told, and ends who waits for it."""
+        one: cython.pointer[LostPage]
+        done: uint64_t
+        if self.lost_count == LOST_MOST:
+            uffd_wake(space.fd, page << PAGE_BITS, PAGE)        # it asks again
+            return
+        one = cython.address(self.lost_pages[self.lost_count])
+        one.index, one.page, one.error, one.slot, one.thread = space.index, page, error, slot, self.asking
+        if space.pid > 0 and (space.broken or self._is_ours(self.asking)):
+            # We must not wait for a page of a program, so it has to end, and never sees what we are given in place of it.
+            one.thread = 0
+            kill(space.pid, SIGKILL)
+            uffd_zero(space.fd, page << PAGE_BITS, PAGE, cython.address(done))
+        self.lost_count += 1
+        self._tell(self.told)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _is_ours(self, thread: uint32_t) -> cython.bint:
+        """Whether it is a thread without which nothing gets better."""
+        return thread != 0 and (thread == self.exempt or thread == self.evictor)
 
     @cython.cfunc
     @cython.nogil

@@ -6,6 +6,7 @@ its owner must not unmap or move anything there. Memory of our own is evicted by
 
 import errno as errors
 import os
+import threading
 from typing import NamedTuple
 
 import cython
@@ -13,7 +14,7 @@ from cython.cimports.libc.errno import EAGAIN, ENOENT, ENOMEM, ENOSPC, errno
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free, qsort
 from cython.cimports.libc.string import memcmp, memcpy, memset
-from cython.cimports.mm.paging.faults import SPACES_MOST, FaultServer
+from cython.cimports.mm.paging.faults import LOST_MOST, SPACES_MOST, FaultServer, LostPage
 from cython.cimports.mm.paging.space import (
     BATCH_PAGES,
     RUN_PAGES,
@@ -86,13 +87,13 @@ class SpaceStats(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A space that cannot go on."""
+    """A page that somebody waits for and that cannot be had."""
 
     index: int
     errno: int
     address: int
     slot: int                   # -1: no slot was to blame
-    thread: int                 # that waits for the page; 0: none in particular
+    thread: int                 # that waits for it; 0: of our own memory, or its process was killed already
 
 
 @cython.cclass
@@ -213,11 +214,19 @@ class Pager(FaultServer):
         return self.spaces[index]
 
     def lost(self) -> list[Lost]:
-        """The spaces that cannot go on; each until it is ended."""
+        """The pages that somebody waits for and that cannot be had, since the last time."""
         i: uint32_t
-        return [Lost(i, self.spaces[i].error, self.spaces[i].error_page << PAGE_BITS, self.spaces[i].error_slot,
-                     self.spaces[i].error_thread)
-                for i in range(self.highest) if self.spaces[i] != cython.NULL and self.spaces[i].error]
+        count: uint32_t
+        pages: LostPage[LOST_MOST]
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            count = self.lost_count
+            for i in range(count):
+                pages[i] = self.lost_pages[i]
+            self.lost_count = 0
+            pthread_mutex_unlock(cython.address(self.lock))
+        return [Lost(pages[i].index, pages[i].error, pages[i].page << PAGE_BITS, pages[i].slot, pages[i].thread)
+                for i in range(count)]
 
     def stats(self, index: int) -> SpaceStats:
         """A moment's figures of one space."""
@@ -279,6 +288,8 @@ class Pager(FaultServer):
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
             move_range(space, first, last, target, self.store)
+            if space.broken:
+                self._fail(space, target, ENOMEM, -1)
             pthread_mutex_unlock(cython.address(self.lock))
 
     # eviction
@@ -304,6 +315,7 @@ class Pager(FaultServer):
         error: cython.int
         i: uint32_t
         count: uint32_t = min(want, BATCH_PAGES)
+        self.evictor = threading.get_native_id()
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
             self._choose(space, count)
@@ -564,7 +576,7 @@ class Pager(FaultServer):
         i: uint64_t
         error: cython.int
         want: uint32_t
-        while space.resident > space.limit and space.error == 0:
+        while space.resident > space.limit and not space.broken:
             want = cython.cast(uint32_t, min(max(space.resident - space.limit, space.limit // 16),
                                              cython.cast(uint64_t, RUN_PAGES)))
             self._choose(space, max(want, 1))
@@ -575,8 +587,6 @@ class Pager(FaultServer):
                 if madvise(cython.cast(cython.p_void, self.drops[run].first << PAGE_BITS),
                            self.drops[run].count << PAGE_BITS, MADV_DONTNEED):
                     error = errno
-            if error and error != ENOSPC and self.drop_count == 0:
-                self._fail(space, space.batch[0].first, error, -1)
             self._end_batch(space)
             if error:
                 return                                  # above the limit for now; the next fault tries again

@@ -43,10 +43,7 @@ cdef struct Space:
     uint32_t zero_window
     uint64_t next_write
     int64_t copied_at_ns        # when a page was last copied in
-    int error                   # an errno: a page is lost, this cannot go on
-    uint64_t error_page
-    int64_t error_slot          # -1: no slot was to blame
-    uint32_t error_thread       # who waits for the page; 0: nobody in particular
+    bint broken                 # we have lost track of its pages: it cannot go on
     Counts counts
     # Memory of our own:
     uint64_t limit              # pages that may be in memory; 0: as many as like

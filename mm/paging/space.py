@@ -44,7 +44,6 @@ def space_new(fd: cython.int, pid: cython.int) -> cython.pointer[Space]:
         return cython.NULL
     space.fd, space.pid, space.pagemap, space.parent = fd, pid, -1, -1
     space.window = space.zero_window = 1
-    space.error_slot = -1
     return space
 
 
@@ -188,7 +187,7 @@ def move_range(space: cython.pointer[Space], first: uint64_t, end: uint64_t, to:
             target = to + (page - first)
             other = make_chunk(cython.address(space.table), target)
             if other == cython.NULL:        # without memory for what we know we must not go on: the page would read zero
-                space.error, space.error_page = 12, target
+                space.broken = True
                 return
             forget_slot(space, target, store)
             other.slots[target & (CHUNK_PAGES - 1)] = chunk.slots[page & (CHUNK_PAGES - 1)]

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _PAGE: Final = 4096
 LEAST: Final = 4 << 20
 """Octets of the smallest limit."""
+UNPRIVILEGED: Final = "vm.unprivileged_userfaultfd=1"
+_UNPRIVILEGED_FILE: Final = "/proc/sys/vm/unprivileged_userfaultfd"
 _KCMP_VM: Final = 1
 _ZEROED: Final = (4, 24)                    # advice behind which pages must read zero: DONTNEED, DONTNEED_LOCKED
 _MREMAP_DONTUNMAP: Final = 4
@@ -220,9 +223,11 @@ class Memory:
 
     def _cannot(self, pid: int, error: OSError) -> None:
         """This address space is not paged: it may not make a userfaultfd."""
-        self.unpaged = f"process {pid} cannot be paged: {error.strerror}"
+        first, self.unpaged = not self.unpaged, f"the memory of process {pid} is not limited: {error.strerror}"
         if error.errno == errno.EPERM:
-            self.unpaged += "; it is not root: set vm.unprivileged_userfaultfd=1 (sysctl) for such programs"
+            self.unpaged += f". It is not root: {UNPRIVILEGED} (sysctl) for such programs"
+        if first:
+            print(f"rustosctl: {self.unpaged}", file=sys.stderr, flush=True)
 
     def _forked(self, parent: int, child: int, kind: str) -> None:
         if parent in self._spaces:
@@ -382,8 +387,10 @@ class Memory:
         if space is None:
             return
         try:
+            if not thread:
+                raise ProcessLookupError
             self._swap_fault(thread, address, why)
-        except (ProcessLookupError, OSError):
+        except OSError:                         # nobody of the group's, or gone
             for pid in space.users:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -392,13 +399,15 @@ class Memory:
         self.latest = figures
 
 
-def check_rights() -> None:
-    """Raises MemoryRefused: whoever pages others' memory needs a right that root has."""
+def check_rights(root: bool = True) -> None:
+    """Raises MemoryRefused: whoever pages others' memory needs a right that root has. `root`: whether the program is root's."""
     with open("/proc/self/status") as status:
         effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
     if not effective >> _CAP_SYS_PTRACE & 1:
         raise MemoryRefused("memory limits are for root: to be told of the page faults of programs that fork, Linux wants "
-                            "CAP_SYS_PTRACE. Run it with sudo; the program itself may be of any user: --user")
+                            "CAP_SYS_PTRACE. Run it with sudo")
+    if not root and Path(_UNPRIVILEGED_FILE).read_text().strip() == "0":
+        raise MemoryRefused(f"the memory of programs of other users than root is limited only with {UNPRIVILEGED} (sysctl)")
 
 
 def _effect(call: _Call, result: int) -> dict[str, Any] | None:

@@ -55,7 +55,6 @@ class Group:
         self._wanted: int | None = None         # the space that an eviction is asked for, or under way in
         self._scanned: dict[int, float] = {}
         self._idle_until: dict[int, float] = {}
-        self._told_lost: set[int] = set()
         self._peak = 0
         self._failed = ""
         self._told_at = 0.0
@@ -146,7 +145,6 @@ class Group:
         index = self._keys.pop(key, None)
         for table in (self._pids, self._resident, self._scanned, self._idle_until):
             table.pop(key, None)
-        self._told_lost.discard(key)
         if self._wanted == key:
             self._wanted = None
         if index is not None:
@@ -179,12 +177,10 @@ class Group:
         return [hole for hole in holes if hole[0] < hole[1]]
 
     def _tell_lost(self) -> None:
-        lost = {one.index: one for one in self._pager.lost()}
-        for key, index in self._keys.items():
-            if index in lost and key not in self._told_lost:
-                self._told_lost.add(key)
-                one = lost[index]
-                self._say("lost", key=key, thread=one.thread, address=one.address, why=self._why(one))
+        keys = {index: key for key, index in self._keys.items()}
+        for one in self._pager.lost():
+            if one.index in keys:
+                self._say("lost", key=keys[one.index], thread=one.thread, address=one.address, why=self._why(one))
 
     def _why(self, one: Any) -> str:
         device = self._pager.store.device.describe()

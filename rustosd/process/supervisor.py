@@ -115,7 +115,7 @@ class Supervisor:
         `executed` is told its number when it runs.
         """
         self._restrict(program)
-        rules = RULES if self._limits is None else RULES | self._page(self._limits)
+        rules = RULES if self._limits is None else RULES | self._page(self._limits, self._roots_own)
         if self.memory is not None:
             program = replace(program, huge_pages=False)        # they cannot leave in parts
         started = launch(program, assemble(rules), -1 if self._output is None else self._output.end)
@@ -162,14 +162,14 @@ class Supervisor:
             self.link.ask("restrict", policy=program.policy)
         self._roots_own = identity is None and os.geteuid() == 0
 
-    def _page(self, limits: Limits) -> dict[int, list[Rule]]:
+    def _page(self, limits: Limits, root: bool) -> dict[int, list[Rule]]:
         """Start the pager; what its programs' filter has besides. Raises LaunchFailed."""
         from rustosd.swap.opening import ask        # not for those without a limit: it brings all of swap along
         if not self._traced:
             raise LaunchFailed("a program whose memory is limited must be traced: leave out --untraced, or --memory")
         fd = -1
         try:
-            check_rights()
+            check_rights(root)
             place, fd = ask(self.link.path)
             self.memory = Memory(self.monitor, limits, msgspec.to_builtins(place), fd, self._lost, self._end_with)
         except (MemoryRefused, OSError) as refused:
