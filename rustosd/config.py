@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_origin
 import msgspec
 
 from rustosd import policy as policies
+from rustosd import program_config
 from rustosd.scheduling.settings import CLASSES, ClassName
 from rustosd.secrets import without_secrets
 from rustosd.values import (
@@ -307,6 +308,15 @@ class CrashConfig(_Section):
 
     directory: FilePath
     keep: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    keep_programs: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+
+
+class AuditConfig(_Section):
+    """The audit log: what was refused and what was ended."""
+
+    octets: Annotated[int, msgspec.Meta(ge=65536, le=1 << 30)]
+    keep: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    file: FilePath | None = None
 
 
 class Config(_Section):
@@ -323,6 +333,7 @@ class Config(_Section):
     host: HostConfig
     log: LogConfig
     crash: CrashConfig
+    audit: AuditConfig
     scheduler: SchedulerConfig
     nbd: NbdConfig
     swap: SwapConfig
@@ -331,6 +342,7 @@ class Config(_Section):
     route: tuple[RouteConfig, ...] = ()
     disk: tuple[DiskConfig, ...] = ()
     policy: tuple[policies.PolicyConfig, ...] = ()
+    program: tuple[program_config.ProgramConfig, ...] = ()
 
 
 def default_text() -> str:
@@ -387,7 +399,7 @@ def to_toml(config: Config, secrets: bool = True) -> str:
     """A configuration as TOML, all defaults spelled out: `parse(to_toml(c)) == c`. Without `secrets` those are hidden."""
     import tomli_w
     values = msgspec.to_builtins(config, enc_hook=str)
-    for key in ("device", "route", "policy"):
+    for key in ("device", "route", "policy", "program"):
         if not values[key]:
             del values[key]
     return tomli_w.dumps(_without_none(values if secrets else without_secrets(values)))
@@ -462,6 +474,9 @@ def _check(config: Config) -> None:
     _check_scheduler(config.scheduler)
     for i, key, message in policies.mistakes(config.policy):
         raise _Wrong(("policy", i, key), message)
+    unnamed = any(device.name is None for device in config.device)
+    for path, message in program_config.mistakes(config.program, names, unnamed, [each.name for each in config.policy]):
+        raise _Wrong(("program", *path), message)
     services = [(name, getattr(config.service, name)) for name in ("echo", "iperf3", "http")]
     ports: dict[int, str] = {}
     for name, service in services:

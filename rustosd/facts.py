@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rustosd import about, health, metrics
+from rustosd import about, faults, health, metrics
 from rustosd.announcement import NBD_PORT, announce, in_url
 from rustosd.control.names import version
 from rustosd.control.upkeep_protocol import About
@@ -22,6 +22,7 @@ from rustosd.devices.manager import interfaces as device_interfaces
 from rustosd.disk_health import DiskState, PortState
 from rustosd.health import Note
 from rustosd.pinger import Answer
+from rustosd.services.base import Sample
 from rustosd.status import document
 from rustosd.status.recorder import resident_octets
 
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from rustosd.crash import CrashBox
     from rustosd.devices.manager import DeviceManager
     from rustosd.devices.watch import Watch
+    from rustosd.faults import Faults
     from rustosd.handoff import Handoff
     from rustosd.hostnet import HostTap
     from rustosd.nbd.exports import Exports
     from rustosd.pinger import Pinger
     from rustosd.policy import Subject
+    from rustosd.programs import Programs
     from rustosd.pump import Pump
     from rustosd.reconfigure import Reconfigurer
     from rustosd.services.base import Service
@@ -59,12 +62,14 @@ class Facts:
     watch: Watch
     storage: Storage
     handoff: Handoff | None
+    programs: Programs
     exports: Exports | None
     swap_watch: SwapWatch
     taps: dict[str, HostTap]
     reporter: Reporter
     reconfigurer: Reconfigurer
     crashes: CrashBox
+    faults: Faults
     supervisor: Supervisor
     metrics: CollectorRegistry
     running_services: list[Service]
@@ -78,7 +83,8 @@ class Facts:
 
     def upkeep(self) -> health.Upkeep:
         return health.Upkeep(self.reconfigurer.failed, [change.key for change in self.reconfigurer.waiting],
-                             [report.name for report in self.crashes.reports()])
+                             [report.name for report in self.crashes.reports()], self.programs.troubles(),
+                             self.faults.repeated())
 
     def about(self) -> About:
         return about.about(version(), time.monotonic() - self.started_at, self.reconfigurer.path, self.supervisor.listens)
@@ -167,7 +173,9 @@ class Facts:
             yield from self.handoff.statistics()
         if self.exports is not None:
             yield from self.exports.server.statistics()
+        yield from self.programs.samples()
         yield from self.watch.samples()
+        yield from faults.samples(self.faults, Sample)
         yield from sata_figures.samples(self._sata_controllers())
 
     def _exposition(self) -> tuple[bytes, str]:

@@ -79,6 +79,9 @@ SICK = [
     ("machine-hot", "cpu", {"temperatures": [Temperature("cpu", 95.0, 100.0)]}),
     ("reload-failed", "", {"upkeep": Upkeep(reload_failed="x.toml:3: no")}),
     ("restart-needed", "", {"upkeep": Upkeep(waiting=["stack.max_routes"])}),
+    ("program-crashing", "cc1", {"upkeep": Upkeep(crashing=[("cc1", 3)])}),
+    ("program-failed", "web", {"upkeep": Upkeep(programs=[("web", "program-failed", "failed: it ended with status 1")])}),
+    ("program-waits", "web", {"upkeep": Upkeep(programs=[("web", "program-waits", "waits: interface x is not up")])}),
     ("former-run-died", "crash-1.txt", {"upkeep": Upkeep(crashes=["crash-1.txt", "crash-0.txt"])}),
 ]
 
