@@ -1,4 +1,4 @@
-"""Answers page faults: what is in swap is copied in, with its neighbours when they are used in order; what was never there is zero.
+"""Answers page faults: what is in swap is copied in, with its neighbours when they are used in order; what is new is zero.
 
 `serve` is a thread's whole life, without the GIL. It holds the lock while it answers one fault, also when it reads from swap.
 """
@@ -24,7 +24,6 @@ from cython.cimports.mm.paging.table import (
     Chunk,
     bit,
     chunk_of,
-    clear_bit,
     set_bit,
     slot_of,
 )
@@ -330,7 +329,8 @@ class FaultServer:
             run = 1
             while i + run < count and slot_of(cython.address(space.table), page + i + run) == slot + run:
                 run += 1
-            if self.store.read_pages(slot - 1, run, self.buffer + (cython.cast(uint64_t, i) << PAGE_BITS), cython.address(failure)):
+            if self.store.read_pages(slot - 1, run, self.buffer + (cython.cast(uint64_t, i) << PAGE_BITS),
+                                     cython.address(failure)):
                 if i == 0 and run > 1:                  # the page that is asked for may be whole
                     count = run = 1
                     if self.store.read_pages(slot - 1, 1, self.buffer, cython.address(failure)) == 0:
@@ -360,8 +360,9 @@ class FaultServer:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _install(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t, data: cython.pointer[cython.const[uint8_t]],
-                 keep: cython.bint, asked: cython.bint, error: cython.pointer[cython.int]) -> uint64_t:
+    def _install(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t,
+                 data: cython.pointer[cython.const[uint8_t]], keep: cython.bint, asked: cython.bint,
+                 error: cython.pointer[cython.int]) -> uint64_t:
         """Copy pages in, and keep their slots until they are written, or give them back. How many it was.
 
         `asked`: the first is what the fault is about.

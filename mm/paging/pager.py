@@ -161,7 +161,7 @@ class Pager(FaultServer):
             pthread_mutex_unlock(cython.address(self.lock))
 
     def unclaimed(self, parent: int) -> list[int]:
-        """The spaces of children that a space has forked and that have no process yet, the oldest first; dead ones are ended."""
+        """The spaces of a space's forked children that have no process yet, the oldest first; dead ones are ended."""
         i: uint32_t
         space: cython.pointer[Space]
         found: list = []
@@ -233,8 +233,8 @@ class Pager(FaultServer):
         space: cython.pointer[Space] = self._find(index)
         return SpaceStats(space.table.swapped, policy_resident(cython.address(space.policy)), space.counts.faults,
                           space.counts.zero_faults, space.counts.write_faults, space.policy.returned, space.counts.waited,
-                          space.counts.pages_in, space.counts.pages_ahead, space.counts.ahead_used, space.counts.pages_out, space.counts.clean_out, space.counts.zero_out,
-                          space.resident)
+                          space.counts.pages_in, space.counts.pages_ahead, space.counts.ahead_used, space.counts.pages_out,
+                          space.counts.clean_out, space.counts.zero_out, space.resident)
 
     # limits of other processes
 

@@ -5,7 +5,7 @@ a page that was only read leaves without being written again, and a fork's child
 """
 
 import cython
-from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.mm.paging.table import (
     CHUNK_BITS,

@@ -115,7 +115,8 @@ def _grow(table: cython.pointer[PageTable]) -> cython.void:
     size: uint64_t = table.size * 2
     chunk: cython.pointer[Chunk]
     following: cython.pointer[Chunk]
-    buckets: cython.pointer[cython.pointer[Chunk]] = cython.cast(cython.pointer[cython.pointer[Chunk]], calloc(size, cython.sizeof(cython.p_void)))
+    buckets: cython.pointer[cython.pointer[Chunk]] = cython.cast(cython.pointer[cython.pointer[Chunk]],
+                                                                 calloc(size, cython.sizeof(cython.p_void)))
     if buckets == cython.NULL:
         return
     for i in range(table.size):

@@ -1,4 +1,4 @@
-"""Page faults that a program answers: userfaultfd(2) for address spaces, ours and others', and their pages as /proc tells of them.
+"""Page faults that a program answers: userfaultfd(2) for address spaces, ours and others', and which pages are there.
 
 A range is registered for what is missing and for writes to what is protected. Who touches such a page waits until it is copied
 in, or the protection is taken away. Ranges are whole mappings: to register a part would split it, which its owner would notice.

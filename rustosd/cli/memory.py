@@ -15,7 +15,8 @@ _PROCESSES = Listing("memory", "process", "processes", (
     Column("AHEAD", "", True, lambda row: f"{row.ahead_used / row.ahead_pages:.0%}" if row.ahead_pages else tables.MISSING),
 ))
 _DMA = Listing("dma", "owner", "owners", (
-    Column("DEVICE", "device"), Column("OWNER", "owner"), Column("BLOCKS", "blocks", True), Column("SIZE", "octets", True, octets),
+    Column("DEVICE", "device"), Column("OWNER", "owner"), Column("BLOCKS", "blocks", True),
+    Column("SIZE", "octets", True, octets),
 ))
 app = typer.Typer(help="Limits of programs' memory, and memory for devices.", rich_markup_mode=None)
 

@@ -95,7 +95,7 @@ _SHM_REMAP: Final = 0x4000
 
 
 def memory_rules(cookie: int) -> dict[int, list[Rule]]:
-    """What a program does to its mappings stops it for its tracer, when its memory is paged. Our own calls in it have the cookie."""
+    """When its memory is paged, what a program does to its mappings stops it for its tracer. Our own calls have the cookie."""
     return {
         nr.MUNMAP: [Rule(TRACE)], nr.MREMAP: [Rule(TRACE)], nr.BRK: [Rule(TRACE, (NotNull(0),))],
         nr.MMAP: [Rule(TRACE, (Has(3, MAP_FIXED),))],

@@ -84,7 +84,8 @@ class Memory:
     """All address spaces of a group. Raises MemoryRefused at once when it cannot be."""
 
     def __init__(self, monitor: Monitor, limits: Limits, place: dict[str, Any], fd: int,
-                 swap_fault: Callable[[int, int, str], None], give_up: Callable[[str], None], pager: Sequence[str] = PAGER) -> None:
+                 swap_fault: Callable[[int, int, str], None], give_up: Callable[[str], None],
+                 pager: Sequence[str] = PAGER) -> None:
         """`place` and `fd`, the caller's: where swap is (`rustosd.swap.place`). `pager`: the command that serves a descriptor.
 
         `swap_fault(thread, address, why)`: of a page that is lost. `give_up(why)`: the pager has ended, and so must the group.
@@ -442,8 +443,8 @@ def _effect(call: _Call, result: int) -> dict[str, Any] | None:
 
 def _leaves_zeros(call: _Call) -> bool:
     """Whether its first range is still mapped afterwards, and must read zero."""
-    return (call.number == nr.MADVISE and call.arguments[2] in _ZEROED
-            or call.number == nr.MREMAP and bool(call.arguments[3] & _MREMAP_DONTUNMAP))
+    return ((call.number == nr.MADVISE and call.arguments[2] in _ZEROED)
+            or (call.number == nr.MREMAP and bool(call.arguments[3] & _MREMAP_DONTUNMAP)))
 
 
 def _without(whole: tuple[int, int], part: tuple[int, int]) -> list[tuple[int, int]]:

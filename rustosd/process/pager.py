@@ -2,7 +2,7 @@
 
     python -m rustosd.process.pager FD
 
-One thread answers faults (`mm.paging.faults`); this one watches how much is in memory and evicts, whenever the supervisor grants
+One thread answers faults (`mm.paging.faults`); this one watches how much is in memory and evicts, when the supervisor lets
 it. It never waits for the supervisor, which may itself touch a page that is in swap.
 """
 

@@ -119,7 +119,7 @@ def go_on(tid: int, number: int = 0) -> None:
 
 
 def go_on_to_call_end(tid: int) -> None:
-    """Let a tracee that stands before a call (Kind.CALL) carry it out, up to its end (Kind.SYSCALL). Raises ProcessLookupError."""
+    """Let who stands before a call (Kind.CALL) carry it out, up to its end (Kind.SYSCALL). Raises ProcessLookupError."""
     _ptrace(_SYSCALL, tid)
 
 

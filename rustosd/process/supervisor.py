@@ -31,7 +31,7 @@ from rustosd.process.channel import Channel
 from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.exceptions import Exceptions, Fault
 from rustosd.process.filter import RULES, Rule, assemble, memory_rules
-from rustosd.process.launch import Program, identity_of, launch
+from rustosd.process.launch import LaunchFailed, Program, identity_of, launch
 from rustosd.process.link import Link
 from rustosd.process.memory import Limits, Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
@@ -171,7 +171,7 @@ class Supervisor:
 
     def _page(self, limits: Limits, root: bool) -> dict[int, list[Rule]]:
         """Start the pager; what its programs' filter has besides. Raises LaunchFailed."""
-        from rustosd.swap.opening import ask        # not for those without a limit: it brings all of swap along
+        from rustosd.swap.opening import ask  # not for those without a limit: it brings all of swap along
         if not self._traced:
             raise LaunchFailed("a program whose memory is limited must be traced: leave out --untraced, or --memory")
         fd = -1
@@ -463,7 +463,8 @@ class Supervisor:
         except OSError as refused:
             if self.memory is not None:
                 os.kill(self._child, signal.SIGKILL)
-                raise LaunchFailed(f"a program whose memory is limited must be traced: ptrace says {refused.strerror}") from None
+                raise LaunchFailed("a program whose memory is limited must be traced: ptrace says "
+                                   f"{refused.strerror}") from None
             print(f"rustosctl: the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. "
                   "Something else traces it already, or a container or security module forbids it; "
                   "--untraced silences this", file=sys.stderr, flush=True)

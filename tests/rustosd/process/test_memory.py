@@ -152,7 +152,7 @@ def test_sort_of_a_file_four_times_the_limit(start: Start, tmp_path: Path, mebib
         for _ in range(mebibytes):
             lines.write(b"".join(b"%s\n" % os.urandom(31).hex().encode() for _ in range(MIB // 63)))
     environment = ["env", "LC_ALL=C"]
-    one, text = output_of(start, tmp_path, *environment, "sort", "-S", f"{2 * mebibytes}M", "--parallel=2", str(file),
+    one, _ = output_of(start, tmp_path, *environment, "sort", "-S", f"{2 * mebibytes}M", "--parallel=2", str(file),
                           "-o", str(tmp_path / "sorted"), soft=limit, hard=limit + 4 * MIB, limit_s=280)
     subprocess.run([*environment, "sort", "-c", tmp_path / "sorted"], check=True)
     assert (tmp_path / "sorted").stat().st_size == file.stat().st_size
