@@ -8,16 +8,10 @@ import pytest
 from rustosd.audit import BURST, AuditLog
 from rustosd.faults import KEPT, REPEATED, TEXT_MOST, WITHIN_S, FaultNotice, Faults, HandledNotice, samples
 from rustosd.processes import Processes
+from tests.rustosd.test_audit import Clock
 
 NOTICE = {"notice": "fault", "pid": 4711, "thread": 4712, "program": "cc1", "kind": "page-fault", "signal": 11, "trap": 14,
           "error_code": "0x6", "address": "0x123456", "words": "page fault (#PF): write to 0x123456", "text": "registers\n"}
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
