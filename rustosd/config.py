@@ -233,6 +233,17 @@ class NbdConfig(_Section):
     tls: NbdTlsConfig = NbdTlsConfig()
 
 
+class SwapConfig(_Section):
+    """Where memory of programs goes that they may have no more of: a file for each of them, or a part of one export."""
+
+    path: FilePath
+    size: Size
+    compression: Literal["none", "lz4", "zstd"]
+    encryption: bool
+    direct: bool
+    export: ExportName | None = None
+
+
 class ExportConfig(_Section):
     """One disk for NBD clients."""
 
@@ -325,6 +336,7 @@ class Config(_Section):
     audit: AuditConfig
     scheduler: SchedulerConfig
     nbd: NbdConfig
+    swap: SwapConfig
     export: tuple[ExportConfig, ...] = ()
     device: tuple[DeviceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()

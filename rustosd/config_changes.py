@@ -72,6 +72,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "status.connections": _now("pages"),
     "disk[+]": _restart("disks are opened at the start"), "disk[-]": _restart("its clients would lose it"),
     "disk": _restart("disks are opened at the start"),
+    "swap": _later("swap", "for programs that start from now on"),
     "nbd": _restart("the server is made at the start"),
     "export[+]": _restart("exports are made at the start"),
     "export[-]": _restart("its clients would lose it"),

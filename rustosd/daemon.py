@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 import uvloop
+from prometheus_client.core import Metric
 
 from drivers.disk import Disk
 from netstack import counters as counter_table
@@ -62,6 +63,8 @@ from rustosd.status.document import Reporter
 from rustosd.status.site import site
 from rustosd.storage import Storage
 from rustosd.supervisor import Supervisor
+from rustosd.swap.places import Places
+from rustosd.swap.watch import SwapWatch
 from rustosd.tracer import Tracer
 
 HOST_CLIENTS = 64
@@ -125,13 +128,15 @@ class Daemon(Facts):
         self.scheduler = Scheduler(config.scheduler)
         self.policies = Policies()
         self.programs = Programs(config.control.socket, self._interfaces)
+        self.swap_places = Places(lambda: self.config.swap, self.swap_export)
+        self.swap_watch = SwapWatch(self.processes)
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.tracer = Tracer(self.stack, self.pump.kick, self.pinger)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self.own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
-            notes=lambda: health.by_severity(self.reporter.notes()), disks=lambda: block_metrics.collect(self.storage),
+            notes=lambda: health.by_severity(self.reporter.notes()), disks=self._storage_metrics,
             scheduling=lambda: sched_metrics.collect(self.scheduler)))
         self.crashes = CrashBox(Path(config.crash.directory), config.crash.keep, version(), to_toml(config, secrets=False))
         self.reconfigurer = Reconfigurer(self, path)
@@ -217,6 +222,9 @@ class Daemon(Facts):
         self.faults.load()
         undo.callback(self.audit.close)
         undo.callback(self.processes.close)
+        undo.callback(self.swap_places.close)
+        self.swap_watch.start()
+        undo.callback(self.swap_watch.stop)
         await self.control.start()
         undo.push_async_callback(self.control.stop)
         undo.push_async_callback(self._stop_services)
@@ -236,6 +244,10 @@ class Daemon(Facts):
         undo.callback(self.reporter.recorder.stop)
         self._upkeep(undo)
         self.pump.kick()
+
+    def _storage_metrics(self) -> Iterator[Metric]:
+        yield from block_metrics.collect(self.storage)
+        yield from self.swap_watch.metrics()
 
     def _nbd_server(self, undo: contextlib.AsyncExitStack) -> NbdServer:
         """Listening wherever the configuration says. Raises OSError, ValueError."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import time
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from rustosd.status.document import Reporter
     from rustosd.storage import Storage
     from rustosd.supervisor import Supervisor
+    from rustosd.swap.watch import SwapWatch
 
 class Facts:
     """Half of `Daemon`: the `Core` of `rustosd.control.operations`, and the rows of the status page and the metrics."""
@@ -62,6 +64,7 @@ class Facts:
     handoff: Handoff | None
     programs: Programs
     exports: Exports | None
+    swap_watch: SwapWatch
     taps: dict[str, HostTap]
     reporter: Reporter
     reconfigurer: Reconfigurer
@@ -124,6 +127,19 @@ class Facts:
 
     def disk_troubles(self) -> list[tuple[str, str, str]]:
         return list(self.storage.troubles())
+
+    def swap_troubles(self) -> list[tuple[str, str, str]]:
+        return list(self.swap_watch.troubles())
+
+    def swap_export(self, name: str) -> tuple[str, int]:
+        """The socket where an export is served to this machine, and its octets. Raises OSError."""
+        server = self.exports.server if self.exports is not None else None
+        path = next((place for place in server.places if place.startswith("/")), None) if server is not None else None
+        if server is None or path is None:
+            raise OSError(errno.ENOENT, f"swap on export {name} needs the NBD server and its unix socket: see [nbd]")
+        if name not in server.served:
+            raise OSError(errno.ENOENT, f"there is no export {name} for swap; see: rustosctl disk exports")
+        return path, server.served[name].export.octets
 
     def gone_devices(self) -> list[tuple[str, str]]:
         return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]

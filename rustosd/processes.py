@@ -152,6 +152,10 @@ class Processes:
         self._groups[pid] = Group(pid, uid, ours, self)
         return theirs
 
+    def groups(self) -> list[Group]:
+        """All supervisors."""
+        return list(self._groups.values())
+
     async def rows(self) -> list[dict[str, Any]]:
         """Every process, the daemon first; those of supervisors that do not answer are left out."""
         groups = list(self._groups.values())

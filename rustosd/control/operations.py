@@ -22,6 +22,7 @@ from rustosd.control.program_operations import ProgramOperations
 from rustosd.control.sata_operations import SataOperations
 from rustosd.control.sched_operations import SchedOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
+from rustosd.control.swap_operations import SwapOperations
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
 from rustosd.pinger import Answer
@@ -54,6 +55,10 @@ class Core(UpkeepCore, Protocol):
     policies: Policies
     programs: Any
     """`rustosd.programs.Programs` or its like."""
+    swap_places: Any
+    """`rustosd.swap.places.Places`: where programs' swap is kept."""
+    swap_watch: Any
+    """`rustosd.swap.watch.SwapWatch`: what is known of it."""
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
@@ -88,7 +93,7 @@ class Core(UpkeepCore, Protocol):
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
                  TraceOperations, NetworkOperations, ProcessOperations, FaultOperations, SchedOperations, PolicyOperations,
-                 ProgramOperations, UpkeepOperations):
+                 ProgramOperations, SwapOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

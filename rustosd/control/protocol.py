@@ -21,6 +21,7 @@ from rustosd.control import (
     program_protocol,
     sata_protocol,
     sched_protocol,
+    swap_protocol,
     trace_protocol,
     upkeep_protocol,
 )
@@ -218,7 +219,8 @@ METHODS = {method.name: method for method in (
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
     *network_protocol.METHODS, *process_protocol.METHODS, *fault_protocol.METHODS, *sched_protocol.METHODS,
-    *policy_protocol.METHODS, *program_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
+    *policy_protocol.METHODS, *program_protocol.METHODS, *swap_protocol.METHODS,
+    *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 
 

@@ -27,6 +27,9 @@ from rustosd.reconfigure import Outcome, ReloadFailed
 from rustosd.scheduling.scheduler import Program, Scheduler
 from rustosd.scheduling.settings import Settings
 from rustosd.scheduling.waits import BUCKETS, Spent
+from rustosd.swap.place import Place
+from rustosd.swap.report import Report
+from rustosd.swap.watch import Swapped
 from tests.rustosd.fake_network import DETAILS, NetworkFakes
 
 VERDICT_HELP = {"delivered": "taken", "ipv4_checksum": "wrong IPv4 header checksum", "no_route": "no route there"}
@@ -354,6 +357,25 @@ class FakeScheduler(Scheduler):
         return {"periods": 80, "throttled": 31, "throttled_us": 1_700_000}
 
 
+SWAP_REPORT = Report(
+    device="file /var/lib/rustosd/swap/900.swap", encryption=True, compression="lz4", octets=4 << 30, used_octets=256 << 20,
+    stored_octets=96 << 20, same_octets=32 << 20, table_octets=38 << 20, in_octets=512 << 20, out_octets=768 << 20,
+    read_octets=200 << 20, written_octets=300 << 20, corrupt=1, read_again=2, failed=3, full=0, faults=40_000,
+    ahead_pages=1000, ahead_used=750)
+
+
+class FakeSwap:
+    """`rustosd.swap.watch.SwapWatch` and `rustosd.swap.places.Places`: one program, and a place for another."""
+
+    async def look(self):
+        return [Swapped(900, "fetch", SWAP_REPORT, 1_048_576.0, 2_621_440.0)]
+
+    def take(self, pid):
+        ours, theirs = socket.socketpair()
+        ours.close()
+        return Place(kind="export", name="swap0", octets=1 << 30, begin=1 << 30, socket="/run/rustosd/nbd.sock"), theirs
+
+
 class FakeCore(NetworkFakes):
     """A `Core`: 10.77.0.1 answers pings, 10.77.0.9 does not, 10.77.0.8 is unreachable, others have no route."""
 
@@ -371,6 +393,7 @@ class FakeCore(NetworkFakes):
         self.policies = Policies([PolicyConfig(name="web", users=("0",), connect=(Destination("tcp 10.77.0.0/24 80,443"),),
                                                bind=())])
         self.policies.denied["web", "connect"] = 3
+        self.swap_watch = self.swap_places = FakeSwap()
         self.running_services = []
         self.kicks = 0
         self.pings = []
@@ -417,6 +440,9 @@ class FakeCore(NetworkFakes):
         return []
 
     def disk_troubles(self):
+        return []
+
+    def swap_troubles(self):
         return []
 
     def services(self):
