@@ -1,7 +1,7 @@
 """Which pages leave memory, when all that is known of them is when they come: nobody sees how a page in memory is used.
 
-Pages that come are FRESH, and leave in the order they came. The names of those that have left are kept for a while, some more than
-there are pages in memory; who comes back in that time is PROVEN and stays seven eighths of memory full of its like. So a scan
+Pages that come are FRESH, and leave in the order they came. The names of those that have left are kept for a while, some more
+than there are pages in memory; who comes back in that time is PROVEN and stays, in up to seven eighths of memory. So a scan
 passes through FRESH, and of a loop that is larger than memory a part stays. Whether PROVEN pages are still worth their place is
 found out by letting one go now and then: when fewer of those come back than of the fresh ones, it is they that leave.
 
