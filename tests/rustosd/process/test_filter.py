@@ -68,7 +68,7 @@ PAGED = assemble(RULES | memory_rules(COOKIE))
     ((nr.MMAP, 0, 4096, 3, 0x22), ALLOW), ((nr.MMAP, 0x1000, 4096, 3, 0x32), TRACE),
     *(((nr.MADVISE, 0x1000, 4096, advice), TRACE) for advice in (4, 8, 9, 10, 11, 18, 19, 24, 102)),
     *(((nr.MADVISE, 0x1000, 4096, advice), ALLOW) for advice in (0, 3, 14, 15, 23)),
-    ((nr.MADVISE, 0x1000, 4096, 4, 0, COOKIE), ALLOW), ((nr.MADVISE, 0x1000, 4096, 4, 0, COOKIE + 1), TRACE),
+    ((nr.MADVISE, 0x1000, 4096, 4, 0, 0, COOKIE), ALLOW), ((nr.MADVISE, 0x1000, 4096, 4, 0, 0, COOKIE + 1), TRACE),
     ((nr.USERFAULTFD, 0), EPERM), ((nr.USERFAULTFD, 0, COOKIE), ALLOW), ((nr.PROCESS_MADVISE, 3), ENOSYS),
     ((nr.SHMAT, 1, 0x1000, 0x4000), refuse(22)), ((nr.SHMAT, 1, 0x1000, 0), ALLOW),
     ((nr.SOCKET, socket.AF_INET, socket.SOCK_STREAM), NOTIFY),
