@@ -102,7 +102,8 @@ class Storage:
                 _make_directory(path.parent)
                 self._made[name] = path
             disk = FileDisk.open(str(path), name, sector_octets=config.sector_octets, read_only=config.read_only,
-                                 direct=config.direct, create_octets=size, allow_device=config.kind == "device")
+                                 direct=config.direct, create_octets=size, allow_device=config.kind == "device",
+                                 write_in_loop=config.write_in_loop)
         self.own[name] = SharedDisk(disk, self._loop, requests_per_s=config.client_requests_per_s,
                                     octets_per_s=config.client_octets_per_s)
         log.debug("disk_open", disk=name, kind=config.kind, octets=disk.info.octets)
