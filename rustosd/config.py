@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
+from rustosd import policy as policies
 from rustosd.secrets import without_secrets
 from rustosd.values import (
     Address,
@@ -288,6 +289,7 @@ class Config(_Section):
     device: tuple[DeviceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
     disk: tuple[DiskConfig, ...] = ()
+    policy: tuple[policies.PolicyConfig, ...] = ()
 
 
 def default_text() -> str:
@@ -344,7 +346,7 @@ def to_toml(config: Config, secrets: bool = True) -> str:
     """A configuration as TOML, all defaults spelled out: `parse(to_toml(c)) == c`. Without `secrets` those are hidden."""
     import tomli_w
     values = msgspec.to_builtins(config, enc_hook=str)
-    for key in ("device", "route"):
+    for key in ("device", "route", "policy"):
         if not values[key]:
             del values[key]
     return tomli_w.dumps(_without_none(values if secrets else without_secrets(values)))
@@ -416,6 +418,8 @@ def _check(config: Config) -> None:
     _check_routes(config, names)
     _check_nbd(config)
     _check_disks(config)
+    for i, key, message in policies.mistakes(config.policy):
+        raise _Wrong(("policy", i, key), message)
     services = [(name, getattr(config.service, name)) for name in ("echo", "iperf3", "http")]
     ports: dict[int, str] = {}
     for name, service in services:

@@ -46,6 +46,7 @@ from rustosd.nbd.negotiation import Tls
 from rustosd.nbd.server import Limits as NbdLimits
 from rustosd.nbd.server import NbdServer
 from rustosd.pinger import Pinger
+from rustosd.policy import Policies
 from rustosd.processes import Processes
 from rustosd.pump import Pump
 from rustosd.reconfigure import Reconfigurer, ReloadFailed
@@ -112,6 +113,7 @@ class Daemon(Facts):
         self.exports: Exports | None = None
         self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
         self.processes = Processes()
+        self.policies = Policies()
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.tracer = Tracer(self.stack, self.pump.kick, self.pinger)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self.own_addresses, services=self._service_rows,
@@ -422,6 +424,13 @@ class Daemon(Facts):
             self.handoff.limits = limits
         elif wanted.enabled:
             self.handoff = Handoff(self.network, limits)
+            self.set_policies(self.config)
+
+    def set_policies(self, config: Config) -> None:
+        """What programs may reach. Raises ValueError: there is no user or group of a name."""
+        self.policies = Policies(config.policy, {0, os.geteuid()}, self.policies.denied)
+        if self.handoff is not None:
+            self.handoff.set_policies(self.policies)
 
     def _close_handoff(self) -> None:
         if self.handoff is not None:

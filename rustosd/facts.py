@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rustosd.hostnet import HostTap
     from rustosd.nbd.exports import Exports
     from rustosd.pinger import Pinger
+    from rustosd.policy import Subject
     from rustosd.pump import Pump
     from rustosd.reconfigure import Reconfigurer
     from rustosd.services.base import Service
@@ -136,10 +137,10 @@ class Facts:
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         return await self.pinger.ping(address, identifier, sequence, octets, timeout_s)
 
-    def open_session(self, pid: int) -> socket.socket:
+    def open_session(self, pid: int, subject: Subject) -> socket.socket:
         if self.handoff is None or not self.config.sockets.enabled:
             raise OSError(95, "sockets for other processes are switched off: enabled = false under [sockets]")
-        return self.handoff.open_session(pid)
+        return self.handoff.open_session(pid, subject)
 
     # what the HTTP service shows
 

@@ -247,6 +247,10 @@ class Reconfigurer:
         self._undo.callback(self._daemon.set_handoff, self._old.sockets)
         self._daemon.set_handoff(self._new.sockets)
 
+    async def _policies(self, _: Sequence[Change]) -> None:
+        self._undo.callback(self._daemon.set_policies, self._old)
+        self._daemon.set_policies(self._new)
+
     async def _pages(self, _: Sequence[Change]) -> None:
         self._last.append(lambda: setattr(self._daemon.reporter, "list_connections", self._new.status.connections))
 
@@ -258,6 +262,7 @@ STEPS: Final[dict[str, Step]] = {
     "kernel_addresses": Reconfigurer._kernel_addresses, "gateways": Reconfigurer._gateways,
     "devices": Reconfigurer._devices, "routes": Reconfigurer._routes, "services": Reconfigurer._services,
     "metrics": Reconfigurer._metrics, "control": Reconfigurer._control, "sockets": Reconfigurer._sockets,
+    "policies": Reconfigurer._policies,
     "pages": Reconfigurer._pages,
 }
 """In the order in which they are taken: what others need first."""

@@ -342,7 +342,7 @@ app.command("run")(run_command)
 app.command("wait")(wait_command)
 app.command("logs")(logs_command)
 app.add_typer(process.app, name="process")
-for command in (process.ps, process.kill, process.suspend, process.resume, process.nice):
+for command in (process.ps, process.policy, process.kill, process.suspend, process.resume, process.nice):
     app.command(command.__name__)(command)
 
 

@@ -9,6 +9,11 @@ from rustosd.cli.calls import Json, call, known
 from rustosd.cli.tables import Column, Listing, octets
 from rustosd.control import process_protocol as p
 
+
+def _rules(rules: list[str] | None) -> str:
+    return "everything" if rules is None else "; ".join(rules) or "nothing"
+
+
 PROCESSES = Listing("processes", "process", "processes", (
     Column("PID", "pid", True), Column("PARENT", "parent", True), Column("USER", "user"), Column("STATE", "state"),
     Column("NICE", "nice", True), Column("CPU", "cpu_s", True, lambda seconds: f"{seconds:.2f} s"),
@@ -18,6 +23,11 @@ PROCESSES = Listing("processes", "process", "processes", (
 DESCRIPTORS = Listing("descriptors", "descriptor", "descriptors", (
     Column("FD", "fd", True), Column("PROTO", "protocol"), Column("STATE", "state"), Column("LOCAL", "local"),
     Column("REMOTE", "remote"), Column("TARGET", "target", folds=True),
+))
+POLICIES = Listing("policies", "policy", "policies", (
+    Column("POLICY", "name"), Column("USERS", "users"), Column("GROUPS", "groups"),
+    Column("CONNECT", "connect", text=_rules, folds=True), Column("BIND", "bind", text=_rules, folds=True),
+    Column("DENIED", "denied", text=lambda counts: tables.plain([f"{what} {count}" for what, count in counts.items()])),
 ))
 
 
@@ -32,6 +42,11 @@ app = typer.Typer(help="Programs on the stack, one by one.", no_args_is_help=Tru
 def ps(as_json: Json = False) -> None:
     """The programs that `rustosctl run` runs, and all they have started. Number 0 is the daemon."""
     tables.show(PROCESSES, call("process.list"), as_json)
+
+
+def policy(as_json: Json = False) -> None:
+    """What programs may reach, and how often they were denied more; [[policy]] in the configuration."""
+    tables.show(POLICIES, call("policy.list"), as_json)
 
 
 @app.command()

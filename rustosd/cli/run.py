@@ -30,6 +30,11 @@ def run(
         "--env", "-e", metavar="NAME=VALUE", help="One more variable; NAME alone takes one away. May be repeated.")] = None,
     host_network: Annotated[bool, typer.Option(
         "--host-network", help="Leave it in this network namespace: what the stack does not answer is the host's.")] = False,
+    untraced: Annotated[bool, typer.Option(
+        "--untraced", help="Leave ptrace to it: for strace and debuggers. Its exceptions are not explained then.")] = False,
+    policy: Annotated[str, typer.Option(
+        "--policy", "-p", metavar="NAME", help="Put it under this [[policy]] besides the user's own.",
+        show_default=False)] = "",
     detach: Annotated[bool, typer.Option(
         "--detach", "-d", help="Leave the terminal to you: print the program's number, once it runs, and end.")] = False,
     name: Annotated[str | None, typer.Option(
@@ -56,9 +61,9 @@ def run(
         nonlocal supervisor
         try:
             link = Link(Settings.socket)
-            supervisor = Supervisor(link, name or "", output)
+            supervisor = Supervisor(link, name or "", output, traced=not untraced)
             return supervisor.run(Program(command, variables, directory, user, not host_network,
-                                          link.ask("addresses")["addresses"]), executed)
+                                          link.ask("addresses")["addresses"], policy), executed)
         except OSError as error:
             unreachable = error.errno == errno.ENETDOWN
             raise LaunchFailed(error.strerror or str(error), shell.UNREACHABLE if unreachable else shell.FAILED) from None

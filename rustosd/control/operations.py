@@ -15,12 +15,14 @@ from rustosd.control.disk_operations import DiskOperations
 from rustosd.control.names import LOOPBACK_INDEX, USEFUL_ENDS, connection_id, endpoint, version
 from rustosd.control.nbd_operations import NbdOperations
 from rustosd.control.network_operations import NetworkOperations
+from rustosd.control.policy_operations import PolicyOperations
 from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.sata_operations import SataOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
 from rustosd.pinger import Answer
+from rustosd.policy import Policies, Subject
 from rustosd.processes import Processes
 
 
@@ -42,6 +44,7 @@ class Core(UpkeepCore, Protocol):
     pump: Any
     """`rustosd.pump.Pump` or its like."""
     processes: Processes
+    policies: Policies
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
@@ -70,12 +73,12 @@ class Core(UpkeepCore, Protocol):
     async def ping(self, address: str, identifier: int, sequence: int, octets: int, timeout_s: float) -> Answer | None:
         """Send an echo request and wait; None when nothing came in time. Raises OSError when it cannot be sent."""
 
-    def open_session(self, pid: int) -> socket.socket:
+    def open_session(self, pid: int, subject: Subject) -> socket.socket:
         """The end for process `pid` of a new session on which it can ask for sockets. Raises OSError."""
 
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
-                 TraceOperations, NetworkOperations, ProcessOperations, UpkeepOperations):
+                 TraceOperations, NetworkOperations, ProcessOperations, PolicyOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.
@@ -203,7 +206,7 @@ class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperation
                       hop_limit=answer.hop_limit if answer else None)
 
     def socket_session(self, _: p.Nothing, peer: Peer) -> Handed:
-        return Handed(p.Done(), self.core.open_session(peer.pid))
+        return Handed(p.Done(), self.core.open_session(peer.pid, Subject(peer.uid, peer.groups)))
 
     def _done(self) -> p.Done:
         self.core.kick()

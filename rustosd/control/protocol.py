@@ -15,6 +15,7 @@ from rustosd.control import (
     disk_protocol,
     nbd_protocol,
     network_protocol,
+    policy_protocol,
     process_protocol,
     sata_protocol,
     trace_protocol,
@@ -212,7 +213,8 @@ METHODS = {method.name: method for method in (
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
-    *network_protocol.METHODS, *process_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
+    *network_protocol.METHODS, *process_protocol.METHODS, *policy_protocol.METHODS, *trace_protocol.METHODS,
+    *upkeep_protocol.METHODS,
 )}
 
 

@@ -70,6 +70,7 @@ class Peer(NamedTuple):
     pid: int
     uid: int
     rights: frozenset[Right]
+    groups: frozenset[int] = frozenset()
 
 
 class Handed(NamedTuple):
@@ -233,13 +234,13 @@ class ControlServer:
         """Who it is, by the kernel's word, and what that one may do."""
         with _socket_of(writer) as peer:
             pid, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-            if uid in (0, os.geteuid()):
-                return Peer(pid, uid, EVERYTHING)
             groups = b""
             with contextlib.suppress(OSError):      # more groups than that: the first one counts
                 groups = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_OCTETS)
-            member_of = {gid, *struct.unpack(f"{len(groups) // 4}I", groups)}
-            return Peer(pid, uid, self.groups.rights(member_of))
+            member_of = frozenset({gid, *struct.unpack(f"{len(groups) // 4}I", groups)})
+            if uid in (0, os.geteuid()):
+                return Peer(pid, uid, EVERYTHING, member_of)
+            return Peer(pid, uid, self.groups.rights(member_of), member_of)
 
     async def answer(self, line: bytes, peer: Peer) -> Reply | Handed | None:
         """What one line is answered with; None for a notification. Never raises for what the line says."""

@@ -10,7 +10,7 @@ import secrets
 import select
 import socket
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
 from rustosd.handoff.splice import EVENTS
 from rustosd.handoff.stream import ANCHOR, Listener, StreamSocket
+from rustosd.policy import ROOT, Policies, Subject
 from rustosd.services.base import Sample
 
 EVENTS_MOST = 256
@@ -46,9 +47,13 @@ class Limits:
 class Handoff:
     """Sockets for other processes on one stack. Everything happens on the loop's thread."""
 
-    def __init__(self, network: AsyncStack, limits: Limits | None = None):
+    def __init__(self, network: AsyncStack, limits: Limits | None = None, policies: Policies | None = None,
+                 audit: Callable[..., object] = lambda _reason, **_facts: None):
+        """`audit`: told of what a policy denies, as `rustosd.audit.AuditLog.write`."""
         self.network = network
         self.limits = limits or Limits()
+        self.policies = policies or Policies()
+        self.audit = audit
         self.sockets: dict[str, Socket] = {}
         self.sessions: set[Session] = set()
         self.opened = 0                                     # sockets since the start
@@ -62,14 +67,20 @@ class Handoff:
         network.loop.add_reader(self._epoll.fileno(), self.catch_up)
         _raise_descriptor_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
 
+    def set_policies(self, policies: Policies) -> None:
+        """From now on, for sockets that are there already, too; connections that are made stay."""
+        self.policies = policies
+        for one in self.sockets.values():
+            one.note_policies()
+
     # sessions
 
-    def open_session(self, pid: int) -> socket.socket:
-        """The client's end of a new session of process `pid`. Raises OSError (EMFILE, ENFILE)."""
+    def open_session(self, pid: int, subject: Subject = ROOT) -> socket.socket:
+        """The client's end of a new session of process `pid`, which is `subject`'s. Raises OSError (EMFILE, ENFILE)."""
         self._check_room(pid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._by_process[pid] += 1
-        self.sessions.add(Session(self, ours, pid))
+        self.sessions.add(Session(self, ours, pid, subject))
         return theirs
 
     def end_session(self, session: Session) -> None:
@@ -131,6 +142,9 @@ class Handoff:
         yield Sample("rustos_handoff_sessions", "gauge", "Sessions on which they ask for them.", len(self.sessions), {})
         yield Sample("rustos_handoff_opened_total", "counter", "Sockets opened by or accepted for them.", self.opened, {})
         yield Sample("rustos_handoff_refused_total", "counter", "Sockets that a limit did not let be.", self.refused, {})
+        for (policy, what), count in self.policies.denied.items():
+            yield Sample("rustos_policy_denied_total", "counter", "What a policy has denied to programs.", count,
+                         {"policy": policy, "what": what})
 
     def _check_room(self, pid: int) -> None:
         held, every = self._by_process[pid], len(self.sockets) + len(self.sessions)
@@ -187,7 +201,7 @@ class Handoff:
         try:
             if isinstance(request, p.Open):
                 return self._open(session, request)
-            return self._carry_out(request), None
+            return self._carry_out(session, request), None
         except OSError as error:
             return {"errno": error.errno or errors.EIO, "error": error.strerror or str(error)}, None
         except ValueError as error:
@@ -200,18 +214,24 @@ class Handoff:
         stream = request.type == "stream"
         identity, ours, theirs = self.pair(session.pid, socket.SOCK_STREAM if stream else socket.SOCK_SEQPACKET)
         kind = StreamSocket if stream else DatagramSocket
-        self.add(kind(self, identity, ours, session.pid, request.family))
-        return {"id": identity, "buffer": self.limits.buffer_octets // 2}, theirs
+        self.add(kind(self, identity, ours, session.pid, request.family, session.subject))
+        return {"id": identity, "buffer": self.limits.buffer_octets // 2,
+                "policed": self.policies.permit(session.subject).restricts}, theirs
 
-    def _carry_out(self, request: p.Request) -> p.Answer:
+    def _carry_out(self, session: Session, request: p.Request) -> p.Answer:
         if isinstance(request, p.Error):
             return {"fate": self._fates.pop(request.id, 0)}
         if isinstance(request, p.Addresses):
             return {"addresses": self._addresses()}
+        if isinstance(request, p.Restrict):
+            return self._restrict(session, request)
         one = self.sockets.get(request.id)
         if one is None:
             raise OSError(errors.ENOTCONN, "the socket is closed")
+        self._judge(session, one, request)
         match request:
+            case p.May():
+                return {}
             case p.Bind():
                 return one.bind(request.host, request.port, request.v6only)
             case p.Connect():
@@ -223,6 +243,43 @@ class Handoff:
             case p.Facts():
                 return one.facts()
         return one.names()
+
+    def _restrict(self, session: Session, request: p.Restrict) -> p.Answer:
+        """Raises OSError (EPERM), ValueError: there is no such policy."""
+        who = session.subject
+        if request.policy:
+            self.policies.check_name(request.policy)
+        if request.uid is not None and who.uid:
+            raise OSError(errors.EPERM, "only root names another user")
+        if request.uid:
+            session.subject = Subject(request.uid, frozenset(request.groups), request.policy, who.named)
+        elif request.policy:
+            session.subject = who._replace(named=(*who.named, request.policy))
+        return {}
+
+    def _judge(self, session: Session, one: Socket, request: p.Request) -> None:
+        """Raises OSError (EACCES) for what a policy denies: that of who asks, whoever has opened the socket."""
+        permit, kind = self.policies.permit(session.subject), one.protocol
+        match request:
+            case p.Bind():
+                denied = permit.bind(kind, request.port)
+            case p.Listen():
+                denied = permit.listen(kind, one.names()["local"][1])
+            case p.Connect() | p.May():
+                denied = permit.connect(kind, request.host, request.port)
+            case _:
+                return
+        if denied is not None:
+            what = "send" if isinstance(request, p.May) else type(request).__name__.lower()
+            raise self.deny(denied, what, session.subject, session.pid, kind, getattr(request, "host", ""),
+                            getattr(request, "port", 0) or one.names()["local"][1])
+
+    def deny(self, policy: str, what: str, who: Subject, pid: int, protocol: str, host: str, port: int) -> OSError:
+        """Count and tell what a policy denies; the error to be raised."""
+        self.policies.denied[policy, what] += 1
+        self.audit("policy_denied", policy=policy, what=what, uid=who.uid, pid=pid, protocol=protocol, host=host, port=port)
+        where = f"{protocol} port {port}" if what in ("bind", "listen") else f"{protocol} {host} port {port}"
+        return OSError(errors.EACCES, f"{what} {where} is denied by {policy}; see: rustosctl policy")
 
     def _addresses(self) -> list[str]:
         hosts = (ipaddress.ip_interface(row["address"]).ip for row in self.network.stack.addresses())
@@ -255,9 +312,10 @@ class Session:
     """One client's way to ask: a packet, its answer, the next packet. It holds nothing back for a client that does not
     read: that one's session ends."""
 
-    def __init__(self, broker: Handoff, end: socket.socket, pid: int):
+    def __init__(self, broker: Handoff, end: socket.socket, pid: int, subject: Subject):
         self.broker = broker
         self.pid = pid
+        self.subject = subject
         self._end = end
         end.setblocking(False)
         broker.network.loop.add_reader(end.fileno(), self._on_readable)

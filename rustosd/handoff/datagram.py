@@ -7,12 +7,15 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
+from rustosd.client.wire import unpack_address
 from rustosd.handoff.splice import DatagramSplice
 from rustosd.handoff.stream import any_host
+from rustosd.policy import VERDICTS_MOST
 
 if TYPE_CHECKING:
     from rustosd.handoff.broker import Handoff
     from rustosd.handoff.protocol import Answer
+    from rustosd.policy import Protocol, Subject
 
 GONE = select.EPOLLHUP | select.EPOLLERR
 
@@ -20,12 +23,16 @@ GONE = select.EPOLLHUP | select.EPOLLERR
 class DatagramSocket:
     """One UDP socket of a client; it has a splice from `bind` on."""
 
-    def __init__(self, broker: Handoff, identity: str, end: socket.socket, pid: int, family: int):
+    protocol: Protocol = "udp"
+
+    def __init__(self, broker: Handoff, identity: str, end: socket.socket, pid: int, family: int, subject: Subject):
         self.broker = broker
         self.id = identity
         self.end = end
         self.pid = pid
         self.family = family
+        self.subject = subject
+        self._verdicts: dict[tuple[bytes, int], str | None] = {}    # which policy denies a destination
         self.options: dict[str, int] = {}
         self.endpoint: int | None = None
         self.splice: DatagramSplice | None = None
@@ -43,6 +50,7 @@ class DatagramSocket:
         network = self.broker.network
         self.endpoint = network.udp.bind(host or any_host(self.family), port, bool(self.options.get("reuse_port")))
         self.splice = network.endpoints[self.endpoint] = DatagramSplice(network.udp, self.endpoint, self.end.fileno(), self)
+        self.note_policies()
         self.broker.watch(self.end.fileno(), self.splice)
         network.again(self.splice)      # something may be there already, from either side
         return self.names()
@@ -77,6 +85,24 @@ class DatagramSocket:
         raise OSError(errors.ENOTCONN, "the socket is not bound")
 
     # what the splice tells
+
+    def note_policies(self) -> None:
+        """Have the splice ask for every datagram if there is anything to deny."""
+        self._verdicts.clear()
+        if self.splice is not None:
+            self.splice.policed = self.broker.policies.permit(self.subject).restricts
+
+    def may_send(self, address: bytes, port: int) -> bool:
+        """Whether a policy lets a datagram go there. Never raises."""
+        host = unpack_address(address)
+        if (address, port) not in self._verdicts:
+            if len(self._verdicts) >= VERDICTS_MOST:
+                self._verdicts.clear()
+            self._verdicts[address, port] = self.broker.policies.permit(self.subject).connect(self.protocol, host, port)
+        denied = self._verdicts[address, port]
+        if denied is not None:
+            self.broker.deny(denied, "send", self.subject, self.pid, self.protocol, host, port)
+        return denied is None
 
     def kick(self) -> None:
         self.broker.network.kick()

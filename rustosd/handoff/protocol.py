@@ -21,8 +21,30 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pass
 
 
+class Restrict(_Request):
+    """From here on this session may less: it asks for a user whom root names, or is under one more policy: {}
+
+    For a user whom root names `policy` counts as that user's own, which may allow him ports below 1024.
+    """
+
+    uid: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFE)] | None = None
+    groups: Annotated[list[int], msgspec.Meta(max_length=256)] = []
+    policy: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class May(_Request):
+    """Whether a datagram may be sent there: {}"""
+
+    id: Id
+    host: Host
+    port: Port
+
+
 class Open(_Request):
-    """A new socket: {"id": ..., "buffer": the SO_SNDBUF it has}, with its descriptor."""
+    """A new socket: {"id": ..., "buffer": the SO_SNDBUF it has}, with its descriptor.
+
+    "policed" is true where a policy says where datagrams may go.
+    """
 
     type: Literal["stream", "datagram"]
     family: Literal[4, 6]
@@ -87,7 +109,7 @@ class Addresses(_Request):
     """The host's own addresses: {"addresses": [...]}, without those of loopback and of the link."""
 
 
-Request = Addresses | Open | Bind | Connect | Listen | Names | Error | Set | Facts
+Request = Addresses | Restrict | May | Open | Bind | Connect | Listen | Names | Error | Set | Facts
 decode = msgspec.json.Decoder(Request).decode
 encode = msgspec.json.Encoder().encode
 Answer = dict[str, Any]

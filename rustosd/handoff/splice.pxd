@@ -65,7 +65,8 @@ cdef class DatagramSplice:
     cdef Udp udp
     cdef readonly int endpoint
     cdef readonly int fd
-    cdef object owner           # has again(splice), gone() and kick()
+    cdef object owner           # has again(splice), gone(), kick() and may_send(address, port)
+    cdef public bint policed    # the owner is asked about every datagram of the client
     cdef uint32_t flags
     cdef int error              # errno the client is to be told
     cdef bint push(self, UdpEndpoint *e)

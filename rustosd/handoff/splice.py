@@ -462,6 +462,8 @@ class DatagramSplice:
             return -errno.EINVAL
         if not udp_speaks_to(e, cython.address(to)):
             return -errno.EAFNOSUPPORT
+        if self.policed and not self.owner.may_send(cython.cast(cython.p_char, to.octets)[:16], port):
+            return -errno.EACCES
         return udp_send(cython.address(self.udp.table), e, cython.address(to), port, data, n)
 
     def close(self) -> None:

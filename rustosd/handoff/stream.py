@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from netstack.sockets import AsyncStack
     from rustosd.handoff.broker import Handoff
     from rustosd.handoff.protocol import Answer
+    from rustosd.policy import Protocol, Subject
 
 ORPHAN_S = 60.0         # as Linux's tcp_fin_timeout: how long what a dead client has written may wait for its peer
 WINDOW = 16             # accepted connections on their way to the client; more wait here
@@ -29,12 +30,15 @@ GONE = select.EPOLLHUP | select.EPOLLERR
 class StreamSocket:
     """One stream socket of a client: fresh, connecting, connected (then it has a splice), or listening."""
 
-    def __init__(self, broker: Handoff, identity: str, end: socket.socket, pid: int, family: int):
+    protocol: Protocol = "tcp"
+
+    def __init__(self, broker: Handoff, identity: str, end: socket.socket, pid: int, family: int, subject: Subject):
         self.broker = broker
         self.id = identity
         self.end = end
         self.pid = pid
         self.family = family
+        self.subject = subject
         self.source: tuple[str | None, int] = (None, 0)
         self.bound = False
         self.options: dict[str, int] = {}
@@ -146,6 +150,9 @@ class StreamSocket:
             self._apply(option, value)
         self.broker.network.connections[handle] = self.splice
         self.broker.watch(self.end.fileno(), self.splice)
+
+    def note_policies(self) -> None:
+        """What may be connected to is asked once, and was."""
 
     # what the splice tells
 
@@ -290,7 +297,7 @@ class Listener:
             except OSError:         # full, or gone: epoll tells
                 ours.close()
                 return False
-        accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family)
+        accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family, owner.subject)
         accepted.options = dict(owner.options)
         accepted.origin = self
         self.travelling.append(accepted)

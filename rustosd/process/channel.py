@@ -92,19 +92,26 @@ class Channel:
         ours = self._supervisor.table.inodes()
         rows, pids = [], inventory.below(os.getpid())
         for pid in pids[:ROWS_MOST]:
-            if (row := inventory.describe(pid)) is not None:
+            if (row := self._row(pid)) is not None:
                 rows.append({**row, "sockets": len(inventory.socket_inodes(pid) & ours)})
         return {"processes": rows, "total": len(pids)}
 
     def _show(self, pid: int) -> dict[str, Any]:
         self._check(pid)
-        row = inventory.describe(pid)
+        row = self._row(pid)
         if row is None:
             raise OSError(errno.ESRCH, f"process {pid} has ended")
         row["sockets"] = len(inventory.socket_inodes(pid) & self._supervisor.table.inodes())
         return {"process": row, **inventory.more_about(pid),
                 "calls": {NAMES[number]: count for number, count in self._supervisor.calls.most_common()},
                 "refused": dict(self._supervisor.refused.most_common(64))}
+
+    def _row(self, pid: int) -> dict[str, Any] | None:
+        """As `inventory.describe`, with its state as it would be if we did not trace it."""
+        row = inventory.describe(pid)
+        if row is not None and row["state"] == "traced":
+            row["state"] = "stopped" if pid in self._supervisor.monitor.stopped else "running"
+        return row
 
     def _descriptors(self, pid: int) -> dict[str, Any]:
         self._check(pid)

@@ -84,6 +84,8 @@ class DatagramSocket(GuestSocket):
         self._end: socket.socket | None = None                  # towards the daemon
         self._peer: socket.socket | None = None                 # the program's, once it is connected
         self._held: tuple[socket.socket, bytes] | None = None   # a datagram for which the program has no room yet
+        self._policed = False                                   # there are destinations that it may not send to
+        self._allowed: set[Endpoint] = set()
         self._bound = False
         self._name: bytes = b""                                 # of the program's end
         self._open()
@@ -97,7 +99,7 @@ class DatagramSocket(GuestSocket):
 
     def _open(self) -> None:
         answer = self.link.ask("open", type="datagram", family=4 if self.family == socket.AF_INET else 6)
-        self.identity = answer["id"]
+        self.identity, self._policed = answer["id"], answer["policed"]
         self._end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=answer.fd)
         self._end.setblocking(False)
         self.loop.watch(self._end.fileno(), select.EPOLLIN, self._arrived)
@@ -185,6 +187,11 @@ class DatagramSocket(GuestSocket):
         if self.local is None:
             self.note_names(self.ask("bind", host="", port=0, v6only=False))
         host = LOOPBACK[self.family] if endpoint.host == ANY[self.family] else endpoint.host
+        if self._policed and endpoint not in self._allowed:
+            self.ask("may", host=host, port=endpoint.port)      # to know at once; the daemon looks at each datagram anyway
+            if len(self._allowed) >= _SENDERS_MOST:
+                self._allowed.clear()
+            self._allowed.add(endpoint)
         return HEADER.pack(pack_address(host.partition("%")[0]), endpoint.port, 0) + data
 
     def _send(self, call: Call, packet: bytes, at_once: bool) -> None:

@@ -12,6 +12,7 @@ STATES: Final = {"R": "running", "S": "sleeping", "D": "waiting", "T": "stopped"
                  "I": "idle", "P": "parked"}
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_CAP_NET_BIND_SERVICE: Final = 10
 _COMMAND_MOST: Final = 1024
 # Fields of /proc/PID/stat behind the name, from 0 on.
 _STATE, _PARENT, _UTIME, _STIME, _NICE, _THREADS, _START, _RSS = 0, 1, 11, 12, 16, 17, 19, 21
@@ -61,6 +62,22 @@ def more_about(pid: int) -> dict[str, Any]:
         "context_switches": sum(int(status.get(f"{kind}_ctxt_switches", 0)) for kind in ("voluntary", "nonvoluntary")),
         "limits": limits,
     }
+
+
+def maps(pid: int) -> str:
+    """What is mapped where (/proc/PID/maps); empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def may_bind_ports_of_root(thread: int) -> bool:
+    """Whether it has CAP_NET_BIND_SERVICE (capabilities(7)). Raises OSError when it has ended."""
+    for line in Path(f"/proc/{thread}/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_NET_BIND_SERVICE & 1)
+    return False
 
 
 def descriptors(pid: int) -> Iterator[tuple[int, str]]:

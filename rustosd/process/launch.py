@@ -7,10 +7,11 @@ import fcntl
 import grp
 import os
 import pwd
+import select
 import signal
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ _NEW_LISTENER: Final = 1 << 3
 _SIOCSIFFLAGS, _SIOCSIFADDR, _IFF_UP = 0x8914, 0x8916, 1
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127      # exit statuses, as shells have them
 _REPORT_OCTETS: Final = 4096
+_ATTEND_MS: Final = 5
 
 
 class LaunchFailed(Exception):
@@ -45,6 +47,7 @@ class Program:
     user: str | None = None                 # None: as we are
     own_network: bool = True                # a network namespace of its own: what we do not answer reaches nobody
     addresses: Sequence[str] = ()           # what that namespace shows as the host's
+    policy: str = ""                        # one more that it is under
 
 
 @dataclass
@@ -56,21 +59,28 @@ class Started:
     _gate: int
     _report: int
 
-    def go(self) -> None:
-        """Let it be executed. Raises LaunchFailed."""
+    def go(self, attend: Callable[[], None] = lambda: None) -> None:
+        """Let it be executed; `attend` is called while that takes its time. Raises LaunchFailed."""
         os.write(self._gate, b"x")
         os.close(self._gate)
-        with os.fdopen(self._report, "rb") as report:
+        with os.fdopen(self._report, "rb", buffering=0) as report:
+            told_yet = select.poll()
+            told_yet.register(report, select.POLLIN)
+            while not told_yet.poll(_ATTEND_MS):
+                attend()
             told = report.read(_REPORT_OCTETS)
         if told:
-            os.waitpid(self.pid, 0)
+            os.kill(self.pid, signal.SIGKILL)       # it may stand at a signal, traced
+            with contextlib.suppress(ChildProcessError):
+                while os.WIFSTOPPED(os.waitpid(self.pid, 0)[1]):
+                    pass
             _raise(told)
 
 
 def launch(program: Program, filtering: bytes, output: int = -1) -> Started:
     """Fork a child that waits behind its filter. `output`: its standard output and error; -1: ours. Raises LaunchFailed."""
     nr.check_machine()
-    identity = _identity(program.user)
+    identity = identity_of(program.user)
     report, child_report = os.pipe()        # close-on-exec: read to its end when the program runs
     child_gate, gate = os.pipe()
     nr.prctl(_PR_SET_CHILD_SUBREAPER, 1)    # what the program leaves behind comes to us, not to init
@@ -187,8 +197,8 @@ def _install(filtering: bytes) -> int:
         raise
 
 
-def _identity(name: str | None) -> pwd.struct_passwd | None:
-    """Raises LaunchFailed."""
+def identity_of(name: str | None) -> pwd.struct_passwd | None:
+    """Whom the program is to be; None: who we are. Raises LaunchFailed."""
     if name is None:
         return None
     try:

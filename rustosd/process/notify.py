@@ -14,6 +14,7 @@ from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdio import snprintf
 from cython.cimports.libc.string import memset
+from cython.cimports.posix.signal import SIG_SETMASK, sigfillset, sigprocmask, sigset_t
 
 if not cython.compiled:
     raise ImportError("rustosd.process.notify must be compiled: python setup.py build_ext --inplace")
@@ -78,11 +79,18 @@ class Notifications:
         request.srcfd = fd
         request.newfd = number
         request.newfd_flags = os.O_CLOEXEC if close_on_exec else 0
+        # A signal to us in the middle of it would let the call return 0, and no descriptor.
+        every: sigset_t
+        before: sigset_t
+        sigfillset(cython.address(every))
+        sigprocmask(SIG_SETMASK, cython.address(every), cython.address(before))
         result = ioctl(self.fd, SECCOMP_IOCTL_NOTIF_ADDFD, cython.address(request))
+        error: cython.int = c_errno
+        sigprocmask(SIG_SETMASK, cython.address(before), cython.NULL)
         if result < 0:
-            if c_errno == ENOENT:
+            if error == ENOENT:
                 raise LookupError("the call is over")
-            raise OSError(c_errno, os.strerror(c_errno))
+            raise OSError(error, os.strerror(error))
         return result
 
     @cython.cfunc

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,14 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rustosd.process import inventory
+from rustosd.policy import PORTS_OF_ROOT
+from rustosd.process import inventory, ptrace
 from rustosd.process import syscalls as nr
 from rustosd.process.call import Call
 from rustosd.process.channel import Channel
 from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.filter import RULES, assemble
-from rustosd.process.launch import Program, launch
+from rustosd.process.launch import Program, identity_of, launch
 from rustosd.process.link import Link
+from rustosd.process.monitor import Monitor
 from rustosd.process.notify import LONGEST, Notifications
 from rustosd.process.options import get_option, set_option
 from rustosd.process.output import Output
@@ -57,15 +60,20 @@ class _Waiting:
 class Supervisor:
     """One program and all that it starts."""
 
-    def __init__(self, link: Link, name: str = "", output: Output | None = None, grace_s: float = GRACE_S) -> None:
+    def __init__(self, link: Link, name: str = "", output: Output | None = None, grace_s: float = GRACE_S,
+                 traced: bool = True) -> None:
         """`name`: what people call the program; `output`: where what it writes goes, instead of to where ours does.
 
-        `grace_s`: how long it has to end when it is told to.
+        `grace_s`: how long it has to end when it is told to. `traced`: own the programs by ptrace, too, to know of their lives
+        and exceptions; then none of them can trace.
         """
         self.link = link
         self.name = name
         self.grace_s = grace_s
         self.dies_with_daemon = False
+        self.monitor = Monitor()
+        self.monitor.on_exit.append(self._ended)
+        self._traced = traced
         self.table = Table()
         self.calls: Counter[int] = Counter()
         self.refused: Counter[str] = Counter()
@@ -82,6 +90,7 @@ class Supervisor:
         self._status: int | None = None
         self._output = output
         self._kill_at = float("inf")
+        self._roots_own = False             # the daemon takes it for root, whatever it makes of itself
         self._probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._handlers = {
             nr.SOCKET: self._socket, nr.CONNECT: self._connect, nr.BIND: self._bind, nr.LISTEN: self._listen,
@@ -96,6 +105,7 @@ class Supervisor:
 
         `executed` is told its number when it runs.
         """
+        self._restrict(program)
         started = launch(program, assemble(RULES), -1 if self._output is None else self._output.end)
         self._notifications = Notifications(started.listener)
         self._child = started.pid
@@ -107,7 +117,9 @@ class Supervisor:
             self._epoll.register(started.listener, select.EPOLLIN)
             self._watch_signals(wake)
             self._channel = Channel.open(self, self.link.path)
-            started.go()
+            if self._traced:
+                self._seize()
+            started.go(self._reap)
             if self._output is not None:
                 self._output.began(started.pid, program.argv)
                 self.watch(self._output.source, select.EPOLLIN, self._on_output)
@@ -126,6 +138,16 @@ class Supervisor:
             os.close(wake)
             os.close(waker)
             self._close(started.listener)
+
+    def _restrict(self, program: Program) -> None:
+        """Have the daemon judge by who the program is. Raises LaunchFailed, OSError."""
+        identity = identity_of(program.user)
+        if identity is not None:
+            groups = os.getgrouplist(identity.pw_name, identity.pw_gid)
+            self.link.ask("restrict", uid=identity.pw_uid, groups=groups, policy=program.policy)
+        elif program.policy:
+            self.link.ask("restrict", policy=program.policy)
+        self._roots_own = identity is None and os.geteuid() == 0
 
     def _loop(self, listener: int) -> int:
         tick = time.monotonic() + _TICK_S
@@ -305,7 +327,10 @@ class Supervisor:
 
     def _bind(self, call: Call) -> None:
         if (one := self._ours(call)) is not None:
-            one.bind(call, parse(call.read_name(call.arguments[1], call.int(2)), one.family))
+            endpoint = parse(call.read_name(call.arguments[1], call.int(2)), one.family)
+            if self._roots_own and 0 < endpoint.port < PORTS_OF_ROOT and not inventory.may_bind_ports_of_root(call.thread):
+                raise error(errno.EACCES)
+            one.bind(call, endpoint)
 
     def _listen(self, call: Call) -> None:
         if (one := self._ours(call)) is not None:
@@ -377,20 +402,32 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._child, number)
 
+    def _seize(self) -> None:
+        try:
+            self.monitor.seize(self._child)
+        except OSError as refused:
+            print(f"rustosctl: the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. "
+                  "Something else traces it already, or a container or security module forbids it; "
+                  "--untraced silences this", file=sys.stderr, flush=True)
+
     def _reap(self) -> None:
-        """Take in every process that has ended; the first one's end is ours."""
+        """Take in all that has happened to processes and threads."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                tid, status = os.waitpid(-1, os.WNOHANG | ptrace.WALL)
             except ChildProcessError:
                 return
-            if not pid:
+            if not tid:
                 return
-            if pid in self._processes:
-                os.close(self._processes.pop(pid))
-            if pid == self._child:
-                code = os.waitstatus_to_exitcode(status)
-                self._status = code if code >= 0 else 128 - code
+            self.monitor.take(tid, status)
+
+    def _ended(self, pid: int, status: int) -> None:
+        """The first process's end is ours."""
+        if pid in self._processes:
+            os.close(self._processes.pop(pid))
+        if pid == self._child:
+            code = os.waitstatus_to_exitcode(status)
+            self._status = code if code >= 0 else 128 - code
 
     def _held(self) -> set[int]:
         """The inodes of all sockets that the group's processes hold."""
@@ -403,6 +440,7 @@ class Supervisor:
         for fd, waiting in list(self._waiting.items()):
             if not waiting.call.valid:
                 self._put_down(fd)
+        self.monitor.tidy()
         self.table.forget_datagrams(self._probe)
         for pid, fd in list(self._processes.items()):
             if not Path(f"/proc/{pid}").exists():

@@ -28,6 +28,12 @@ IO_URING_ENTER: Final = 426
 IO_URING_REGISTER: Final = 427
 
 NAMES: Final = {number: name.lower() for name, number in list(globals().items()) if name.isupper() and isinstance(number, int)}
+MMAP: Final = 9
+RT_SIGACTION: Final = 13
+CLONE: Final = 56
+SIGALTSTACK: Final = 131
+TGKILL: Final = 234
+CLONE_VM: Final = 0x100
 AUDIT_ARCH: Final = 0xC000003E          # AUDIT_ARCH_X86_64
 X32_BIT: Final = 0x4000_0000
 

@@ -18,6 +18,7 @@ from rustosd.log import Logs
 from rustosd.nbd.export import Export
 from rustosd.nbd.server import Client, Served
 from rustosd.pinger import Answer
+from rustosd.policy import Destination, Policies, PolicyConfig
 from rustosd.processes import End
 from rustosd.reconfigure import Outcome, ReloadFailed
 from tests.rustosd.fake_network import DETAILS, NetworkFakes
@@ -287,6 +288,9 @@ class FakeCore(NetworkFakes):
         self.stack = FakeStack()
         self.pump = FakePump()
         self.processes = FakeProcesses()
+        self.policies = Policies([PolicyConfig(name="web", users=("0",), connect=(Destination("tcp 10.77.0.0/24 80,443"),),
+                                               bind=())])
+        self.policies.denied["web", "connect"] = 3
         self.running_services = []
         self.kicks = 0
         self.pings = []
@@ -340,7 +344,7 @@ class FakeCore(NetworkFakes):
     def nbd_uris(self):
         return ["nbd://10.77.0.2/", "nbd+unix:///?socket=/run/rustosd/nbd.sock"]
 
-    def open_session(self, pid):
+    def open_session(self, pid, subject):
         ours, theirs = socket.socketpair()
         ours.close()
         return theirs

@@ -42,16 +42,17 @@ SILENT = {
 """What is done prints nothing."""
 SAID = {("crash", "clear"): "1 report removed\n"}
 ELSEWHERE = {
-    "nc": "tests/rustosd/handoff", "run": "tests/rustosd/process", "wait": "tests/peers", "logs": "tests/peers",
-    "report": "test_cli_report.py",
-    "capture": "tests/peers", "traceroute": "tests/peers", "top": "test_cli_top.py", "conn show": "test_cli_network.py",
-    "conn close": "test_cli_network.py", "disk exports": "test_cli_disk.py", "disk export": "test_cli_disk.py",
-    "disk unexport": "test_cli_disk.py", "config show": "below", "log unset": "below",
-    "disk read": "test_cli_disk.py", "disk write": "test_cli_disk.py",
-    **{f"disk {verb}": "test_cli_sata.py"
+    "nc": "rustosd/client/test_libraries.py", "report": "rustosd/test_cli_report.py",
+    "capture": "peers/test_capture.py", "traceroute": "peers/test_traceroute.py", "top": "rustosd/test_cli_top.py",
+    **dict.fromkeys(("run", "wait", "logs"), "peers/test_programs.py"),
+    "config show": "rustosd/test_cli_every.py", "log unset": "rustosd/test_cli_every.py",
+    **{f"conn {verb}": "rustosd/test_cli_network.py" for verb in ("show", "close")},
+    **{f"disk {verb}": "rustosd/test_cli_disk.py" for verb in ("exports", "read", "write")},
+    **{f"disk {verb}": "peers/test_nbd.py" for verb in ("export", "unexport")},
+    **{f"disk {verb}": "rustosd/test_cli_sata.py"
        for verb in ("cache", "drive", "erase", "ports", "retry", "smart", "standby", "trim")},
 }
-"""Commands whose output is no text of ours, or a file, and who tests them."""
+"""Commands whose output is no text of ours, or a file, and who tests them, below tests/."""
 EXITS = {"ping-lost": 1}
 
 
@@ -78,6 +79,12 @@ def test_every_command_is_tried():
     tried = {spoken(words) for words in (*shown, *test_cli.TABLES, *SILENT, *SAID)}
     missing = sorted(" ".join(words) for words in EVERY.keys() - tried if " ".join(words) not in ELSEWHERE)
     assert missing == [], "add what they print to SHOWN, with its golden files"
+
+
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_who_is_said_to_test_a_command_does(command):
+    text = Path(__file__).parents[1].joinpath(ELSEWHERE[command]).read_text()
+    assert re.search(", ".join(f'"{word}"' for word in command.split()), text)
 
 
 def settled(text):

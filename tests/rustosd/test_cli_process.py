@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).with_name("golden")
-SHOWN = {"ps": ("ps",), "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901")}
+SHOWN = {"ps": ("ps",), "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901"),
+         "policy": ("policy",)}
 
 
 @pytest.mark.parametrize("name", SHOWN)

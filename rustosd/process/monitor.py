@@ -1,0 +1,175 @@
+"""The life of every process and thread below a supervisor: who started whom, what was executed, who has ended and how.
+
+A traced program stops when it forks, clones, executes, is about to get a signal, or is stopped by one; it is told here, and
+goes on from here. Its system calls do not stop it. What waitpid(2) reports comes in by `take`; nothing here waits.
+"""
+
+import contextlib
+import os
+import signal
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rustosd.process import ptrace
+from rustosd.process.ptrace import Kind
+
+ENDED_KEPT: Final = 32
+
+
+class End(NamedTuple):
+    """How a process has ended: `code` is its exit status, below 0 the signal that killed it."""
+
+    pid: int
+    name: str
+    code: int
+
+    def __str__(self) -> str:
+        return f"exit status {self.code}" if self.code >= 0 else signal_name(-self.code)
+
+
+class Monitor:
+    """Everything below one supervisor. Without `seize` it knows of ends only.
+
+    Hooks are called in the order in which they were added, before the thread that they are about runs on:
+    `on_fork(parent, child, kind)` with kind fork, vfork or clone, for processes, not for threads; `on_exec(pid)` at the first
+    instruction of a new program; `on_exit(pid, status)`, with a status of waitpid(2), when a process is gone with all its
+    threads. A hook may use `ptrace.Borrowed`, with Kind.EXEC in on_exec, and on the parent with the kind of event in on_fork.
+    `judge(tid, number)` says which signal is delivered in place of one that is about to be, 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.traced = False
+        self.threads: dict[int, int] = {}       # of what is traced: thread -> its process
+        self.stopped: set[int] = set()          # threads that stand still with their processes
+        self.life: Counter[str] = Counter()     # forks, vforks, clones (of processes), threads, execs, exits, signals
+        self.started: Counter[int] = Counter()  # by process that lives: how many others it has started
+        self.ended: deque[End] = deque(maxlen=ENDED_KEPT)
+        self.on_fork: list[Callable[[int, int, str], None]] = []
+        self.on_exec: list[Callable[[int], None]] = []
+        self.on_exit: list[Callable[[int, int], None]] = []
+        self.judge: Callable[[int, int], int] = lambda _tid, number: number
+        self._names: dict[int, str] = {}
+        self._early: set[int] = set()           # stopped before their parents told of them
+        self._verbs: dict[Kind, Callable[[int, int], None]] = {
+            Kind.SIGNAL: self._signalled, Kind.SYSCALL: self._go_on, Kind.STOPPED: self._stopped, Kind.TRAPPED: self._trapped,
+            Kind.FORK: self._forked, Kind.VFORK: self._forked, Kind.CLONE: self._forked, Kind.EXEC: self._executed}
+        self._kind = Kind.TRAPPED
+
+    def seize(self, pid: int) -> None:
+        """Trace a child that waits to be let go, and all it starts. Raises OSError."""
+        ptrace.seize(pid)
+        self.traced = True
+        self.threads[pid] = pid
+
+    def take(self, tid: int, status: int) -> None:
+        """One report of waitpid(2)."""
+        kind, number = ptrace.decode(status)
+        if kind is Kind.ENDED:
+            self._gone(tid, status)
+            return
+        self._kind = kind
+        try:
+            self._verbs[kind](tid, number)
+        except ProcessLookupError:
+            pass                        # killed while it stood; its end is reported next
+        except ptrace.Ended as ended:
+            self._gone(ended.tid, ended.status)
+
+    def tidy(self) -> None:
+        """Now and then: let go those whose parents were killed before they could tell of them; forget who left unseen."""
+        for tid in list(self._early):
+            self._enter(tid, 0, "fork")
+        for tid in [tid for tid in self.threads if not Path(f"/proc/{tid}").exists()]:
+            self._forget(tid)
+
+    def process_of(self, tid: int) -> int:
+        """The process of a thread that is traced; the thread's own number for any other."""
+        return self.threads.get(tid, tid)
+
+    def _go_on(self, tid: int, _number: int) -> None:
+        ptrace.go_on(tid)
+
+    def _signalled(self, tid: int, number: int) -> None:
+        self.life["signals"] += 1
+        ptrace.go_on(tid, self.judge(tid, number))
+
+    def _stopped(self, tid: int, _number: int) -> None:
+        self.stopped.add(tid)
+        ptrace.listen(tid)
+
+    def _trapped(self, tid: int, _number: int) -> None:
+        self.stopped.discard(tid)
+        if tid in self.threads:
+            ptrace.go_on(tid)
+        else:
+            self._early.add(tid)
+
+    def _forked(self, tid: int, _number: int) -> None:
+        kind = self._kind.value
+        self._enter(ptrace.event_message(tid), self.process_of(tid), kind)
+        ptrace.go_on(tid)
+
+    def _enter(self, child: int, parent: int, kind: str) -> None:
+        early = child in self._early
+        self._early.discard(child)
+        process = _process_of(child)
+        if not process:
+            return
+        self.threads[child] = process
+        if process == child:
+            self.life[f"{kind}s"] += 1
+            self.started[parent] += 1
+            self._names[child] = self._names.get(parent, "")
+            for told in self.on_fork:
+                told(parent, child, kind)
+        else:
+            self.life["threads"] += 1
+        if early:
+            with contextlib.suppress(ProcessLookupError):
+                ptrace.go_on(child)
+
+    def _executed(self, tid: int, _number: int) -> None:
+        if (former := ptrace.event_message(tid)) != tid:        # a thread has taken the place of its process's first
+            self.threads.pop(former, None)
+        self.life["execs"] += 1
+        with contextlib.suppress(OSError):
+            self._names[tid] = Path(f"/proc/{tid}/comm").read_text().rstrip("\n")
+        for told in self.on_exec:
+            told(tid)
+        ptrace.go_on(tid)
+
+    def _gone(self, tid: int, status: int) -> None:
+        known = self.threads.get(tid)
+        name = self._names.get(tid, "")
+        self._early.discard(tid)
+        self._forget(tid)
+        # A process is reported once to its tracer; one that its own parent then left to us comes a second time.
+        if known == tid or (known is None and not self.traced):
+            self.life["exits"] += 1
+            self.ended.append(End(tid, name, os.waitstatus_to_exitcode(status)))
+            for told in self.on_exit:
+                told(tid, status)
+
+    def _forget(self, tid: int) -> None:
+        self.threads.pop(tid, None)
+        self.stopped.discard(tid)
+        self.started.pop(tid, None)
+        self._names.pop(tid, None)
+
+
+def signal_name(number: int) -> str:
+    """SIGSEGV and its like, and SIGRTMIN+3."""
+    if number in signal.valid_signals() and not signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return signal.Signals(number).name
+    return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+
+
+def _process_of(tid: int) -> int:
+    """The process a thread belongs to; 0 when it has ended."""
+    try:
+        with open(f"/proc/{tid}/status") as status:
+            return next((int(line.split()[1]) for line in status if line.startswith("Tgid:")), 0)
+    except (OSError, ValueError):
+        return 0
