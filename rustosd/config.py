@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal, get_origin
 import msgspec
 
 from rustosd import policy as policies
+from rustosd.scheduling.settings import CLASSES, ClassName
 from rustosd.secrets import without_secrets
 from rustosd.values import (
     Address,
     Cidr,
+    CpuQuota,
     DiskName,
     ExportName,
     FilePath,
@@ -24,6 +26,7 @@ from rustosd.values import (
     Mac,
     PciAddress,
     Prefix,
+    Processors,
     Size,
     SocketPath,
 )
@@ -252,6 +255,32 @@ class HostConfig(_Section):
     journal: FilePath
 
 
+class ClassConfig(_Section):
+    """One class of programs: its weight beside the others, and what its programs have that ask for nothing else."""
+
+    weight: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    processors: Processors = Processors("")
+    cpu_quota: CpuQuota = CpuQuota("")
+
+
+class SchedulerConfig(_Section):
+    """How programs on the stack share the processors with each other and with the daemon."""
+
+    cgroup: str
+    default_class: ClassName
+    daemon_weight: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+    reserved_processors: Processors
+    realtime: ClassConfig
+    interactive: ClassConfig
+    normal: ClassConfig
+    batch: ClassConfig
+    idle: ClassConfig
+
+    def of(self, name: ClassName) -> ClassConfig:
+        """One of its classes."""
+        return getattr(self, name)
+
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -284,6 +313,7 @@ class Config(_Section):
     host: HostConfig
     log: LogConfig
     crash: CrashConfig
+    scheduler: SchedulerConfig
     nbd: NbdConfig
     export: tuple[ExportConfig, ...] = ()
     device: tuple[DeviceConfig, ...] = ()
@@ -418,6 +448,7 @@ def _check(config: Config) -> None:
     _check_routes(config, names)
     _check_nbd(config)
     _check_disks(config)
+    _check_scheduler(config.scheduler)
     for i, key, message in policies.mistakes(config.policy):
         raise _Wrong(("policy", i, key), message)
     services = [(name, getattr(config.service, name)) for name in ("echo", "iperf3", "http")]
@@ -425,6 +456,17 @@ def _check(config: Config) -> None:
     for name, service in services:
         if service.enabled and (other := ports.setdefault(service.port, name)) != name:
             raise _Wrong(("service", name, "port"), f"{service.port} is the port of service {other} already")
+
+
+def _check_scheduler(scheduler: SchedulerConfig) -> None:
+    if scheduler.cgroup not in ("auto", "off") and not scheduler.cgroup.startswith("/"):
+        raise _Wrong(("scheduler", "cgroup"), '"auto", "off", or the absolute path of a group of cgroup version 2')
+    if scheduler.realtime.cpu_quota.percent:
+        raise _Wrong(("scheduler", "realtime", "cpu_quota"), "the kernel holds no quota against realtime programs")
+    for name in CLASSES:
+        both = set(scheduler.of(name).processors.numbers) & set(scheduler.reserved_processors.numbers)
+        if both:
+            raise _Wrong(("scheduler", name, "processors"), f"{min(both)} is among reserved_processors")
 
 
 def _check_interface(interface: InterfaceConfig, path: tuple) -> None:

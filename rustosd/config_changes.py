@@ -65,6 +65,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "sockets.enabled": _now("sockets"), "sockets.max_sockets": _now("sockets"),
     "sockets.max_sockets_per_process": _now("sockets"),
     "sockets.buffer_octets": _later("sockets", "for sockets handed out from now on"),
+    "scheduler": _now("scheduler"), "scheduler.cgroup": _restart("groups are made in one place"),
     "policy[+]": _now("policies"), "policy[-]": _now("policies"), "policy": _now("policies"),
     "metrics.listen": _now("metrics"), "metrics.socket": _now("metrics"), "metrics.enabled": _now("pages"),
     "status.connections": _now("pages"),

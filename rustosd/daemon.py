@@ -23,7 +23,7 @@ from netstack import counters as counter_table
 from netstack import verdict as verdict_table
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd import block_metrics, health, metrics
+from rustosd import block_metrics, health, metrics, sched_metrics
 from rustosd import log as logging
 from rustosd.capture.captures import Captures
 from rustosd.config import Config, InterfaceConfig, RouteConfig, SocketsConfig, to_toml
@@ -50,6 +50,7 @@ from rustosd.policy import Policies
 from rustosd.processes import Processes
 from rustosd.pump import Pump
 from rustosd.reconfigure import Reconfigurer, ReloadFailed
+from rustosd.scheduling.scheduler import Scheduler
 from rustosd.services.base import Service
 from rustosd.services.echo import EchoService
 from rustosd.services.http import HttpService, UnixHttpService
@@ -71,6 +72,8 @@ LINK_LOOK_S = 0.1
 UPKEEP_S = 1.0
 FIGURES_EVERY = 10
 """Rounds of upkeep between two notes of the figures, for a report should the daemon die."""
+GATHER_EVERY: Final = 5
+"""And between two questions to all programs what they have spent."""
 
 StartFailed: Final = REFUSALS
 """What keeps a daemon from starting; each carries one line for the operator."""
@@ -113,6 +116,7 @@ class Daemon(Facts):
         self.exports: Exports | None = None
         self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
         self.processes = Processes()
+        self.scheduler = Scheduler(config.scheduler)
         self.policies = Policies()
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.tracer = Tracer(self.stack, self.pump.kick, self.pinger)
@@ -120,7 +124,8 @@ class Daemon(Facts):
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
-            notes=lambda: health.by_severity(self.reporter.notes()), disks=lambda: block_metrics.collect(self.storage)))
+            notes=lambda: health.by_severity(self.reporter.notes()), disks=lambda: block_metrics.collect(self.storage),
+            scheduling=lambda: sched_metrics.collect(self.scheduler)))
         self.crashes = CrashBox(Path(config.crash.directory), config.crash.keep, version(), to_toml(config, secrets=False))
         self.reconfigurer = Reconfigurer(self, path)
         self._background: set[asyncio.Task] = set()
@@ -174,6 +179,8 @@ class Daemon(Facts):
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         self.journal = undo.enter_context(_journal(Path(self.config.host.journal)))
+        self.scheduler.open(self.journal)
+        undo.push_async_callback(self.scheduler.close)
         undo.callback(self.pump.close)
         for interface in self.config.interface:
             self.start_tap(interface, undo)
@@ -375,6 +382,8 @@ class Daemon(Facts):
             self.logs.tell_repeated()
             if self._rounds % FIGURES_EVERY == 0:
                 self.crashes.figures(self.figures())
+            if self._rounds % GATHER_EVERY == 0:
+                self._in_background(self.scheduler.gather(self.processes))
             self._rounds += 1
 
         round_()

@@ -49,7 +49,15 @@ class DeviceTaken(Taken, tag="device", frozen=True):
     link: LinkState | None = None
 
 
-Entry = TapMade | DeviceTaken
+class GroupsMade(Taken, tag="groups", frozen=True):
+    """Control groups made for programs, with all that is in them."""
+
+    roots: tuple[str, ...]
+    new: tuple[str, ...] = ()
+    """Controllers that were switched on in the group above, in version 2."""
+
+
+Entry = TapMade | DeviceTaken | GroupsMade
 """The union of all kinds: what a journal line may hold."""
 
 

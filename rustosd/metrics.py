@@ -77,12 +77,14 @@ class PumpFigures(Protocol):
 class StackCollector:
     """Everything the daemon counts, as metric families.
 
-    `samples` adds what the services count, `notes` how many health notes there are of each severity, `disks` their families.
+    `samples` adds what the services count, `notes` how many health notes there are of each severity, `disks` and
+    `scheduling` their families.
     """
 
     def __init__(self, stack: Any, counter_help: Mapping[str, str], version: str,
                  samples: Callable[[], Iterable[Any]] = lambda: (), *, pump: PumpFigures | None = None,
-                 notes: Callable[[], Mapping[str, int]] = dict, disks: Callable[[], Iterable[Metric]] = tuple):
+                 notes: Callable[[], Mapping[str, int]] = dict, disks: Callable[[], Iterable[Metric]] = tuple,
+                 scheduling: Callable[[], Iterable[Metric]] = tuple):
         self.stack = stack
         self.counter_help = counter_help
         self.version = version
@@ -90,6 +92,7 @@ class StackCollector:
         self.pump = pump
         self.notes = notes
         self.disks = disks
+        self.scheduling = scheduling
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("rustos_build_info", "1; the version is in the label.", labels=["version"])
@@ -103,6 +106,7 @@ class StackCollector:
         if self.pump is not None:
             yield from _pump(self.pump)
         yield from self.disks()
+        yield from self.scheduling()
         for name, count in self.stack.counters().items():
             yield CounterMetricFamily(f"rustos_{name}", _sentence(self.counter_help.get(name, name)), value=count)
         yield from families(self.samples())

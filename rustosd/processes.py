@@ -13,6 +13,8 @@ import msgspec
 
 from rustosd.process import inventory
 from rustosd.process.channel import PACKET_MOST
+from rustosd.scheduling import waits
+from rustosd.scheduling.waits import BUCKETS, Spent
 
 PATIENCE_S: Final = 2.0
 GROUPS_MOST: Final = 1024
@@ -34,6 +36,16 @@ class Ended(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", tag=
 
 
 _notices = msgspec.json.Decoder(Started | Ended)
+
+
+_Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
+class _Figures(msgspec.Struct):
+    """What a supervisor answers when asked for figures."""
+
+    spent: tuple[_Amount, _Amount, _Amount]
+    waits: Annotated[list[_Amount], msgspec.Meta(min_length=BUCKETS, max_length=BUCKETS)]
 
 
 class End(NamedTuple):
@@ -157,6 +169,18 @@ class Processes:
                     raise
         raise OSError(errno.ESRCH, f"no program on the stack has the number {pid}; see: rustosctl ps")
 
+    async def figures(self) -> dict[int, tuple[Spent, list[int]]]:
+        """What programs have spent so far and how long their turns waited, by supervisor, of those that answer."""
+        groups = [group for group in self._groups.values() if group.program]
+        answers = await asyncio.gather(*(group.ask("figures") for group in groups), return_exceptions=True)
+        found = {}
+        for group, answer in zip(groups, answers, strict=True):
+            with contextlib.suppress(msgspec.ValidationError):
+                figures = msgspec.convert(answer, _Figures) if isinstance(answer, dict) else None
+                if figures is not None:
+                    found[group.pid] = (Spent(*figures.spent), figures.waits)
+        return found
+
     def name_of(self, group: int) -> str:
         """What the program of a supervisor is called; empty: nothing."""
         return self._groups[group].name if group in self._groups else ""
@@ -223,4 +247,6 @@ class Processes:
 def _daemon() -> dict[str, Any]:
     row = inventory.describe(os.getpid())
     assert row is not None
-    return {**row, "pid": DAEMON, "parent": DAEMON, "group": DAEMON, "name": "rustosd", "sockets": 0, "program": ""}
+    spent = waits.own()
+    return {**row, "pid": DAEMON, "parent": DAEMON, "group": DAEMON, "name": "rustosd", "sockets": 0, "program": "",
+            "wait_s": spent.wait_ns / 1e9, "slices": spent.slices}

@@ -247,6 +247,11 @@ class Reconfigurer:
         self._undo.callback(self._daemon.set_handoff, self._old.sockets)
         self._daemon.set_handoff(self._new.sockets)
 
+    async def _scheduler(self, _: Sequence[Change]) -> None:
+        scheduler = self._daemon.scheduler
+        self._undo.push_async_callback(scheduler.configure, self._old.scheduler)
+        await scheduler.configure(self._new.scheduler)
+
     async def _policies(self, _: Sequence[Change]) -> None:
         self._undo.callback(self._daemon.set_policies, self._old)
         self._daemon.set_policies(self._new)
@@ -262,8 +267,7 @@ STEPS: Final[dict[str, Step]] = {
     "kernel_addresses": Reconfigurer._kernel_addresses, "gateways": Reconfigurer._gateways,
     "devices": Reconfigurer._devices, "routes": Reconfigurer._routes, "services": Reconfigurer._services,
     "metrics": Reconfigurer._metrics, "control": Reconfigurer._control, "sockets": Reconfigurer._sockets,
-    "policies": Reconfigurer._policies,
-    "pages": Reconfigurer._pages,
+    "scheduler": Reconfigurer._scheduler, "policies": Reconfigurer._policies, "pages": Reconfigurer._pages,
 }
 """In the order in which they are taken: what others need first."""
 

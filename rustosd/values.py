@@ -2,11 +2,15 @@
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from drivers.pci.sysfs import Bdf
 
 SUN_PATH_OCTETS = 107   # unix(7): sockaddr_un.sun_path holds 108 with its zero
+PROCESSOR_MOST = 8191   # the kernel's, of x86-64
+_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", re.ASCII)
+_QUOTA = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(%)?", re.ASCII)
 _SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+)(?:([kmgtp])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
 
 
@@ -191,6 +195,57 @@ class DiskName(str):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", text):
             raise ValueError(f"{text!r} is no name of a disk: 1 to 32 letters, digits, _, . and -, such as disk0")
         return super().__new__(cls, text)
+
+
+class Processors(str):
+    """Numbers of processors, `0-1,3`; empty: none are named."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        numbers: set[int] = set()
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            match = _RANGE.fullmatch(part)
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if not first <= last <= PROCESSOR_MOST:
+                raise ValueError(f"{text!r} names no processors; write numbers and ranges, such as 0-1,3")
+            numbers.update(range(first, last + 1))
+        return super().__new__(cls, spoken_processors(numbers))
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return tuple(number for part in filter(None, self.split(","))
+                     for number in range(int(part.partition("-")[0]), int(part.rpartition("-")[2]) + 1))
+
+
+def spoken_processors(numbers: Iterable[int]) -> str:
+    """`0-1,3` for 0, 1 and 3."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+class CpuQuota(str):
+    """How much processor time there is at most: `50%` or `1.5`, of one processor; `none` and empty: no limit."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str):
+        match = _QUOTA.fullmatch(text.strip())
+        if text.strip() not in ("", "none"):
+            percent = float(match[1]) * (1 if match[2] else 100) if match else 0
+            if not 1 <= percent <= 100 * (PROCESSOR_MOST + 1):
+                raise ValueError(f"{text!r} is no amount of processor time, such as 50% or 1.5 (of one processor); least is 1%")
+        return super().__new__(cls, text.strip())
+
+    @property
+    def percent(self) -> float:
+        match = _QUOTA.fullmatch(self)
+        return float(match[1]) * (1 if match[2] else 100) if match else 0.0
 
 
 def parse_size(text: str) -> int:

@@ -19,6 +19,7 @@ from rustosd.cli import (
     process,
     report,
     sata,
+    sched,
     shell,
     tables,
     top,
@@ -342,6 +343,7 @@ app.command("run")(run_command)
 app.command("wait")(wait_command)
 app.command("logs")(logs_command)
 app.add_typer(process.app, name="process")
+app.add_typer(sched.app, name="sched")
 for command in (process.ps, process.policy, process.kill, process.suspend, process.resume, process.nice):
     app.command(command.__name__)(command)
 

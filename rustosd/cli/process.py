@@ -20,6 +20,11 @@ PROCESSES = Listing("processes", "process", "processes", (
     Column("RSS", "rss_octets", True, octets), Column("SOCKETS", "sockets", True), Column("PROGRAM", "program"),
     Column("COMMAND", "command", folds=True),
 ))
+WIDE = PROCESSES._replace(columns=(
+    *PROCESSES.columns[:6], Column("CLASS", "sched_class"), Column("THREADS", "threads", True),
+    Column("WAITED", "wait_s", True, lambda seconds: f"{seconds:.2f} s"), Column("TURNS", "slices", True),
+    *PROCESSES.columns[6:],
+))
 DESCRIPTORS = Listing("descriptors", "descriptor", "descriptors", (
     Column("FD", "fd", True), Column("PROTO", "protocol"), Column("STATE", "state"), Column("LOCAL", "local"),
     Column("REMOTE", "remote"), Column("TARGET", "target", folds=True),
@@ -39,9 +44,12 @@ Pid = Annotated[int, typer.Argument(min=0, help="Number of the process, as `rust
 app = typer.Typer(help="Programs on the stack, one by one.", no_args_is_help=True, rich_markup_mode=None)
 
 
-def ps(as_json: Json = False) -> None:
+def ps(
+    wide: Annotated[bool, typer.Option("--wide", "-w", help="Also how they are scheduled and what they waited.")] = False,
+    as_json: Json = False,
+) -> None:
     """The programs that `rustosctl run` runs, and all they have started. Number 0 is the daemon."""
-    tables.show(PROCESSES, call("process.list"), as_json)
+    tables.show(WIDE if wide else PROCESSES, call("process.list"), as_json)
 
 
 def policy(as_json: Json = False) -> None:
@@ -61,6 +69,7 @@ def show(pid: Pid, as_json: Json = False) -> None:
         ("parent", str(one.parent)), ("supervisor", str(one.group)), ("command", one.command),
         ("executable", details.executable), ("directory", details.directory), ("user", one.user), ("state", one.state),
         ("age", tables.duration(one.age_s)), ("processor time", f"{one.cpu_s:.2f} s"), ("nice", str(one.nice)),
+        ("waited for a processor", f"{one.wait_s:.2f} s in {one.slices} turns"), ("scheduled", _scheduling(details)),
         ("processors", ", ".join(map(str, details.affinity))), ("threads", str(one.threads)),
         ("memory", octets(one.rss_octets)), ("most memory", octets(details.peak_rss_octets)),
         ("swapped out", octets(details.swap_octets)),
@@ -68,6 +77,16 @@ def show(pid: Pid, as_json: Json = False) -> None:
         ("socket calls", tables.plain([f"{name} {count}" for name, count in details.calls.items()])),
         ("refused", tables.plain([f"{name} {count}" for name, count in details.refused.items()])),
     ])
+
+
+def _scheduling(details: p.ProcessDetails) -> str:
+    """Its program's class and limits, and the kernel's word for what became of them."""
+    kernel = f"policy {details.policy}" + (f" {details.sched_priority}" if details.sched_priority else "")
+    if (program := details.scheduling) is None:
+        return kernel
+    quota = f", at most {program.cpu_quota_percent:g}% of a processor" if program.cpu_quota_percent else ""
+    group = f", group {program.group}" if program.group else ""
+    return f"class {program.sched_class}, priority {program.priority}{quota}; {kernel}{group}"
 
 
 @app.command()
@@ -89,13 +108,13 @@ def kill(
 
 
 def suspend(pid: Pid) -> None:
-    """Let a process run no further until `rustosctl resume`; its connections stay open."""
-    call("process.signal", p.ProcessSignal(pid=pid, signal="STOP"))
+    """Let a process, and all it has started, run no further until `rustosctl resume`; connections stay open."""
+    call("process.suspend", p.ProcessId(pid=pid))
 
 
 def resume(pid: Pid) -> None:
-    """Let a suspended process go on."""
-    call("process.signal", p.ProcessSignal(pid=pid, signal="CONT"))
+    """Let a suspended process, and all it has started, go on."""
+    call("process.resume", p.ProcessId(pid=pid))
 
 
 def nice(pid: Pid, value: Annotated[int, typer.Argument(min=-20, max=19, help="-20: first of all; 19: last.")]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rustosd.cli import shell
+from rustosd.cli import sched, shell
 from rustosd.cli.calls import Settings, call, known
 from rustosd.control import process_protocol as p
 
@@ -39,6 +39,8 @@ def run(
         "--detach", "-d", help="Leave the terminal to you: print the program's number, once it runs, and end.")] = False,
     name: Annotated[str | None, typer.Option(
         "--name", "-n", help="What it is called, for wait and logs; with --detach.")] = None,
+    sched_class: sched.Class = None, priority: sched.PriorityOption = None, cpus: sched.Cpus = None,
+    cpu_quota: sched.Quota = None,
     counts: Annotated[bool, typer.Option("--counts", help="Say on stderr at the end which socket calls it made.")] = False,
 ) -> int:
     """Run a program on the stack: run -- curl http://10.77.0.1/
@@ -47,6 +49,7 @@ def run(
     those of all it starts, are the stack's. When it ends, whatever it left running is ended too.
     """
     from rustosd.process import detached
+    from rustosd.process.entry import enter
     from rustosd.process.launch import LaunchFailed, Program
     from rustosd.process.link import Link
     from rustosd.process.output import NameTaken
@@ -56,12 +59,14 @@ def run(
     if counts and detach:
         raise typer.BadParameter("--counts speaks to the terminal: not with --detach; see rustosctl process show")
     variables = _environment(environment or [])
+    wanted = sched.change(1, sched_class, priority, cpus, cpu_quota)
 
     def supervise(executed: Callable[[int], None]) -> int:
         nonlocal supervisor
         try:
             link = Link(Settings.socket)
             supervisor = Supervisor(link, name or "", output, traced=not untraced)
+            supervisor.before_exec = enter(link.path, wanted)
             return supervisor.run(Program(command, variables, directory, user, not host_network,
                                           link.ask("addresses")["addresses"], policy), executed)
         except OSError as error:

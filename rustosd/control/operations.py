@@ -18,6 +18,7 @@ from rustosd.control.network_operations import NetworkOperations
 from rustosd.control.policy_operations import PolicyOperations
 from rustosd.control.process_operations import ProcessOperations
 from rustosd.control.sata_operations import SataOperations
+from rustosd.control.sched_operations import SchedOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
@@ -44,6 +45,8 @@ class Core(UpkeepCore, Protocol):
     pump: Any
     """`rustosd.pump.Pump` or its like."""
     processes: Processes
+    scheduler: Any
+    """`rustosd.scheduling.scheduler.Scheduler` or its like."""
     policies: Policies
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
@@ -78,7 +81,7 @@ class Core(UpkeepCore, Protocol):
 
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
-                 TraceOperations, NetworkOperations, ProcessOperations, PolicyOperations, UpkeepOperations):
+                 TraceOperations, NetworkOperations, ProcessOperations, SchedOperations, PolicyOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

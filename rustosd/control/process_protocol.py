@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from rustosd.control.base import Done, Method, Nothing, Parameters, Row
+from rustosd.control.sched_protocol import SchedProgram
 
 Pid = Annotated[int, msgspec.Meta(ge=0, le=1 << 22)]
 WAIT_MOST_S = 30.0
@@ -28,6 +29,9 @@ class Process(Row):
     cpu_s: float
     age_s: float
     sockets: int                # of the stack
+    sched_class: str            # how it is scheduled with its whole program; empty: the daemon
+    wait_s: float               # ready to run, waiting for a processor
+    slices: int                 # turns on a processor
     program: str                # what it was called by [[program]] or --name; empty: nothing
 
 
@@ -39,6 +43,9 @@ class ProcessDetails(Row):
     directory: str
     session: int
     affinity: list[int]         # processors it may run on
+    policy: str                 # of sched(7)
+    sched_priority: int
+    scheduling: SchedProgram | None     # of its whole program
     peak_rss_octets: int
     swap_octets: int
     context_switches: int
@@ -89,6 +96,8 @@ METHODS = (
     Method("process.show", ProcessId, ProcessDetails, False, "All about one process."),
     Method("process.fds", ProcessId, list[Descriptor], False, "What a process has open."),
     Method("process.signal", ProcessSignal, Done, True, "Send a signal to a process."),
+    Method("process.suspend", ProcessId, Done, True, "Let a process, and all it has started, run no further."),
+    Method("process.resume", ProcessId, Done, True, "Let a suspended process, and all it has started, go on."),
     Method("process.nice", ProcessNice, Done, True, "Change a process's nice value."),
     Method("process.wait", ProcessWait, ProcessEnd, False, "Wait until a program has ended."),
     Method("process.attach", Nothing, Done, False, "A descriptor on which the daemon asks a supervisor: "

@@ -18,6 +18,7 @@ from rustosd.control import (
     policy_protocol,
     process_protocol,
     sata_protocol,
+    sched_protocol,
     trace_protocol,
     upkeep_protocol,
 )
@@ -213,8 +214,8 @@ METHODS = {method.name: method for method in (
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
-    *network_protocol.METHODS, *process_protocol.METHODS, *policy_protocol.METHODS, *trace_protocol.METHODS,
-    *upkeep_protocol.METHODS,
+    *network_protocol.METHODS, *process_protocol.METHODS, *sched_protocol.METHODS, *policy_protocol.METHODS,
+    *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import structlog
@@ -23,7 +24,8 @@ from rustosd import hostnet
 from rustosd.config import DeviceConfig
 from rustosd.devices import hostlink, kinds, rules
 from rustosd.hostnet import HostNetworkError
-from rustosd.journal import DeviceTaken, Entry
+from rustosd.journal import DeviceTaken, Entry, GroupsMade
+from rustosd.scheduling.groups import remove_all
 
 DRIVERS: Final = {"vfio": "vfio-pci", "uio": "uio_pci_generic", "vfio-noiommu": "vfio-pci"}
 """The kernel driver behind each backend."""
@@ -198,6 +200,8 @@ def undo(entry: Entry) -> None:
     if isinstance(entry, DeviceTaken):
         for complaint in give_back(entry):
             log.warning("not_restored", device=entry.bdf, what=complaint)
+    elif isinstance(entry, GroupsMade):
+        remove_all(map(Path, entry.roots), entry.new)
     else:
         hostnet.undo(entry)
 

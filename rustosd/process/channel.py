@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rustosd.client.session import Door
 from rustosd.process import inventory
 from rustosd.process.syscalls import NAMES
+from rustosd.scheduling.waits import Spent
 
 if TYPE_CHECKING:
     from rustosd.process.supervisor import Supervisor
@@ -41,7 +42,8 @@ class Channel:
         supervisor.watch(end.fileno(), select.EPOLLIN, self._asked)
         self._verbs: dict[str, Callable[..., dict[str, Any]]] = {
             "list": self._list, "show": self._show, "descriptors": self._descriptors, "signal": self._signal,
-            "nice": self._nice, "stop": self._stop}
+            "nice": self._nice, "stop": self._stop, "suspend": self._suspend, "resume": self._resume,
+            "figures": self._figures}
 
     @classmethod
     def open(cls, supervisor: Supervisor, path: str) -> Channel:
@@ -91,9 +93,11 @@ class Channel:
     def _list(self) -> dict[str, Any]:
         ours = self._supervisor.table.inodes()
         rows, pids = [], inventory.below(os.getpid())
+        meter = self._supervisor.meter
+        meter.sample(pids)
         for pid in pids[:ROWS_MOST]:
             if (row := self._row(pid)) is not None:
-                rows.append({**row, "sockets": len(inventory.socket_inodes(pid) & ours)})
+                rows.append({**row, **_waits(meter.of(pid)), "sockets": len(inventory.socket_inodes(pid) & ours)})
         return {"processes": rows, "total": len(pids)}
 
     def _show(self, pid: int) -> dict[str, Any]:
@@ -101,6 +105,8 @@ class Channel:
         row = self._row(pid)
         if row is None:
             raise OSError(errno.ESRCH, f"process {pid} has ended")
+        self._supervisor.meter.sample(inventory.below(os.getpid()))
+        row |= _waits(self._supervisor.meter.of(pid))
         row["sockets"] = len(inventory.socket_inodes(pid) & self._supervisor.table.inodes())
         return {"process": row, **inventory.more_about(pid),
                 "calls": {NAMES[number]: count for number, count in self._supervisor.calls.most_common()},
@@ -133,6 +139,30 @@ class Channel:
         os.kill(pid, signal.Signals(number))
         return {}
 
+    def _suspend(self, pid: int) -> dict[str, Any]:
+        """Parents before their children: who is stopped starts nothing more."""
+        self._check(pid)
+        stopped: set[int] = set()
+        while fresh := [each for each in (pid, *inventory.below(pid)) if each not in stopped]:
+            for each in fresh:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGSTOP)
+            stopped.update(fresh)
+        return {}
+
+    def _resume(self, pid: int) -> dict[str, Any]:
+        """Children before their parents, who may look for them at once."""
+        self._check(pid)
+        for each in reversed((pid, *inventory.below(pid))):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGCONT)
+        return {}
+
+    def _figures(self) -> dict[str, Any]:
+        meter = self._supervisor.meter
+        meter.sample(inventory.below(os.getpid()))
+        return {"spent": list(meter.total), "waits": meter.waits}
+
     def _nice(self, pid: int, nice: int) -> dict[str, Any]:
         self._check(pid)
         os.setpriority(os.PRIO_PROCESS, pid, nice)
@@ -145,3 +175,7 @@ class Channel:
     def _check(self, pid: int) -> None:
         if pid not in inventory.below(os.getpid()):
             raise OSError(errno.ESRCH, f"process {pid} is none of ours")
+
+
+def _waits(spent: Spent) -> dict[str, Any]:
+    return {"wait_s": spent.wait_ns / 1e9, "slices": spent.slices}

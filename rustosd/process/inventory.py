@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from rustosd.scheduling import tasks
+
 STATES: Final = {"R": "running", "S": "sleeping", "D": "waiting", "T": "stopped", "t": "traced", "Z": "zombie", "X": "dead",
                  "I": "idle", "P": "parked"}
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -28,6 +30,15 @@ def below(root: int) -> list[int]:
             for task in Path(f"/proc/{pid}/task").iterdir():
                 unseen += map(int, (task / "children").read_text().split())
     return found[1:]
+
+
+def parent_of(pid: int) -> int | None:
+    """The process that started one, or takes care of it since; None: it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(text[text.rindex(")") + 2:].split()[_PARENT])
 
 
 def describe(pid: int) -> dict[str, Any] | None:
@@ -53,10 +64,11 @@ def describe(pid: int) -> dict[str, Any] | None:
 def more_about(pid: int) -> dict[str, Any]:
     """What only a look at one process is worth. Raises OSError when it has ended, or is not ours to look at."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+    policy, priority = tasks.policy_of(pid)
     limits = {line[:26].strip(): line[26:47].strip() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]}
     return {
         "executable": os.readlink(f"/proc/{pid}/exe"), "directory": os.readlink(f"/proc/{pid}/cwd"),
-        "session": os.getsid(pid), "affinity": sorted(os.sched_getaffinity(pid)),
+        "session": os.getsid(pid), "affinity": sorted(os.sched_getaffinity(pid)), "policy": policy, "sched_priority": priority,
         "peak_rss_octets": int(status.get("VmHWM", "0 kB").split()[0]) * 1024,
         "swap_octets": int(status.get("VmSwap", "0 kB").split()[0]) * 1024,
         "context_switches": sum(int(status.get(f"{kind}_ctxt_switches", 0)) for kind in ("voluntary", "nonvoluntary")),

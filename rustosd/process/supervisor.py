@@ -37,6 +37,7 @@ from rustosd.process.output import Output
 from rustosd.process.sockaddr import family_of, parse
 from rustosd.process.sockets import CLOSE_ON_EXEC, NON_BLOCKING, GuestSocket, Table, error
 from rustosd.process.streams import StreamSocket
+from rustosd.scheduling.waits import Meter
 
 _TYPE_MASK: Final = 0xF
 _PROTOCOLS: Final = {socket.SOCK_STREAM: (0, socket.IPPROTO_TCP), socket.SOCK_DGRAM: (0, socket.IPPROTO_UDP)}
@@ -71,6 +72,9 @@ class Supervisor:
         self.name = name
         self.grace_s = grace_s
         self.dies_with_daemon = False
+        self.before_exec: Callable[[int], None] = lambda _pid: None
+        """Called with the program's number when it is about to begin; what it raises keeps it from that."""
+        self.meter = Meter()
         self.monitor = Monitor()
         self.monitor.on_exit.append(self._ended)
         self._traced = traced
@@ -117,6 +121,7 @@ class Supervisor:
             self._epoll.register(started.listener, select.EPOLLIN)
             self._watch_signals(wake)
             self._channel = Channel.open(self, self.link.path)
+            self.before_exec(started.pid)
             if self._traced:
                 self._seize()
             started.go(self._reap)
@@ -440,6 +445,7 @@ class Supervisor:
         for fd, waiting in list(self._waiting.items()):
             if not waiting.call.valid:
                 self._put_down(fd)
+        self.meter.sample(inventory.below(os.getpid()))
         self.monitor.tidy()
         self.table.forget_datagrams(self._probe)
         for pid, fd in list(self._processes.items()):

@@ -50,6 +50,9 @@ def url(host: str, path: str) -> str:
 class Peer:
     """The daemon with little besides its default configuration, and the kernel on the other side of its TAP."""
 
+    begins_with: tuple[str, ...] = ()
+    """Words in front of the daemon's own."""
+
     def __init__(self, folder: Path, more: str = ""):
         self.netns = Netns()
         self.control = folder / "control.sock"
@@ -57,7 +60,7 @@ class Peer:
         config = folder / "rustosd.toml"
         config.write_text(CONFIG.format(folder=folder) + more)
         with self.log.open("wb") as log:
-            self.process = self.netns.popen(sys.executable, "-c", DAEMON, "run", "--config", str(config),
+            self.process = self.netns.popen(*self.begins_with, sys.executable, "-c", DAEMON, "run", "--config", str(config),
                                             stdout=log, stderr=log)
 
     def wait_until_up(self) -> None:

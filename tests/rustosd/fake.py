@@ -21,6 +21,9 @@ from rustosd.pinger import Answer
 from rustosd.policy import Destination, Policies, PolicyConfig
 from rustosd.processes import End
 from rustosd.reconfigure import Outcome, ReloadFailed
+from rustosd.scheduling.scheduler import Program, Scheduler
+from rustosd.scheduling.settings import Settings
+from rustosd.scheduling.waits import BUCKETS, Spent
 from tests.rustosd.fake_network import DETAILS, NetworkFakes
 
 VERDICT_HELP = {"delivered": "taken", "ipv4_checksum": "wrong IPv4 header checksum", "no_route": "no route there"}
@@ -241,7 +244,7 @@ class FakeExports:
 
 PROCESS = {"parent": 900, "state": "sleeping", "name": "curl", "command": "curl http://10.77.0.1/", "user": "www-data",
            "nice": 0, "threads": 1, "rss_octets": 6_291_456, "cpu_s": 0.25, "age_s": 3.0, "sockets": 1,
-           "program": "fetch"}
+           "program": "fetch", "wait_s": 1.5, "slices": 1200}
 DESCRIPTOR = {"fd": 3, "target": "socket:[77]", "protocol": "tcp", "state": "connected", "local": ["10.77.0.2", 49152],
               "remote": ["fd77::1", 80]}
 
@@ -260,7 +263,8 @@ class FakeProcesses:
             return 900, {"descriptors": [DESCRIPTOR], "total": 1}
         if op == "show":
             return 900, {"process": {**PROCESS, "pid": 901}, "executable": "/usr/bin/curl", "directory": "/", "session": 1,
-                         "affinity": [0, 1], "peak_rss_octets": 7_340_032, "swap_octets": 0, "context_switches": 12,
+                         "affinity": [0, 1], "policy": "batch", "sched_priority": 0, "peak_rss_octets": 7_340_032,
+                         "swap_octets": 0, "context_switches": 12,
                          "limits": {"Max open files": "1024"}, "calls": {"connect": 1}, "refused": {}}
         return 900, {}
 
@@ -276,6 +280,34 @@ class FakeProcesses:
         return theirs
 
 
+class FakeScheduler(Scheduler):
+    """One program, of the supervisor 900; the kernel is told nothing."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self._place, self.why_no_groups = None, "this is a test"
+        wanted = Settings(sched_class="batch", priority=2, processors=(0, 1), quota_percent=50.0)
+        spent = Spent(3_250_000_000, 1_500_000_000, 1200)
+        self.programs[900] = Program(900, 901, wanted, {}, 0, name="batch/900", seen=(spent, [0] * BUCKETS))
+        self.spent["batch"], self.waits["batch"] = spent, [0] * 20 + [1100, 100] + [0] * (BUCKETS - 22)
+
+    async def gather(self, figures):
+        pass
+
+    async def enter(self, supervisor, first, wanted, *, anything):
+        pass
+
+    async def change(self, supervisor, wanted):
+        self.programs[supervisor].settings = wanted.over(self.programs[supervisor].settings)
+
+    async def freeze(self, supervisor, wanted):
+        self.programs[supervisor].suspended = wanted
+        return True
+
+    def statistics(self, program):
+        return {"periods": 80, "throttled": 31, "throttled_us": 1_700_000}
+
+
 class FakeCore(NetworkFakes):
     """A `Core`: 10.77.0.1 answers pings, 10.77.0.9 does not, 10.77.0.8 is unreachable, others have no route."""
 
@@ -288,6 +320,7 @@ class FakeCore(NetworkFakes):
         self.stack = FakeStack()
         self.pump = FakePump()
         self.processes = FakeProcesses()
+        self.scheduler = FakeScheduler(config.default().scheduler)
         self.policies = Policies([PolicyConfig(name="web", users=("0",), connect=(Destination("tcp 10.77.0.0/24 80,443"),),
                                                bind=())])
         self.policies.denied["web", "connect"] = 3

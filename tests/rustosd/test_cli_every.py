@@ -38,6 +38,7 @@ SILENT = {
     ("neigh", "add", "10.77.0.9", "lladdr", "02:00:00:00:00:09", "dev", "rustos0"),
     ("neigh", "del", "10.77.0.1", "dev", "rustos0"), ("log", "set", "all", "debug"),
     ("kill", "901"), ("suspend", "901"), ("resume", "901"), ("nice", "901", "5"),
+    ("sched", "set", "901", "--class", "interactive", "--priority", "3", "--cpus", "0", "--cpu-quota", "50%"),
 }
 """What is done prints nothing."""
 SAID = {("crash", "clear"): "1 report removed\n"}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).with_name("golden")
-SHOWN = {"ps": ("ps",), "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901"),
-         "policy": ("policy",)}
+SHOWN = {"ps": ("ps",), "ps-wide": ("ps", "--wide"), "sched-list": ("sched", "list"), "policy": ("policy",),
+         "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901")}
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -21,13 +21,17 @@ def test_text_and_json_read_as_promised(rustosctl, name):
 
 
 @pytest.mark.parametrize("words", [("kill", "901"), ("kill", "901", "-s", "sighup"), ("suspend", "901"), ("resume", "901"),
-                                   ("nice", "901", "5")])
+                                   ("nice", "901", "5"), ("sched", "set", "901", "--class", "idle", "--cpu-quota", "none")])
 def test_done_is_said_by_silence(rustosctl, words):
     assert rustosctl(*words) == (0, "", "")
 
 
 @pytest.mark.parametrize(("words", "status", "said"), [
     (("kill", "902"), 1, "rustosctl ps"), (("process", "show", "0"), 1, "rustosctl status"),
+    (("sched", "set", "901"), 2, "--class, --priority"), (("sched", "set", "901", "--class", "best"), 2, "realtime, "),
+    (("sched", "set", "901", "--cpus", "a"), 2, "0-1,3"), (("sched", "set", "901", "--cpu-quota", "lots"), 2, "50% or 1.5"),
+    (("sched", "set", "902", "--priority", "1"), 1, "rustosctl ps"), (("suspend", "0"), 1, "service manager"),
+    (("sched", "set", "0", "--priority", "1"), 2, "1"), (("run", "--cpus", "x", "--", "true"), 2, "0-1,3"),
     (("kill", "0"), 1, "service manager"), (("nice", "0", "5"), 1, "Nice="),
     (("kill", "901", "-s", "BOGUS"), 2, "HUP, INT"), (("nice", "901", "99"), 2, "19"), (("kill",), 2, "pid"),
 ])
