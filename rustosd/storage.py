@@ -38,7 +38,8 @@ class SharedDisk(AsyncDisk):
         self.limits = {"requests_per_s": requests_per_s, "octets_per_s": octets_per_s}
         self.clients: list[Client] = []
         self.on_close: Callable[[str], None] | None = None
-        """Told the disk's name before it closes: whoever watches a client's descriptor must let go of it."""
+        """Told the disk's name once it has closed and its requests have ended: clients have what they had asked for to tell, now,
+        and must let go of it."""
         super().__init__(Client(self.queue, OPERATOR), loop)
         self.info = disk.info
 
@@ -64,9 +65,9 @@ class SharedDisk(AsyncDisk):
 
     def close(self) -> None:
         """Close the disk; all requests end with ENODEV. May be called twice. Other clients stay their owners' to close."""
+        self.queue.close()      # first, or our client would wait for its requests
         if self.on_close is not None:
             self.on_close(self.info.name)
-        self.queue.close()      # first, or our client would wait for its requests
         super().close()
 
 

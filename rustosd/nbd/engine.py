@@ -188,6 +188,12 @@ class Engine:
         if busy or self._polls_on(breaths != 0) or not self._wait():
             self._schedule()
 
+    def tell_all(self) -> None:
+        """Send the ends of all requests, as far as clients take them now: nothing is under way any more. The disk may be gone."""
+        breaths: cython.int = 0
+        while breaths < BUDGET and self._breathe():
+            breaths += 1
+
     def flush(self):
         """A future that ends when everything that was written is durable, with None or DiskError."""
         if self.flush_ended is None or self.flush_ended.done():

@@ -1,8 +1,8 @@
 """libnbd on an export, run by Debian's own Python, where its module is: `python3 -m tests.lab.nbd_client URI WORD...`
 
-Words: "read:SECTOR", "write:SECTOR", "flush", one after the other; the answer is the errno of each, 0 for done. Or "load:SECONDS":
-reads and writes, 16 at a time, until the time is over or the connection has ended; the answer is how many ended with which
-errno, and whether the connection is there still. As JSON.
+Words: "read:SECTOR", "write:SECTOR", "flush", one after the other; the answer is the errno of each, 0 for done. Or
+"load:SECONDS": reads and writes, 16 at a time, until the time is over or the connection has ended; the answer is how many ended
+with which errno, and whether the connection is there still. As JSON.
 """
 
 import errno

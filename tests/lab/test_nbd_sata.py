@@ -35,8 +35,8 @@ class Daemon:
 
     def __init__(self, guest, bdf, **exports):
         self.guest = guest
-        text = CONFIG.format(bdf=bdf) + "".join(EXPORT.format(name=name, disk=f"{bdf}/{port}") for name, port in exports.items())
-        self.call = guest.start(inside_take.daemon, text, timeout=900)
+        text = [EXPORT.format(name=name, disk=f"{bdf}/{port}") for name, port in exports.items()]
+        self.call = guest.start(inside_take.daemon, CONFIG.format(bdf=bdf) + "".join(text), timeout=900)
         self.pid = self.call.next(300)["pid"]
 
     def uri(self, name):

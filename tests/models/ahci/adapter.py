@@ -17,7 +17,7 @@ class Model:
     size, address = 0x1100, 0
 
     def __init__(self, *drives, cap=None, ports=None, firmware=None, strict=True, hot_plug=False):
-        """`firmware`: what has it at first. `strict` False: what is only unwise goes into `habits` and is done. Linux has some."""
+        """`firmware`: who has it at first. `strict` False: what is unwise goes into `habits` and is done. Linux has some."""
         self.drives, self.strict, self.hot_plug = drives, strict, hot_plug
         self.habits = set()
         self.implemented = ports if ports is not None else (1 << max(len(drives), 1)) - 1
@@ -95,9 +95,9 @@ class Model:
         self.writes.append((register.label(index) if name.startswith("Px") else name, value))
         if not self.ghc >> 31 and name != "GHC":
             raise Misuse(f"{name} before GHC.AE (AHCI 3.1.2)")
-        if self.firmware and name != "BOHC" and not (name == "GHC" and value == 1 << 31):
-            if wrong := self.firmware.used(self.clock()):
-                self.forbid(wrong)
+        own = name == "BOHC" or (name == "GHC" and value == 1 << 31)
+        if self.firmware and not own and (wrong := self.firmware.used(self.clock())):
+            self.forbid(wrong)
         if name.startswith("Px"):
             if not self.implemented >> index & 1:
                 raise Misuse(f"port {index} is not implemented")
