@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_origin
 import msgspec
 
 from rustosd import policy as policies
+from rustosd import program_config
 from rustosd.scheduling.settings import CLASSES, ClassName
 from rustosd.secrets import without_secrets
 from rustosd.values import (
@@ -233,6 +234,17 @@ class NbdConfig(_Section):
     tls: NbdTlsConfig = NbdTlsConfig()
 
 
+class SwapConfig(_Section):
+    """Where memory of programs goes that they may have no more of: a file for each of them, or a part of one export."""
+
+    path: FilePath
+    size: Size
+    compression: Literal["none", "lz4", "zstd"]
+    encryption: bool
+    direct: bool
+    export: ExportName | None = None
+
+
 class ExportConfig(_Section):
     """One disk for NBD clients."""
 
@@ -297,6 +309,15 @@ class CrashConfig(_Section):
 
     directory: FilePath
     keep: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    keep_programs: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+
+
+class AuditConfig(_Section):
+    """The audit log: what was refused and what was ended."""
+
+    octets: Annotated[int, msgspec.Meta(ge=65536, le=1 << 30)]
+    keep: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    file: FilePath | None = None
 
 
 class Config(_Section):
@@ -313,13 +334,16 @@ class Config(_Section):
     host: HostConfig
     log: LogConfig
     crash: CrashConfig
+    audit: AuditConfig
     scheduler: SchedulerConfig
     nbd: NbdConfig
+    swap: SwapConfig
     export: tuple[ExportConfig, ...] = ()
     device: tuple[DeviceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()
     disk: tuple[DiskConfig, ...] = ()
     policy: tuple[policies.PolicyConfig, ...] = ()
+    program: tuple[program_config.ProgramConfig, ...] = ()
 
 
 def default_text() -> str:
@@ -376,7 +400,7 @@ def to_toml(config: Config, secrets: bool = True) -> str:
     """A configuration as TOML, all defaults spelled out: `parse(to_toml(c)) == c`. Without `secrets` those are hidden."""
     import tomli_w
     values = msgspec.to_builtins(config, enc_hook=str)
-    for key in ("device", "route", "policy"):
+    for key in ("device", "route", "policy", "program"):
         if not values[key]:
             del values[key]
     return tomli_w.dumps(_without_none(values if secrets else without_secrets(values)))
@@ -451,6 +475,9 @@ def _check(config: Config) -> None:
     _check_scheduler(config.scheduler)
     for i, key, message in policies.mistakes(config.policy):
         raise _Wrong(("policy", i, key), message)
+    unnamed = any(device.name is None for device in config.device)
+    for path, message in program_config.mistakes(config.program, names, unnamed, [each.name for each in config.policy]):
+        raise _Wrong(("program", *path), message)
     services = [(name, getattr(config.service, name)) for name in ("echo", "iperf3", "http")]
     ports: dict[int, str] = {}
     for name, service in services:

@@ -67,16 +67,19 @@ RULES: Final[Mapping[str, Rule]] = {
     "sockets.buffer_octets": _later("sockets", "for sockets handed out from now on"),
     "scheduler": _now("scheduler"), "scheduler.cgroup": _restart("groups are made in one place"),
     "policy[+]": _now("policies"), "policy[-]": _now("policies"), "policy": _now("policies"),
+    "program[+]": _now("programs"), "program[-]": _now("programs"), "program": _now("programs"),
     "metrics.listen": _now("metrics"), "metrics.socket": _now("metrics"), "metrics.enabled": _now("pages"),
     "status.connections": _now("pages"),
     "disk[+]": _restart("disks are opened at the start"), "disk[-]": _restart("its clients would lose it"),
     "disk": _restart("disks are opened at the start"),
+    "swap": _later("swap", "for programs that start from now on"),
     "nbd": _restart("the server is made at the start"),
     "export[+]": _restart("exports are made at the start"),
     "export[-]": _restart("its clients would lose it"),
     "export": _restart("its clients have been told"),
     "host.journal": _restart("it says what this daemon has taken"),
     "crash.directory": _restart("it is opened at the start"), "crash.keep": _later("pages", "at the next start"),
+    "crash.keep_programs": _later("pages", "at the next start"), "audit": _restart("it is opened at the start"),
 }
 """By key; `x[+]` and `x[-]`: one more and one less of [[x]]. A key counts for all below it."""
 
@@ -203,5 +206,5 @@ def spoken(path: Path, value: Any) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(str(each) for each in value) or "-"
     if isinstance(value, dict):
-        return ", ".join(f"{key} = {each}" for key, each in value.items()) or "-"
+        return ", ".join(f"{key} = {HIDDEN if is_secret(str(key)) else each}" for key, each in value.items()) or "-"
     return str(value) if value != "" else "-"

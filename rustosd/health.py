@@ -95,6 +95,10 @@ class Upkeep(NamedTuple):
     """Keys of the file that only a restart brings."""
     crashes: Sequence[str] = ()
     """Reports of daemons that died, the newest first."""
+    programs: Sequence[tuple[str, str, str]] = ()
+    """Programs in trouble: name, the check's code, and what is wrong."""
+    crashing: Sequence[tuple[str, int]] = ()
+    """Programs that exceptions end again and again, and how often lately."""
 
 
 class Temperature(NamedTuple):
@@ -116,6 +120,8 @@ class Facts(NamedTuple):
     """Devices that have left, or cannot be driven: bus address and why."""
     disks: Sequence[tuple[str, str, str]] = ()
     """Disks in trouble: name, the check's code, and what is wrong."""
+    swap: Sequence[tuple[str, str, str]] = ()
+    """Swap of programs in trouble: the program, the check's code, and what is wrong."""
     usage: Mapping[str, int] = {}
     resident_octets: int = 0
     memory_octets: int = 0
@@ -186,6 +192,22 @@ def _disk(code: str) -> Callable[[Facts], Iterator[Finding]]:
         for name, found, what in facts.disks:
             if found == code:
                 yield Finding(name, f"Disk {name} {what}.")
+    return find
+
+
+def _swap(code: str) -> Callable[[Facts], Iterator[Finding]]:
+    def find(facts: Facts) -> Iterator[Finding]:
+        for program, found, what in facts.swap:
+            if found == code:
+                yield Finding(program, f"The swap of {program}: {what}.")
+    return find
+
+
+def _program(code: str) -> Callable[[Facts], Iterator[Finding]]:
+    def find(facts: Facts) -> Iterator[Finding]:
+        for name, found, what in facts.upkeep.programs:
+            if found == code:
+                yield Finding(name, f"Program {name} {what}.")
     return find
 
 
@@ -266,6 +288,11 @@ def _crash_reports(facts: Facts) -> Iterator[Finding]:
                                                f"{'is' if count == 1 else 'are'} there.")
 
 
+def _programs_crash(facts: Facts) -> Iterator[Finding]:
+    for program, count in facts.upkeep.crashing:
+        yield Finding(program, f"Exceptions have ended {program} {count} times within ten minutes.")
+
+
 def _hot(facts: Facts) -> Iterator[Finding]:
     for sensor, celsius, critical in facts.temperatures:
         if critical and celsius >= critical - HOT_MARGIN_CELSIUS:
@@ -310,6 +337,15 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("disk-flush-lost", "error", _disk("disk-flush-lost"),
           "What was written since the last flush that succeeded may be lost. Look at what is below the file (dmesg, df), then "
           "restart the daemon and have its users check their data."),
+    Check("swap-corrupt", "error", _swap("swap-corrupt"),
+          "Whoever needed such a page has ended. Do not trust what swap is on: look at it and its cable, or choose another "
+          "place under [swap]."),
+    Check("swap-failing", "error", _swap("swap-failing"),
+          "Look at what swap is on (rustosctl swap; dmesg, df, rustosctl disk). Who needs a page that is lost ends."),
+    Check("program-failed", "error", _program("program-failed"),
+          "See what it said: rustosctl logs NAME. When it is mended: rustosctl program start NAME."),
+    Check("program-waits", "warning", _program("program-waits"),
+          "See: rustosctl program. Change after = ... of the [[program]] if it need not wait for that."),
     Check("address-duplicate", "error", _address_duplicate, "Give one of the two hosts another address: rustosctl addr."),
     Check("pump-errors", "error", _pump_errors,
           "The daemon goes on, but something in it is broken. The log has the trace (pump_callback_failed): please report it."),
@@ -319,6 +355,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("tcp-bug", "error", _bug, "This is a bug. Please report it with the output of: rustosctl counters --all."),
     Check("former-run-died", "warning", _crash_reports,
           "See why: rustosctl crash show NAME. Report it with: rustosctl report. Then remove it: rustosctl crash clear."),
+    Check("program-crashing", "warning", _programs_crash,
+          "See where: rustosctl faults, and faults show ID. Its maker wants the report."),
     Check("restart-needed", "warning", _restart_needed, "When it suits: systemctl restart rustosd. See: rustosctl config."),
     Check("disk-failing", "error", _drives(disk_health.failing, "drives"),
           "Copy what is on it now, and replace it. Its values: rustosctl disk smart."),
@@ -335,6 +373,9 @@ CHECKS: Final[tuple[Check, ...]] = (
           "Raise buffers_octets under [stack], or find the slow readers: rustosctl conn."),
     Check("memory-nearly-full", "warning", _memory,
           "Give the service more memory (MemoryMax= in its unit, or a larger machine), or lower buffers_octets under [stack]."),
+    Check("swap-nearly-full", "warning", _swap("swap-nearly-full"),
+          "Raise size under [swap] and start the program anew, or give it more memory. When swap is full, it waits for memory "
+          "at its limit, and ends above it."),
     Check("drops-rising", "warning", _drops_rising, _DROP_ADVICE_ELSE),
     Check("unsent-rising", "warning", _unsent_rising, _DROP_ADVICE_ELSE),
     Check("nic-drops-rising", "warning", _nic_drops_rising,

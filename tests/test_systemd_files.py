@@ -35,6 +35,15 @@ def test_systemd_has_nothing_to_say_about_the_units(units):
 
 
 @needs_systemd
+def test_systemd_takes_the_drop_in_for_programs(units):
+    (units / "rustosd.service.d").mkdir()
+    shutil.copy(ROOT / "systemd/programs.conf", units / "rustosd.service.d")
+    done = analyse("verify", "--man=no", str(units / "rustosd.service"), str(units / "rustosd.socket"))
+    said = [line for line in done.stderr.splitlines() if "rustosd" in line]
+    assert done.returncode == 0 and not said, done.stderr
+
+
+@needs_systemd
 def test_what_the_service_may_not_do_is_enough(units):
     done = analyse("security", "--offline=true", "--no-pager", str(units / "rustosd.service"))
     if "offline" in done.stderr and done.returncode:

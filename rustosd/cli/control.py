@@ -16,11 +16,14 @@ from rustosd.cli import (
     capture,
     details,
     device,
+    faults,
     process,
+    program,
     report,
     sata,
     sched,
     shell,
+    swap,
     tables,
     top,
     traceroute,
@@ -104,6 +107,7 @@ def status(json: Json = False) -> None:
         ("version", now.version), ("pid", str(now.pid)), ("up", tables.duration(now.uptime_s)),
         ("interfaces", str(now.interfaces)), ("connections", str(now.connections)),
         ("listeners", str(now.listeners)), ("services", tables.plain(now.services)),
+        *([("programs", tables.plain(now.programs))] if now.programs else []),
         ("frames in", str(now.rx_frames)), ("frames out", str(now.tx_frames)), ("dropped", str(now.dropped_frames)),
     ))
     upkeep.print_notes(now.health)
@@ -343,7 +347,10 @@ app.command("run")(run_command)
 app.command("wait")(wait_command)
 app.command("logs")(logs_command)
 app.add_typer(process.app, name="process")
+app.add_typer(faults.app, name="faults")
+app.add_typer(program.app, name="program")
 app.add_typer(sched.app, name="sched")
+app.add_typer(swap.app, name="swap")
 for command in (process.ps, process.policy, process.kill, process.suspend, process.resume, process.nice):
     app.command(command.__name__)(command)
 

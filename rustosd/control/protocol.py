@@ -13,12 +13,15 @@ from rustosd.control import (
     capture_protocol,
     device_protocol,
     disk_protocol,
+    fault_protocol,
     nbd_protocol,
     network_protocol,
     policy_protocol,
     process_protocol,
+    program_protocol,
     sata_protocol,
     sched_protocol,
+    swap_protocol,
     trace_protocol,
     upkeep_protocol,
 )
@@ -54,6 +57,7 @@ class Status(Row):
     tx_frames: int
     dropped_frames: int
     services: list[str]         # name and port, "http/80"
+    programs: list[str]         # name and state, "nginx running"
     health: list[upkeep_protocol.HealthNote]        # the worst first
 
 
@@ -214,7 +218,8 @@ METHODS = {method.name: method for method in (
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
-    *network_protocol.METHODS, *process_protocol.METHODS, *sched_protocol.METHODS, *policy_protocol.METHODS,
+    *network_protocol.METHODS, *process_protocol.METHODS, *fault_protocol.METHODS, *sched_protocol.METHODS,
+    *policy_protocol.METHODS, *program_protocol.METHODS, *swap_protocol.METHODS,
     *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 

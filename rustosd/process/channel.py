@@ -42,8 +42,7 @@ class Channel:
         supervisor.watch(end.fileno(), select.EPOLLIN, self._asked)
         self._verbs: dict[str, Callable[..., dict[str, Any]]] = {
             "list": self._list, "show": self._show, "descriptors": self._descriptors, "signal": self._signal,
-            "nice": self._nice, "stop": self._stop, "suspend": self._suspend, "resume": self._resume,
-            "figures": self._figures}
+            "nice": self._nice, "suspend": self._suspend, "resume": self._resume, "figures": self._figures}
 
     @classmethod
     def open(cls, supervisor: Supervisor, path: str) -> Channel:
@@ -58,6 +57,14 @@ class Channel:
     def tell_ended(self, status: int) -> None:
         """It has ended, with this exit status."""
         self._tell({"notice": "ended", "status": status})
+
+    def tell_fault(self, **facts: Any) -> None:
+        """An exception ends one of its processes: `rustosd.faults.FaultNotice`."""
+        self._tell({"notice": "fault", **facts})
+
+    def tell_handled(self, kind: str, count: int) -> None:
+        """Programs have handled so many exceptions themselves."""
+        self._tell({"notice": "handled", "kind": kind, "count": count})
 
     def _tell(self, notice: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):      # the daemon has ended
@@ -108,7 +115,11 @@ class Channel:
         self._supervisor.meter.sample(inventory.below(os.getpid()))
         row |= _waits(self._supervisor.meter.of(pid))
         row["sockets"] = len(inventory.socket_inodes(pid) & self._supervisor.table.inodes())
-        return {"process": row, **inventory.more_about(pid),
+        monitor = self._supervisor.monitor
+        return {"process": row, **inventory.more_about(pid), "traced": monitor.traced, "started": monitor.started[pid],
+                "life": dict(monitor.life), "ended": [f"{end.pid} {end.name}: {end}" for end in monitor.ended],
+                "exceptions": {f"{kind} {outcome}": count
+                               for (kind, outcome), count in self._supervisor.exceptions.counts.items()},
                 "calls": {NAMES[number]: count for number, count in self._supervisor.calls.most_common()},
                 "refused": dict(self._supervisor.refused.most_common(64))}
 
@@ -166,10 +177,6 @@ class Channel:
     def _nice(self, pid: int, nice: int) -> dict[str, Any]:
         self._check(pid)
         os.setpriority(os.PRIO_PROCESS, pid, nice)
-        return {}
-
-    def _stop(self) -> dict[str, Any]:
-        self._supervisor.stop()
         return {}
 
     def _check(self, pid: int) -> None:

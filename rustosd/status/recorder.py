@@ -42,6 +42,9 @@ class Watched(Protocol):
     def upkeep(self) -> Upkeep:
         """What is left to do for somebody."""
 
+    def swap_troubles(self) -> list[tuple[str, str, str]]:
+        """Swap of programs that needs attention: the program, the health check's code, what is wrong."""
+
     def disk_troubles(self) -> list[tuple[str, str, str]]:
         """Disks that need attention: name, the health check's code, what is wrong."""
 
@@ -103,6 +106,7 @@ class Recorder:
         before = next((each for each in self.taken if each.at_s >= now.at_s - WINDOW_S), now)
         return Facts(
             now=now, before=before, gone=self.watched.gone_devices(), disks=self.watched.disk_troubles(),
+            swap=self.watched.swap_troubles(),
             drives=self.watched.disk_states(), drive_ports=self.watched.port_states(), usage=stack.tcp.usage(),
             resident_octets=resident_octets(), memory_octets=memory_octets(),
             upkeep=self.watched.upkeep(), temperatures=temperatures(),

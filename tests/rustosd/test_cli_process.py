@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).with_name("golden")
-SHOWN = {"ps": ("ps",), "ps-wide": ("ps", "--wide"), "sched-list": ("sched", "list"), "policy": ("policy",),
-         "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901")}
+SHOWN = {"faults-list": ("faults", "list"), "faults-show": ("faults", "show", "1"),
+         "ps": ("ps",), "ps-wide": ("ps", "--wide"), "sched-list": ("sched", "list"), "policy": ("policy",),
+         "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901"),
+         "program-list": ("program", "list")}
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -21,7 +23,8 @@ def test_text_and_json_read_as_promised(rustosctl, name):
 
 
 @pytest.mark.parametrize("words", [("kill", "901"), ("kill", "901", "-s", "sighup"), ("suspend", "901"), ("resume", "901"),
-                                   ("nice", "901", "5"), ("sched", "set", "901", "--class", "idle", "--cpu-quota", "none")])
+                                   ("nice", "901", "5"), ("sched", "set", "901", "--class", "idle", "--cpu-quota", "none"),
+                                   ("program", "start", "web"), ("program", "stop", "web"), ("program", "restart", "web")])
 def test_done_is_said_by_silence(rustosctl, words):
     assert rustosctl(*words) == (0, "", "")
 
@@ -34,6 +37,7 @@ def test_done_is_said_by_silence(rustosctl, words):
     (("sched", "set", "0", "--priority", "1"), 2, "1"), (("run", "--cpus", "x", "--", "true"), 2, "0-1,3"),
     (("kill", "0"), 1, "service manager"), (("nice", "0", "5"), 1, "Nice="),
     (("kill", "901", "-s", "BOGUS"), 2, "HUP, INT"), (("nice", "901", "99"), 2, "19"), (("kill",), 2, "pid"),
+    (("program", "stop", "x"), 1, "there is web, cron"), (("program", "restart", "x"), 1, "there is web, cron"),
 ])
 def test_what_cannot_be_done_says_what_to_do(rustosctl, words, status, said):
     ended, out, err = rustosctl(*words)
