@@ -38,8 +38,7 @@ class SharedDisk(AsyncDisk):
         self.limits = {"requests_per_s": requests_per_s, "octets_per_s": octets_per_s}
         self.clients: list[Client] = []
         self.on_close: Callable[[str], None] | None = None
-        """Told the disk's name once it has closed and its requests have ended: clients have what they had asked for to tell, now,
-        and must let go of it."""
+        """Told the disk's name once it has closed and its requests have ended: its clients tell of that, and let go of it."""
         super().__init__(Client(self.queue, OPERATOR), loop)
         self.info = disk.info
 

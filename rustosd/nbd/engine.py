@@ -189,7 +189,7 @@ class Engine:
             self._schedule()
 
     def tell_all(self) -> None:
-        """Send the ends of all requests, as far as clients take them now: nothing is under way any more. The disk may be gone."""
+        """Send the ends of all requests, as far as clients take them now: nothing is under way any more."""
         breaths: cython.int = 0
         while breaths < BUDGET and self._breathe():
             breaths += 1
