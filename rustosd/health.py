@@ -21,6 +21,9 @@ WINDOW_S: Final = 60.0
 NEARLY_FULL: Final = 0.9
 HOT_MARGIN_CELSIUS: Final = 5.0
 MIN_WINDOW_S: Final = 1.0
+WAITS_SHARE: Final = 0.5
+MIN_WAITS_WINDOW_S: Final = 10.0
+"""The daemon's waits for a processor are worth a note when they take so much of the time, and not only for a moment."""
 DROPS_PER_S: Final = 5.0
 DROPS_SHARE: Final = 0.01
 """Drops of one reason are worth a note when there are so many a second, and this share of all frames."""
@@ -247,6 +250,12 @@ def _pump_errors(facts: Facts) -> Iterator[Finding]:
         yield Finding("", f"{rise:,} exceptions were caught in the pump within {facts.seconds:.0f} seconds.")
 
 
+def _daemon_waits(facts: Facts) -> Iterator[Finding]:
+    share = facts.rise("pump").get("wait_ms", 0) / 1000 / facts.seconds
+    if share >= WAITS_SHARE and facts.seconds >= MIN_WAITS_WINDOW_S:
+        yield Finding("", f"{share:.0%} of the last {facts.seconds:.0f} s the daemon waited for a processor that others had.")
+
+
 def _device_refuses(facts: Facts) -> Iterator[Finding]:
     if rise := facts.rise("pump").get("tx_refused", 0):
         yield Finding("", f"Devices refused {rise:,} frames within {facts.seconds:.0f} seconds.")
@@ -380,6 +389,9 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("unsent-rising", "warning", _unsent_rising, _DROP_ADVICE_ELSE),
     Check("nic-drops-rising", "warning", _nic_drops_rising,
           "Frames come faster than they are taken, or damaged. rustosctl nic show says what the device counts."),
+    Check("daemon-waits", "warning", _daemon_waits,
+          "Frames wait with it. See who runs: rustosctl sched show; top. Under [scheduler] give it reserved_processors, or "
+          "raise daemon_weight against programs; against the rest of the machine: CPUWeight= in the unit."),
     Check("device-refuses", "warning", _device_refuses,
           "The link is slower than what is sent, or down. See: rustosctl nic."),
     Check("service-full", "warning", _services_full,

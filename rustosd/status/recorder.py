@@ -12,6 +12,7 @@ import structlog
 
 from rustosd.disk_health import DiskState, PortState
 from rustosd.health import WINDOW_S, Facts, Figures, Nic, Temperature, Upkeep
+from rustosd.scheduling import waits
 
 INTERVAL_S: Final = 2.0
 POINTS: Final = 60
@@ -123,7 +124,7 @@ def figures(watched: Watched, at_s: float) -> Figures:
         nics={row["name"]: Nic(*(row[field] for field in _NIC_FIELDS), *lost.get(row["index"], (0, 0)))
               for row in stack.interfaces()},
         ended=_counted(stack.verdicts()), unsent=_counted(stack.unsent()), counters=_counted(stack.counters()),
-        pump=_counted(pump.statistics()),
+        pump=_counted(pump.statistics() | {"wait_ms": waits.own().wait_ns // 1_000_000}),
         refused=_counted({service.name: service.events["refused"] for service in watched.running_services}),
     )
 

@@ -71,6 +71,7 @@ SICK = [
     ("drops-rising", "tcp_checksum", {"ended": QUIET | {"tcp_checksum": 400}}),
     ("unsent-rising", "no_route", {"unsent": {"no_route": 400}}),
     ("nic-drops-rising", "eth0", {"nics": {"eth0": Nic(rx_dropped=61)}, "before": {"nics": {"eth0": Nic(rx_dropped=1)}}}),
+    ("daemon-waits", "", {"pump": {"wait_ms": 31_000}}),
     ("device-refuses", "", {"pump": {"tx_refused": 1}}),
     ("service-full", "http", {"refused": {"http": 1}}),
     ("retransmits-high", "", {"counters": {"tcp_segments_sent": 1000, "tcp_retransmits": 50}}),
@@ -104,6 +105,8 @@ def test_each_check_has_a_case_above_and_a_code_of_its_own():
     {"ended": QUIET | {"tcp_checksum": 299}},                                                       # below 5 a second
     {"ended": {"delivered": 1_000_000, "tcp_checksum": 400}},                                       # below 1 %
     {"ended": QUIET | {"tcp_checksum": 9000}, "before": {"ended": {"tcp_checksum": 8900}}},         # long ago
+    {"pump": {"wait_ms": 29_000}},
+    {"pump": {"wait_ms": 4_000}, "seconds": 5},
     {"pump": {"errors": 9}, "before": {"pump": {"errors": 9}}},
     {"counters": {"tcp_segments_sent": 900, "tcp_retransmits": 900}},
     {"usage": USAGE | {"connections": 89}},
