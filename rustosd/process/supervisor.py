@@ -79,7 +79,7 @@ class Supervisor:
         self.meter = Meter()
         self.monitor = Monitor()
         self.monitor.on_exit.append(self._ended)
-        self.exceptions = Exceptions(self.monitor.process_of, self._terminating)
+        self.exceptions = Exceptions(self.monitor.threads, self._terminating)
         self.monitor.judge = self.exceptions.judge
         self.recent: deque[tuple[int, int, int]] = deque(maxlen=RECENT_CALLS)
         """The last socket calls: thread, number, first argument."""
