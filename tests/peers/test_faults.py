@@ -15,6 +15,11 @@ SOURCE = Path(__file__).resolve().parents[1] / "rustosd" / "process" / "programs
 
 
 @pytest.fixture(scope="module")
+def more_config() -> str:
+    return '[sockets]\ngroup = "nogroup"\n'
+
+
+@pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     made = tmp_path_factory.mktemp("faults") / "faulty"
     subprocess.run(["gcc", "-O1", "-g", "-pthread", "-o", str(made), str(SOURCE)], check=True)
@@ -85,3 +90,15 @@ def test_a_program_that_somebody_traces_already_runs_all_the_same(peer: Peer, pr
     traced = peer.netns.run(need("strace"), "-f", "-o", os.devnull, *command(peer, program, "opcode"), check=False)
     assert traced.returncode == 128 + signal.SIGILL
     assert "runs untraced" in traced.stderr and "--untraced" in traced.stderr
+
+
+def test_a_user_who_may_have_sockets_and_nothing_else_leaves_a_record_under_his_name(peer: Peer, program: str) -> None:
+    for folder in (peer.control, *peer.control.parents[:3]):
+        folder.chmod(folder.stat().st_mode | (0o011 if folder.is_dir() else 0))
+    # The right to read is for this test's Python, which may lie in root's home.
+    as_nobody = ("--reuid=65534", "--regid=nogroup", "--clear-groups", "--inh-caps=-all,+dac_read_search",
+                 "--ambient-caps=+dac_read_search")
+    done = peer.netns.run(need("setpriv"), *as_nobody, *command(peer, program, "stack"), check=False)
+    assert done.returncode == 128 + signal.SIGBUS, done.stderr
+    row = faults(peer)[0]
+    assert (row["user"], row["kind"], row["trap"], row["reported"]) == ("nobody", "stack-segment", 12, True)
