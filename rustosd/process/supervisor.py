@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -46,6 +45,7 @@ _CALLS_AT_ONCE: Final = 64
 _TICK_S: Final = 1.0
 _RETRY_S: Final = 0.002
 GRACE_S: Final = 5.0
+_STDERR: Final = 2
 _PIDFD_GETFD: Final = 438
 RECENT_CALLS: Final = 32
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -424,9 +424,8 @@ class Supervisor:
         try:
             self.monitor.seize(self._child)
         except OSError as refused:
-            print(f"rustosctl: the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. "
-                  "Something else traces it already, or a container or security module forbids it; "
-                  "--untraced silences this", file=sys.stderr, flush=True)
+            _say(f"the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. Something else "
+                 "traces it already, or a container or security module forbids it; --untraced silences this")
 
     def _terminating(self, fault: Fault) -> None:
         """An exception is about to end a process: say so to the daemon, and to whoever looks at our terminal."""
@@ -436,7 +435,7 @@ class Supervisor:
             pid=fault.process, thread=fault.tid, program=program, kind=fault.kind, signal=fault.info.number, trap=fault.trap,
             error_code=None if code is None else f"{code:#x}", address=None if address is None else f"{address:#x}",
             words=summary[:500], text=report.compose(fault, self.recent))
-        print(f"rustosctl: {program} ({fault.process}) ends by {summary}; more: rustosctl faults", file=sys.stderr, flush=True)
+        _say(f"{program} ({fault.process}) ends by {summary}; more: rustosctl faults")
 
     def _tell_handled(self) -> None:
         for kind, count in self.exceptions.take_handled().items():
@@ -513,3 +512,12 @@ class Supervisor:
         self._epoll.close()
         os.close(listener)
         self.link.close()
+
+
+def _say(text: str) -> None:
+    """A line on stderr, unless nobody reads there: all programs would wait with us."""
+    ready = select.poll()
+    ready.register(_STDERR, select.POLLOUT)
+    if any(events & select.POLLOUT for _, events in ready.poll(0)):
+        with contextlib.suppress(OSError):
+            os.write(_STDERR, f"rustosctl: {text}\n".encode(errors="replace"))

@@ -1,5 +1,6 @@
 """Programs on the stack that exceptions end: their status, what is told of them, and that nobody else is disturbed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.peers.conftest import Peer, need
-from tests.peers.test_programs import command, run
+from tests.peers.test_programs import LIMIT_S, command, run
 
 SOURCE = Path(__file__).resolve().parents[1] / "rustosd" / "process" / "programs" / "faults.c"
 
@@ -63,6 +64,20 @@ def test_a_signal_that_is_sent_leaves_no_record(peer: Peer, program: str) -> Non
     before = len(faults(peer))
     assert run(peer, program, "sent").returncode == 128 + signal.SIGSEGV
     assert len(faults(peer)) == before
+
+
+def test_a_terminal_that_nobody_reads_holds_up_nothing(peer: Peer, program: str) -> None:
+    unread, full = os.pipe()
+    os.set_blocking(full, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(full, bytes(4096))
+    os.set_blocking(full, True)
+    before = len(faults(peer))
+    assert peer.netns.popen(*command(peer, program, "overflow"), stderr=full).wait(LIMIT_S) == 128 + signal.SIGSEGV
+    assert len(faults(peer)) == before + 1
+    os.close(full)
+    os.close(unread)
 
 
 def test_untraced_it_ends_the_same_and_may_trace(peer: Peer, program: str) -> None:
