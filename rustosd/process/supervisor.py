@@ -189,7 +189,7 @@ class Supervisor:
 
     def _end_with(self, why: str) -> None:
         """Nothing of the group can go on."""
-        print(f"rustosctl: {why}", file=sys.stderr, flush=True)
+        _say(why)
         for pid in self.programs():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
