@@ -1,7 +1,4 @@
-"""Debian's kernel with control groups of version 2 takes what tests/rustosd/scheduling asks of it, at the root and below it.
-
-tests/lab/test_systemd.py has a group that systemd delegates.
-"""
+"""Debian's kernel with control groups of version 2 takes what tests/rustosd/scheduling asks of it, at the root and below it."""
 
 import sys
 
