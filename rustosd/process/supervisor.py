@@ -31,7 +31,7 @@ from rustosd.process.filter import RULES, assemble
 from rustosd.process.launch import Program, identity_of, launch
 from rustosd.process.link import Link
 from rustosd.process.monitor import Monitor
-from rustosd.process.notify import LONGEST, Notifications
+from rustosd.process.notify import LONGEST, Notifications, duplicate
 from rustosd.process.options import get_option, set_option
 from rustosd.process.output import Output
 from rustosd.process.sockaddr import family_of, parse
@@ -45,7 +45,6 @@ _CALLS_AT_ONCE: Final = 64
 _TICK_S: Final = 1.0
 _RETRY_S: Final = 0.002
 GRACE_S: Final = 5.0
-_PIDFD_GETFD: Final = 438
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals to the supervisor that are meant for the program. Those of the terminal reach it anyway."""
 
@@ -211,7 +210,7 @@ class Supervisor:
         for _ in range(2):
             process = self._process_of(call.thread)
             try:
-                fd = nr.call(_PIDFD_GETFD, self._processes[process], call.fd, 0)
+                fd = duplicate(self._processes[process], call.fd)
                 break
             except OSError as failed:
                 if failed.errno != errno.ESRCH:
@@ -251,14 +250,8 @@ class Supervisor:
                 pass                            # over before it was answered
             except OSError as failed:
                 call.refuse(failed.errno or errno.EIO)
-            if not self._more():
+            if not self._notifications.waiting():
                 return
-
-    def _more(self) -> bool:
-        """Whether another call waits: to receive would block."""
-        poll = select.poll()
-        poll.register(self._notifications.fd, select.POLLIN)
-        return any(events & select.POLLIN for _, events in poll.poll(0))
 
     def _attempt(self, fd: int, waiting: _Waiting, events: int) -> None:
         if not waiting.call.valid:
@@ -469,7 +462,7 @@ class Supervisor:
                     os.kill(pid, number)
             while inventory.below(os.getpid()) and time.monotonic() < limit:
                 self._reap()
-                if self._more():
+                if self._notifications.waiting():
                     self._take_calls(select.EPOLLIN)
                 time.sleep(0.005)
         self._reap()
