@@ -233,6 +233,17 @@ class NbdConfig(_Section):
     tls: NbdTlsConfig = NbdTlsConfig()
 
 
+class SwapConfig(_Section):
+    """Where memory of programs goes that they may have no more of: a file for each of them, or a part of one export."""
+
+    path: FilePath
+    size: Size
+    compression: Literal["none", "lz4", "zstd"]
+    encryption: bool
+    direct: bool
+    export: ExportName | None = None
+
+
 class ExportConfig(_Section):
     """One disk for NBD clients."""
 
@@ -297,6 +308,15 @@ class CrashConfig(_Section):
 
     directory: FilePath
     keep: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    keep_programs: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+
+
+class AuditConfig(_Section):
+    """The audit log: what was refused and what was ended."""
+
+    octets: Annotated[int, msgspec.Meta(ge=65536, le=1 << 30)]
+    keep: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    file: FilePath | None = None
 
 
 class Config(_Section):
@@ -313,8 +333,10 @@ class Config(_Section):
     host: HostConfig
     log: LogConfig
     crash: CrashConfig
+    audit: AuditConfig
     scheduler: SchedulerConfig
     nbd: NbdConfig
+    swap: SwapConfig
     export: tuple[ExportConfig, ...] = ()
     device: tuple[DeviceConfig, ...] = ()
     route: tuple[RouteConfig, ...] = ()

@@ -72,12 +72,14 @@ RULES: Final[Mapping[str, Rule]] = {
     "status.connections": _now("pages"),
     "disk[+]": _restart("disks are opened at the start"), "disk[-]": _restart("its clients would lose it"),
     "disk": _restart("disks are opened at the start"),
+    "swap": _later("swap", "for programs that start from now on"),
     "nbd": _restart("the server is made at the start"),
     "export[+]": _restart("exports are made at the start"),
     "export[-]": _restart("its clients would lose it"),
     "export": _restart("its clients have been told"),
     "host.journal": _restart("it says what this daemon has taken"),
     "crash.directory": _restart("it is opened at the start"), "crash.keep": _later("pages", "at the next start"),
+    "crash.keep_programs": _later("pages", "at the next start"), "audit": _restart("it is opened at the start"),
 }
 """By key; `x[+]` and `x[-]`: one more and one less of [[x]]. A key counts for all below it."""
 

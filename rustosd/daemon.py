@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 import uvloop
+from prometheus_client.core import Metric
 
 from drivers.disk import Disk
 from netstack import counters as counter_table
@@ -25,6 +26,7 @@ from netstack.sockets import AsyncStack
 from netstack.stack import Stack
 from rustosd import block_metrics, health, metrics, sched_metrics
 from rustosd import log as logging
+from rustosd.audit import AuditLog
 from rustosd.capture.captures import Captures
 from rustosd.config import Config, InterfaceConfig, RouteConfig, SocketsConfig, to_toml
 from rustosd.control.groups import groups_of
@@ -37,6 +39,7 @@ from rustosd.devices.manager import DeviceManager
 from rustosd.devices.watch import Watch
 from rustosd.errors import REFUSALS
 from rustosd.facts import Facts
+from rustosd.faults import Faults
 from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostTap
 from rustosd.journal import DEFAULT_PATH, Journal
@@ -60,6 +63,8 @@ from rustosd.status.document import Reporter
 from rustosd.status.site import site
 from rustosd.storage import Storage
 from rustosd.supervisor import Supervisor
+from rustosd.swap.places import Places
+from rustosd.swap.watch import SwapWatch
 from rustosd.tracer import Tracer
 
 HOST_CLIENTS = 64
@@ -116,17 +121,22 @@ class Daemon(Facts):
         self.handoff: Handoff | None = None
         self.exports: Exports | None = None
         self.captures = Captures(self.stack, self.pump, f"rustosd {version()}")
-        self.processes = Processes()
+        self.audit = AuditLog(Path(config.audit.file or Path(config.crash.directory) / "audit.jsonl"), config.audit.octets,
+                              config.audit.keep)
+        self.faults = Faults(self.audit, Path(config.crash.directory), config.crash.keep_programs)
+        self.processes = Processes(self.faults)
         self.scheduler = Scheduler(config.scheduler)
         self.policies = Policies()
         self.programs = Programs(config.control.socket, self._interfaces)
+        self.swap_places = Places(lambda: self.config.swap, self.swap_export)
+        self.swap_watch = SwapWatch(self.processes)
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.tracer = Tracer(self.stack, self.pump.kick, self.pinger)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self.own_addresses, services=self._service_rows,
                                  list_connections=config.status.connections)
         self.metrics = metrics.registry(metrics.StackCollector(
             self.stack, self.counter_help, version(), self._service_samples, pump=self.pump,
-            notes=lambda: health.by_severity(self.reporter.notes()), disks=lambda: block_metrics.collect(self.storage),
+            notes=lambda: health.by_severity(self.reporter.notes()), disks=self._storage_metrics,
             scheduling=lambda: sched_metrics.collect(self.scheduler)))
         self.crashes = CrashBox(Path(config.crash.directory), config.crash.keep, version(), to_toml(config, secrets=False))
         self.reconfigurer = Reconfigurer(self, path)
@@ -209,7 +219,12 @@ class Daemon(Facts):
         self.set_handoff(self.config.sockets)
         self.control = ControlServer(self.config.control.socket, Operations(self), self.config.control.max_clients,
                                      self.supervisor.socket("control"), groups_of(self.config))
+        self.faults.load()
+        undo.callback(self.audit.close)
         undo.callback(self.processes.close)
+        undo.callback(self.swap_places.close)
+        self.swap_watch.start()
+        undo.callback(self.swap_watch.stop)
         await self.control.start()
         undo.push_async_callback(self.control.stop)
         undo.push_async_callback(self._stop_services)
@@ -229,6 +244,10 @@ class Daemon(Facts):
         undo.callback(self.reporter.recorder.stop)
         self._upkeep(undo)
         self.pump.kick()
+
+    def _storage_metrics(self) -> Iterator[Metric]:
+        yield from block_metrics.collect(self.storage)
+        yield from self.swap_watch.metrics()
 
     def _nbd_server(self, undo: contextlib.AsyncExitStack) -> NbdServer:
         """Listening wherever the configuration says. Raises OSError, ValueError."""
@@ -449,7 +468,7 @@ class Daemon(Facts):
         if self.handoff is not None:
             self.handoff.limits = limits
         elif wanted.enabled:
-            self.handoff = Handoff(self.network, limits)
+            self.handoff = Handoff(self.network, limits, audit=self.audit.write)
             self.set_policies(self.config)
 
     def set_policies(self, config: Config) -> None:

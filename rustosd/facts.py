@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rustosd import about, health, metrics
+from rustosd import about, faults, health, metrics
 from rustosd.announcement import NBD_PORT, announce, in_url
 from rustosd.control.names import version
 from rustosd.control.upkeep_protocol import About
@@ -21,6 +22,7 @@ from rustosd.devices.manager import interfaces as device_interfaces
 from rustosd.disk_health import DiskState, PortState
 from rustosd.health import Note
 from rustosd.pinger import Answer
+from rustosd.services.base import Sample
 from rustosd.status import document
 from rustosd.status.recorder import resident_octets
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from rustosd.crash import CrashBox
     from rustosd.devices.manager import DeviceManager
     from rustosd.devices.watch import Watch
+    from rustosd.faults import Faults
     from rustosd.handoff import Handoff
     from rustosd.hostnet import HostTap
     from rustosd.nbd.exports import Exports
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from rustosd.status.document import Reporter
     from rustosd.storage import Storage
     from rustosd.supervisor import Supervisor
+    from rustosd.swap.watch import SwapWatch
 
 class Facts:
     """Half of `Daemon`: the `Core` of `rustosd.control.operations`, and the rows of the status page and the metrics."""
@@ -60,10 +64,12 @@ class Facts:
     handoff: Handoff | None
     programs: Programs
     exports: Exports | None
+    swap_watch: SwapWatch
     taps: dict[str, HostTap]
     reporter: Reporter
     reconfigurer: Reconfigurer
     crashes: CrashBox
+    faults: Faults
     supervisor: Supervisor
     metrics: CollectorRegistry
     running_services: list[Service]
@@ -77,7 +83,8 @@ class Facts:
 
     def upkeep(self) -> health.Upkeep:
         return health.Upkeep(self.reconfigurer.failed, [change.key for change in self.reconfigurer.waiting],
-                             [report.name for report in self.crashes.reports()], self.programs.troubles())
+                             [report.name for report in self.crashes.reports()], self.programs.troubles(),
+                             self.faults.repeated())
 
     def about(self) -> About:
         return about.about(version(), time.monotonic() - self.started_at, self.reconfigurer.path, self.supervisor.listens)
@@ -121,6 +128,19 @@ class Facts:
     def disk_troubles(self) -> list[tuple[str, str, str]]:
         return list(self.storage.troubles())
 
+    def swap_troubles(self) -> list[tuple[str, str, str]]:
+        return list(self.swap_watch.troubles())
+
+    def swap_export(self, name: str) -> tuple[str, int]:
+        """The socket where an export is served to this machine, and its octets. Raises OSError."""
+        server = self.exports.server if self.exports is not None else None
+        path = next((place for place in server.places if place.startswith("/")), None) if server is not None else None
+        if server is None or path is None:
+            raise OSError(errno.ENOENT, f"swap on export {name} needs the NBD server and its unix socket: see [nbd]")
+        if name not in server.served:
+            raise OSError(errno.ENOENT, f"there is no export {name} for swap; see: rustosctl disk exports")
+        return path, server.served[name].export.octets
+
     def gone_devices(self) -> list[tuple[str, str]]:
         return [(held.bdf, held.reason) for held in self.devices.held.values() if held.state == "gone"]
 
@@ -155,6 +175,7 @@ class Facts:
             yield from self.exports.server.statistics()
         yield from self.programs.samples()
         yield from self.watch.samples()
+        yield from faults.samples(self.faults, Sample)
         yield from sata_figures.samples(self._sata_controllers())
 
     def _exposition(self) -> tuple[bytes, str]:

@@ -21,6 +21,9 @@ WINDOW_S: Final = 60.0
 NEARLY_FULL: Final = 0.9
 HOT_MARGIN_CELSIUS: Final = 5.0
 MIN_WINDOW_S: Final = 1.0
+WAITS_SHARE: Final = 0.5
+MIN_WAITS_WINDOW_S: Final = 10.0
+"""The daemon's waits for a processor are worth a note when they take so much of the time, and not only for a moment."""
 DROPS_PER_S: Final = 5.0
 DROPS_SHARE: Final = 0.01
 """Drops of one reason are worth a note when there are so many a second, and this share of all frames."""
@@ -97,6 +100,8 @@ class Upkeep(NamedTuple):
     """Reports of daemons that died, the newest first."""
     programs: Sequence[tuple[str, str, str]] = ()
     """Programs in trouble: name, the check's code, and what is wrong."""
+    crashing: Sequence[tuple[str, int]] = ()
+    """Programs that exceptions end again and again, and how often lately."""
 
 
 class Temperature(NamedTuple):
@@ -118,6 +123,8 @@ class Facts(NamedTuple):
     """Devices that have left, or cannot be driven: bus address and why."""
     disks: Sequence[tuple[str, str, str]] = ()
     """Disks in trouble: name, the check's code, and what is wrong."""
+    swap: Sequence[tuple[str, str, str]] = ()
+    """Swap of programs in trouble: the program, the check's code, and what is wrong."""
     usage: Mapping[str, int] = {}
     resident_octets: int = 0
     memory_octets: int = 0
@@ -191,6 +198,14 @@ def _disk(code: str) -> Callable[[Facts], Iterator[Finding]]:
     return find
 
 
+def _swap(code: str) -> Callable[[Facts], Iterator[Finding]]:
+    def find(facts: Facts) -> Iterator[Finding]:
+        for program, found, what in facts.swap:
+            if found == code:
+                yield Finding(program, f"The swap of {program}: {what}.")
+    return find
+
+
 def _program(code: str) -> Callable[[Facts], Iterator[Finding]]:
     def find(facts: Facts) -> Iterator[Finding]:
         for name, found, what in facts.upkeep.programs:
@@ -235,6 +250,12 @@ def _pump_errors(facts: Facts) -> Iterator[Finding]:
         yield Finding("", f"{rise:,} exceptions were caught in the pump within {facts.seconds:.0f} seconds.")
 
 
+def _daemon_waits(facts: Facts) -> Iterator[Finding]:
+    share = facts.rise("pump").get("wait_ms", 0) / 1000 / facts.seconds
+    if share >= WAITS_SHARE and facts.seconds >= MIN_WAITS_WINDOW_S:
+        yield Finding("", f"{share:.0%} of the last {facts.seconds:.0f} s the daemon waited for a processor that others had.")
+
+
 def _device_refuses(facts: Facts) -> Iterator[Finding]:
     if rise := facts.rise("pump").get("tx_refused", 0):
         yield Finding("", f"Devices refused {rise:,} frames within {facts.seconds:.0f} seconds.")
@@ -274,6 +295,11 @@ def _crash_reports(facts: Facts) -> Iterator[Finding]:
         count = len(facts.upkeep.crashes)
         yield Finding(facts.upkeep.crashes[0], f"{count} {'report' if count == 1 else 'reports'} of daemons that died "
                                                f"{'is' if count == 1 else 'are'} there.")
+
+
+def _programs_crash(facts: Facts) -> Iterator[Finding]:
+    for program, count in facts.upkeep.crashing:
+        yield Finding(program, f"Exceptions have ended {program} {count} times within ten minutes.")
 
 
 def _hot(facts: Facts) -> Iterator[Finding]:
@@ -320,6 +346,11 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("disk-flush-lost", "error", _disk("disk-flush-lost"),
           "What was written since the last flush that succeeded may be lost. Look at what is below the file (dmesg, df), then "
           "restart the daemon and have its users check their data."),
+    Check("swap-corrupt", "error", _swap("swap-corrupt"),
+          "Whoever needed such a page has ended. Do not trust what swap is on: look at it and its cable, or choose another "
+          "place under [swap]."),
+    Check("swap-failing", "error", _swap("swap-failing"),
+          "Look at what swap is on (rustosctl swap; dmesg, df, rustosctl disk). Who needs a page that is lost ends."),
     Check("program-failed", "error", _program("program-failed"),
           "See what it said: rustosctl logs NAME. When it is mended: rustosctl program start NAME."),
     Check("program-waits", "warning", _program("program-waits"),
@@ -333,6 +364,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("tcp-bug", "error", _bug, "This is a bug. Please report it with the output of: rustosctl counters --all."),
     Check("former-run-died", "warning", _crash_reports,
           "See why: rustosctl crash show NAME. Report it with: rustosctl report. Then remove it: rustosctl crash clear."),
+    Check("program-crashing", "warning", _programs_crash,
+          "See where: rustosctl faults, and faults show ID. Its maker wants the report."),
     Check("restart-needed", "warning", _restart_needed, "When it suits: systemctl restart rustosd. See: rustosctl config."),
     Check("disk-failing", "error", _drives(disk_health.failing, "drives"),
           "Copy what is on it now, and replace it. Its values: rustosctl disk smart."),
@@ -349,10 +382,16 @@ CHECKS: Final[tuple[Check, ...]] = (
           "Raise buffers_octets under [stack], or find the slow readers: rustosctl conn."),
     Check("memory-nearly-full", "warning", _memory,
           "Give the service more memory (MemoryMax= in its unit, or a larger machine), or lower buffers_octets under [stack]."),
+    Check("swap-nearly-full", "warning", _swap("swap-nearly-full"),
+          "Raise size under [swap] and start the program anew, or give it more memory. When swap is full, it waits for memory "
+          "at its limit, and ends above it."),
     Check("drops-rising", "warning", _drops_rising, _DROP_ADVICE_ELSE),
     Check("unsent-rising", "warning", _unsent_rising, _DROP_ADVICE_ELSE),
     Check("nic-drops-rising", "warning", _nic_drops_rising,
           "Frames come faster than they are taken, or damaged. rustosctl nic show says what the device counts."),
+    Check("daemon-waits", "warning", _daemon_waits,
+          "Frames wait with it. See who runs: rustosctl sched show; top. Under [scheduler] give it reserved_processors, or "
+          "raise daemon_weight against programs; against the rest of the machine: CPUWeight= in the unit."),
     Check("device-refuses", "warning", _device_refuses,
           "The link is slower than what is sent, or down. See: rustosctl nic."),
     Check("service-full", "warning", _services_full,

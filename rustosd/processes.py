@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
+from rustosd.faults import FaultNotice, Faults, HandledNotice
 from rustosd.process import inventory
 from rustosd.process.channel import PACKET_MOST
 from rustosd.scheduling import waits
@@ -35,7 +36,7 @@ class Ended(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", tag=
     status: Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
-_notices = msgspec.json.Decoder(Started | Ended)
+_notices = msgspec.json.Decoder(Started | Ended | FaultNotice | HandledNotice)
 
 
 _Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
@@ -59,8 +60,9 @@ class End(NamedTuple):
 class Group:
     """One supervisor. Questions go out one at a time; what it says unasked is taken in between."""
 
-    def __init__(self, pid: int, end: socket.socket, over: "Processes") -> None:
+    def __init__(self, pid: int, uid: int, end: socket.socket, over: "Processes") -> None:
         self.pid = pid
+        self.uid = uid
         self.end = end
         self.program = 0
         """The first process that it runs; 0: not yet."""
@@ -110,9 +112,13 @@ class Group:
         if self._answer is not None and not self._answer.done() and isinstance(answer, dict):
             self._answer.set_result(answer)
 
-    def _noted(self, notice: Started | Ended) -> None:
+    def _noted(self, notice: Started | Ended | FaultNotice | HandledNotice) -> None:
         if isinstance(notice, Started):
             self.program, self.name = notice.pid, notice.name
+        elif isinstance(notice, FaultNotice):
+            self._table.faults.ended(notice, self.pid, self.uid)
+        elif isinstance(notice, HandledNotice):
+            self._table.faults.handled(notice, self.pid, self.uid)
         elif not self.over.done():
             self.over.set_result(End(self.program, self.name, notice.status))
 
@@ -130,20 +136,25 @@ class Group:
 class Processes:
     """All groups. What a supervisor says is data of its user's and is checked by the types of the protocol."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
         self._groups: dict[int, Group] = {}
         self._ended: OrderedDict[int, End] = OrderedDict()      # by process, for those who ask late
 
-    def attach(self, pid: int) -> socket.socket:
-        """The end for the supervisor `pid`. Raises OSError (EMFILE)."""
+    def attach(self, pid: int, uid: int) -> socket.socket:
+        """The end for the supervisor `pid`, who is of user `uid`. Raises OSError (EMFILE)."""
         if len(self._groups) >= GROUPS_MOST:
             raise OSError(errno.EMFILE, f"{GROUPS_MOST} programs run on the stack already")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         if (before := self._groups.get(pid)) is not None:
             self.forget(before)
-        self._groups[pid] = Group(pid, ours, self)
+        self._groups[pid] = Group(pid, uid, ours, self)
         return theirs
+
+    def groups(self) -> list[Group]:
+        """All supervisors."""
+        return list(self._groups.values())
 
     async def rows(self) -> list[dict[str, Any]]:
         """Every process, the daemon first; those of supervisors that do not answer are left out."""

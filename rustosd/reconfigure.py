@@ -259,6 +259,9 @@ class Reconfigurer:
     async def _programs(self, _: Sequence[Change]) -> None:
         self._last.append(lambda: self._daemon.programs.change(self._new.program))
 
+    async def _swap(self, _: Sequence[Change]) -> None:
+        """Whoever asks for a place for swap is given what the configuration in force says."""
+
     async def _pages(self, _: Sequence[Change]) -> None:
         self._last.append(lambda: setattr(self._daemon.reporter, "list_connections", self._new.status.connections))
 
@@ -271,6 +274,7 @@ STEPS: Final[dict[str, Step]] = {
     "devices": Reconfigurer._devices, "routes": Reconfigurer._routes, "services": Reconfigurer._services,
     "metrics": Reconfigurer._metrics, "control": Reconfigurer._control, "sockets": Reconfigurer._sockets,
     "scheduler": Reconfigurer._scheduler, "policies": Reconfigurer._policies, "programs": Reconfigurer._programs,
+    "swap": Reconfigurer._swap,
     "pages": Reconfigurer._pages,
 }
 """In the order in which they are taken: what others need first."""

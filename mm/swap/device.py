@@ -78,11 +78,14 @@ class FileDevice(Device):
     def __cinit__(self):
         self.fd = -1
 
-    def __init__(self, path: str, octets: int, *, direct: bool = False):
-        """`octets`: whole pages. Raises OSError; FileExistsError when there is something of that name already."""
+    def __init__(self, path: str, octets: int, *, direct: bool = False, fd: int = -1):
+        """`octets`: whole pages. `fd`: a file that is open already, which is ours from now on; else one is made at `path`.
+
+        Raises OSError; FileExistsError when there is something of that name already.
+        """
         if octets < PAGE or octets % PAGE:
             raise ValueError(f"{octets} octets: whole pages of {PAGE} are possible")
-        self.fd = _nameless(path)
+        self.fd = fd if fd >= 0 else nameless(path)
         try:
             os.ftruncate(self.fd, octets)
             self.name, self.octets, self.granule = path, octets, UNIT
@@ -266,8 +269,7 @@ class RamDevice(Device):
             self.base = cython.NULL
 
 
-@cython.cfunc
-def _nameless(path: str) -> cython.int:
+def nameless(path: str) -> int:
     """A new file at the place where `path` says, for us alone and without a name. Raises OSError."""
     if os.path.lexists(path) and not stat.S_ISDIR(os.lstat(path).st_mode):
         raise FileExistsError(17, "there is something already; swap takes a file of its own", path)

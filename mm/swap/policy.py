@@ -1,4 +1,4 @@
-"""Which pages leave memory, when all that is known of them is when they come: a page in memory is used without anybody seeing it.
+"""Which pages leave memory, when all that is known of them is when they come: nobody sees how a page in memory is used.
 
 Pages that come are FRESH, and leave in the order they came. The names of those that have left are kept for a while, as many as
 there are pages in memory; who comes back in that time is PROVEN and stays seven eighths of memory full of its like. So a scan

@@ -16,12 +16,14 @@ from rustosd.cli import (
     capture,
     details,
     device,
+    faults,
     process,
     program,
     report,
     sata,
     sched,
     shell,
+    swap,
     tables,
     top,
     traceroute,
@@ -345,8 +347,10 @@ app.command("run")(run_command)
 app.command("wait")(wait_command)
 app.command("logs")(logs_command)
 app.add_typer(process.app, name="process")
+app.add_typer(faults.app, name="faults")
 app.add_typer(program.app, name="program")
 app.add_typer(sched.app, name="sched")
+app.add_typer(swap.app, name="swap")
 for command in (process.ps, process.policy, process.kill, process.suspend, process.resume, process.nice):
     app.command(command.__name__)(command)
 

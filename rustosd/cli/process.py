@@ -75,6 +75,10 @@ def show(pid: Pid, as_json: Json = False) -> None:
         ("swapped out", octets(details.swap_octets)),
         ("sockets", str(one.sockets)), ("context switches", str(details.context_switches)),
         ("socket calls", tables.plain([f"{name} {count}" for name, count in details.calls.items()])),
+        ("started", f"{details.started} processes" if details.traced else "unknown: it is not traced"),
+        ("group's life", tables.plain([f"{name} {count}" for name, count in details.life.items()])),
+        ("last ends", tables.plain(details.ended[-5:])),
+        ("exceptions", tables.plain([f"{name} {count}" for name, count in details.exceptions.items()])),
         ("refused", tables.plain([f"{name} {count}" for name, count in details.refused.items()])),
     ])
 

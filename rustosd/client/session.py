@@ -56,8 +56,9 @@ class Session:
 class Door:
     """The control socket, asked for a session. Raises OSError with what to do when nobody is there."""
 
-    def __init__(self, path: str, method: str = "socket.session"):
-        self.path = path
+    def __init__(self, path: str, method: str = "socket.session", nothing: str = "no sockets"):
+        """`nothing`: what one does not get when it is refused."""
+        self.path, self._what = path, nothing
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Blocking, with the kernel's own limit: a queue of programs in front of ours is no error.
         self._socket.settimeout(None)
@@ -75,6 +76,10 @@ class Door:
 
     def open(self) -> Session:
         """Take the session in. Raises PermissionError, OSError."""
+        return Session(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=self.take()[1]))
+
+    def take(self) -> tuple[dict[str, Any], int]:
+        """The result, and the descriptor that came along. Raises PermissionError, OSError."""
         line = b""
         fds: list[int] = []
         try:
@@ -89,9 +94,9 @@ class Door:
             _unreachable(self.path, error)
         if not fds:
             failure = json.loads(line).get("error", {})
-            message = f"rustosd gives no sockets: {failure.get('message', 'it is of another version')}"
+            message = f"rustosd gives {self._what}: {failure.get('message', 'it is of another version')}"
             raise OSError(errno.EACCES if failure.get("code") == -32001 else errno.ENOBUFS, message)
-        return Session(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds[0]))
+        return json.loads(line)["result"], fds[0]
 
 
 class Daemon:

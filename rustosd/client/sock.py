@@ -325,6 +325,8 @@ class DatagramSocket(Socket):
     _word = "datagram"
     _kind = _stdlib.SOCK_DGRAM
     _pair = _stdlib.SOCK_SEQPACKET
+    _last: tuple[bytes, Address | None] = b"", None
+    """The header of the last datagram and its sender, whom the next one to go is often for: without an errno it is the same."""
 
     def connect(self, address: Address) -> None:
         """Exchange datagrams with one peer only. Raises OSError: ENETUNREACH, EADDRNOTAVAIL."""
@@ -355,17 +357,19 @@ class DatagramSocket(Socket):
         return self._send(_TO_PEER if address is None else self._header(address), list(buffers), flags)
 
     def _header(self, address: Address) -> bytes:
+        if address is not None and address is self._last[1]:
+            return self._last[0]
         host, port = self._resolved(address)
         if self._local is None:
             self.bind(("", 0))
         return HEADER.pack(pack_address(host.partition("%")[0] or "::1"), port, 0)
 
     def _send(self, header: bytes, buffers: list[Any], flags: int) -> int:
-        size = sum(memoryview(buffer).nbytes for buffer in buffers)
-        if size > _DATAGRAM_MOST[self._family]:
+        octets = b"".join((header, *buffers))
+        if len(octets) > HEADER.size + _DATAGRAM_MOST[self._family]:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         try:
-            return _base.sendmsg(self, [header, *buffers], [], flags) - len(header)
+            return _base.send(self, octets, flags) - HEADER.size
         except (BrokenPipeError, ConnectionResetError):
             raise _stopped() from None
 
@@ -388,9 +392,14 @@ class DatagramSocket(Socket):
         return count, sender
 
     def recvmsg(self, size: int, ancillary_size: int = 0, flags: int = 0) -> tuple[bytes, list, int, Address]:
-        buffer = bytearray(min(size, _DATAGRAM_MOST[_stdlib.AF_INET6]))
-        count, told, sender = self._receive(memoryview(buffer), flags)
-        return bytes(buffer[:count]), [], told, sender
+        if size < 0:
+            raise ValueError("negative buffer size")
+        try:
+            octets, _, told, _ = _base.recvmsg(self, HEADER.size + min(size, _DATAGRAM_MOST[_stdlib.AF_INET6]), 0, flags)
+        except ConnectionResetError:
+            raise _stopped() from None
+        sender = self._sender(octets[:HEADER.size])
+        return octets[HEADER.size:], [], told & _stdlib.MSG_TRUNC, sender
 
     def _receive(self, view: memoryview, flags: int) -> tuple[int, int, Address]:
         header = bytearray(HEADER.size)
@@ -398,12 +407,19 @@ class DatagramSocket(Socket):
             count, _, told, _ = _base.recvmsg_into(self, [header, view], 0, flags)
         except ConnectionResetError:
             raise _stopped() from None
-        if count < HEADER.size:
+        sender = self._sender(bytes(header[:count]))
+        return count - HEADER.size, told & _stdlib.MSG_TRUNC, sender
+
+    def _sender(self, header: bytes) -> Address:
+        """Whom a datagram is from. Raises what came back for one sent."""
+        if len(header) < HEADER.size:
             raise _stopped()
-        octets, port, code = HEADER.unpack(header)
-        if code:
-            raise OSError(code, os.strerror(code))
-        return count - HEADER.size, told & _stdlib.MSG_TRUNC, self._address(unpack_address(octets), port)
+        if header != self._last[0]:
+            octets, port, code = HEADER.unpack(header)
+            if code:
+                raise OSError(code, os.strerror(code))
+            self._last = header, self._address(unpack_address(octets), port)
+        return self._last[1]
 
 
 def _stopped() -> OSError:

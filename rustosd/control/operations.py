@@ -12,6 +12,7 @@ from rustosd.control.acpi_operations import AcpiOperations
 from rustosd.control.capture_operations import CaptureOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
+from rustosd.control.fault_operations import FaultOperations
 from rustosd.control.names import LOOPBACK_INDEX, USEFUL_ENDS, connection_id, endpoint, version
 from rustosd.control.nbd_operations import NbdOperations
 from rustosd.control.network_operations import NetworkOperations
@@ -21,6 +22,7 @@ from rustosd.control.program_operations import ProgramOperations
 from rustosd.control.sata_operations import SataOperations
 from rustosd.control.sched_operations import SchedOperations
 from rustosd.control.server import Handed, OperationFailed, Peer
+from rustosd.control.swap_operations import SwapOperations
 from rustosd.control.trace_operations import TraceOperations
 from rustosd.control.upkeep_operations import UpkeepCore, UpkeepOperations
 from rustosd.pinger import Answer
@@ -46,11 +48,17 @@ class Core(UpkeepCore, Protocol):
     pump: Any
     """`rustosd.pump.Pump` or its like."""
     processes: Processes
+    faults: Any
+    """`rustosd.faults.Faults`."""
     scheduler: Any
     """`rustosd.scheduling.scheduler.Scheduler` or its like."""
     policies: Policies
     programs: Any
     """`rustosd.programs.Programs` or its like."""
+    swap_places: Any
+    """`rustosd.swap.places.Places`: where programs' swap is kept."""
+    swap_watch: Any
+    """`rustosd.swap.watch.SwapWatch`: what is known of it."""
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
 
@@ -84,8 +92,8 @@ class Core(UpkeepCore, Protocol):
 
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
-                 TraceOperations, NetworkOperations, ProcessOperations, SchedOperations, PolicyOperations, ProgramOperations,
-                 UpkeepOperations):
+                 TraceOperations, NetworkOperations, ProcessOperations, FaultOperations, SchedOperations, PolicyOperations,
+                 ProgramOperations, SwapOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

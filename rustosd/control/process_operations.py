@@ -84,7 +84,7 @@ class ProcessOperations:
         return p.ProcessEnd(ended=True, pid=end.pid or None, name=end.name, status=end.status)
 
     def process_attach(self, _: Nothing, peer: Peer) -> Handed:
-        return Handed(Done(), self.core.processes.attach(peer.pid))
+        return Handed(Done(), self.core.processes.attach(peer.pid, peer.uid))
 
     @staticmethod
     def _refuse_daemon(pid: int, instead: str) -> None:

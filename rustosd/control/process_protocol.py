@@ -36,7 +36,7 @@ class Process(Row):
 
 
 class ProcessDetails(Row):
-    """All about one process; `calls` and `refused` are its whole group's."""
+    """All about one process; from `calls` on, but for `started`, it is its whole group's."""
 
     process: Process
     executable: str
@@ -52,6 +52,11 @@ class ProcessDetails(Row):
     limits: dict[str, str]      # as /proc/PID/limits has them, the soft ones
     calls: dict[str, int]       # socket calls that were answered
     refused: dict[str, int]     # what was asked for and cannot be had
+    traced: bool                # False: nothing is known of exceptions, and of its group's life only the ends
+    started: int                # processes that this one has started
+    life: dict[str, int]        # of the group: forks, vforks, clones, threads, execs, exits, signals
+    ended: list[str]            # of the group, the last ones: number, name, and how
+    exceptions: dict[str, int]  # of the group: kind and what became of them
 
 
 class Descriptor(Row):

@@ -13,6 +13,7 @@ from rustosd.control import (
     capture_protocol,
     device_protocol,
     disk_protocol,
+    fault_protocol,
     nbd_protocol,
     network_protocol,
     policy_protocol,
@@ -20,6 +21,7 @@ from rustosd.control import (
     program_protocol,
     sata_protocol,
     sched_protocol,
+    swap_protocol,
     trace_protocol,
     upkeep_protocol,
 )
@@ -216,8 +218,9 @@ METHODS = {method.name: method for method in (
     Method("socket.session", Nothing, Done, False, "A descriptor on which to ask for sockets: rustosd.handoff.protocol.",
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
-    *network_protocol.METHODS, *process_protocol.METHODS, *sched_protocol.METHODS, *policy_protocol.METHODS,
-    *program_protocol.METHODS, *trace_protocol.METHODS, *upkeep_protocol.METHODS,
+    *network_protocol.METHODS, *process_protocol.METHODS, *fault_protocol.METHODS, *sched_protocol.METHODS,
+    *policy_protocol.METHODS, *program_protocol.METHODS, *swap_protocol.METHODS,
+    *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 
 

@@ -7,6 +7,7 @@ patience of REPLY_TIMEOUT_S for a client that does not read.
 import asyncio
 import contextlib
 import inspect
+import io
 import os
 import socket
 import struct
@@ -77,7 +78,7 @@ class Handed(NamedTuple):
     """A result with a descriptor for the client; it is closed here once it is sent."""
 
     result: Any
-    end: socket.socket
+    end: socket.socket | io.FileIO
 
 
 class ControlServer:

@@ -58,6 +58,14 @@ class Channel:
         """It has ended, with this exit status."""
         self._tell({"notice": "ended", "status": status})
 
+    def tell_fault(self, **facts: Any) -> None:
+        """An exception ends one of its processes: `rustosd.faults.FaultNotice`."""
+        self._tell({"notice": "fault", **facts})
+
+    def tell_handled(self, kind: str, count: int) -> None:
+        """Programs have handled so many exceptions themselves."""
+        self._tell({"notice": "handled", "kind": kind, "count": count})
+
     def _tell(self, notice: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):      # the daemon has ended
             self._end.send(json.dumps(notice).encode())
@@ -107,7 +115,11 @@ class Channel:
         self._supervisor.meter.sample(inventory.below(os.getpid()))
         row |= _waits(self._supervisor.meter.of(pid))
         row["sockets"] = len(inventory.socket_inodes(pid) & self._supervisor.table.inodes())
-        return {"process": row, **inventory.more_about(pid),
+        monitor = self._supervisor.monitor
+        return {"process": row, **inventory.more_about(pid), "traced": monitor.traced, "started": monitor.started[pid],
+                "life": dict(monitor.life), "ended": [f"{end.pid} {end.name}: {end}" for end in monitor.ended],
+                "exceptions": {f"{kind} {outcome}": count
+                               for (kind, outcome), count in self._supervisor.exceptions.counts.items()},
                 "calls": {NAMES[number]: count for number, count in self._supervisor.calls.most_common()},
                 "refused": dict(self._supervisor.refused.most_common(64))}
 

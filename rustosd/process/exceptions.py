@@ -142,6 +142,7 @@ class Exceptions:
     def __init__(self, process_of: Callable[[int], int], terminating: Callable[[Fault], None],
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()       # (kind, outcome): terminated or handled
+        self._handled: Counter[str] = Counter()
         self._process_of = process_of
         self._terminating = terminating
         self._clock = clock
@@ -167,6 +168,7 @@ class Exceptions:
         if _has_handler(tid, number):
             kind = SWAP_FAULT if swap else _kind_of(_BY_SIGINFO.get((number, info.code)))
             self.counts[kind, "handled"] += 1
+            self._handled[kind] += 1
             return number
         if swap is not None:
             fault = Fault(tid, self._process_of(tid), SWAP_FAULT, info, ptrace.registers(tid), inventory.maps(tid),
@@ -190,8 +192,15 @@ class Exceptions:
         self._swap[tid] = (address, why, self._clock() + _SWAP_PATIENCE_S)
         nr.call(nr.TGKILL, self._process_of(tid), tid, signal.SIGBUS)
 
+    def take_handled(self) -> Counter[str]:
+        """How many exceptions programs have handled since the last time, by kind."""
+        handled, self._handled = self._handled, Counter()
+        return handled
+
     def tidy(self) -> None:
-        """Now and then: end who did not notice a swap fault."""
+        """Now and then: end who did not notice a swap fault, and forget who has ended."""
+        for tid in [tid for tid in self._doomed if not os.path.exists(f"/proc/{tid}")]:
+            del self._doomed[tid]
         for tid, (address, why, limit) in list(self._swap.items()):
             if self._clock() >= limit:
                 del self._swap[tid]
@@ -201,11 +210,6 @@ class Exceptions:
                                         inventory.maps(tid), why=why))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._process_of(tid), signal.SIGKILL)
-
-    def forget(self, tid: int) -> None:
-        """It has ended."""
-        self._doomed.pop(tid, None)
-        self._swap.pop(tid, None)
 
     def _look(self, tid: int, info: SignalInfo) -> Fault:
         registers, process = ptrace.registers(tid), self._process_of(tid)

@@ -54,7 +54,7 @@ def describe(pid: int) -> dict[str, Any] | None:
     words = [word.decode(errors="replace") for word in command[:_COMMAND_MOST].split(b"\0") if word]
     return {
         "pid": pid, "parent": int(fields[_PARENT]), "state": STATES.get(fields[_STATE], fields[_STATE]), "name": name,
-        "command": " ".join(words) or f"[{name}]", "user": _user(owner), "nice": int(fields[_NICE]),
+        "command": " ".join(words) or f"[{name}]", "user": user_name(owner), "nice": int(fields[_NICE]),
         "threads": int(fields[_THREADS]), "rss_octets": int(fields[_RSS]) * _PAGE,
         "cpu_s": (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS,
         "age_s": round(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_START]) / _TICKS), 2),
@@ -107,7 +107,8 @@ def socket_inodes(pid: int) -> set[int]:
         return set()
 
 
-def _user(number: int) -> str:
+def user_name(number: int) -> str:
+    """What a user is called; the number where nobody says."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:

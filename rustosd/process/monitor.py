@@ -6,7 +6,6 @@ goes on from here. Its system calls do not stop it. What waitpid(2) reports come
 
 import contextlib
 import os
-import signal
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final, NamedTuple
 
 from rustosd.process import ptrace
 from rustosd.process.ptrace import Kind
+from rustosd.process.signals import signal_name
 
 ENDED_KEPT: Final = 32
 
@@ -157,13 +157,6 @@ class Monitor:
         self.stopped.discard(tid)
         self.started.pop(tid, None)
         self._names.pop(tid, None)
-
-
-def signal_name(number: int) -> str:
-    """SIGSEGV and its like, and SIGRTMIN+3."""
-    if number in signal.valid_signals() and not signal.SIGRTMIN < number < signal.SIGRTMAX:
-        return signal.Signals(number).name
-    return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 def _process_of(tid: int) -> int:

@@ -15,18 +15,19 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from rustosd.policy import PORTS_OF_ROOT
-from rustosd.process import inventory, ptrace
+from rustosd.process import inventory, ptrace, report
 from rustosd.process import syscalls as nr
 from rustosd.process.call import Call
 from rustosd.process.channel import Channel
 from rustosd.process.datagrams import DatagramSocket, Senders
+from rustosd.process.exceptions import Exceptions, Fault
 from rustosd.process.filter import RULES, assemble
 from rustosd.process.launch import Program, identity_of, launch
 from rustosd.process.link import Link
@@ -45,6 +46,7 @@ _CALLS_AT_ONCE: Final = 64
 _TICK_S: Final = 1.0
 _RETRY_S: Final = 0.002
 GRACE_S: Final = 5.0
+RECENT_CALLS: Final = 32
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals to the supervisor that are meant for the program. Those of the terminal reach it anyway."""
 
@@ -76,6 +78,10 @@ class Supervisor:
         self.meter = Meter()
         self.monitor = Monitor()
         self.monitor.on_exit.append(self._ended)
+        self.exceptions = Exceptions(self.monitor.process_of, self._terminating)
+        self.monitor.judge = self.exceptions.judge
+        self.recent: deque[tuple[int, int, int]] = deque(maxlen=RECENT_CALLS)
+        """The last socket calls: thread, number, first argument."""
         self._traced = traced
         self.table = Table()
         self.calls: Counter[int] = Counter()
@@ -132,6 +138,7 @@ class Supervisor:
             return self._loop(started.listener)
         finally:
             self._end_all()
+            self._tell_handled()
             if self._status is not None:
                 self._channel.tell_ended(self._status)
                 if self._output is not None:
@@ -244,6 +251,7 @@ class Supervisor:
                 return
             call = Call(self._notifications, *received)
             self.calls[call.number] += 1
+            self.recent.append((call.thread, call.number, call.fd))
             try:
                 self._handlers[call.number](call)
             except LookupError:
@@ -413,6 +421,20 @@ class Supervisor:
                   "Something else traces it already, or a container or security module forbids it; "
                   "--untraced silences this", file=sys.stderr, flush=True)
 
+    def _terminating(self, fault: Fault) -> None:
+        """An exception is about to end a process: say so to the daemon, and to whoever looks at our terminal."""
+        summary, program = report.summary(fault), report.program_of(fault)
+        code, address = fault.error_code, fault.address
+        self._channel.tell_fault(
+            pid=fault.process, thread=fault.tid, program=program, kind=fault.kind, signal=fault.info.number, trap=fault.trap,
+            error_code=None if code is None else f"{code:#x}", address=None if address is None else f"{address:#x}",
+            words=summary[:500], text=report.compose(fault, self.recent))
+        print(f"rustosctl: {program} ({fault.process}) ends by {summary}; more: rustosctl faults", file=sys.stderr, flush=True)
+
+    def _tell_handled(self) -> None:
+        for kind, count in self.exceptions.take_handled().items():
+            self._channel.tell_handled(kind, count)
+
     def _reap(self) -> None:
         """Take in all that has happened to processes and threads."""
         while True:
@@ -445,6 +467,8 @@ class Supervisor:
                 self._put_down(fd)
         self.meter.sample(inventory.below(os.getpid()))
         self.monitor.tidy()
+        self.exceptions.tidy()
+        self._tell_handled()
         self.table.forget_datagrams(self._probe)
         for pid, fd in list(self._processes.items()):
             if not Path(f"/proc/{pid}").exists():
@@ -462,6 +486,7 @@ class Supervisor:
                     os.kill(pid, number)
             while inventory.below(os.getpid()) and time.monotonic() < limit:
                 self._reap()
+                self.monitor.tidy()
                 if self._notifications.waiting():
                     self._take_calls(select.EPOLLIN)
                 time.sleep(0.005)

@@ -42,8 +42,10 @@ class Ahead:
             elif level == "weighted":
                 nice = min(self._nice, nice_of(weight))
                 tasks.set_policy(0, os.SCHED_OTHER, nice, slice_ns=SLICE_NS, reset_on_fork=True)
+                tasks.weigh_session(os.getpid(), nice)
             else:
                 tasks.set_policy(0, self._policy, self._nice, self._priority)
+                tasks.weigh_session(os.getpid(), 0)
         except OSError as error:
             self._complain(error)
         else:

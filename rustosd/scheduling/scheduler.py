@@ -325,6 +325,8 @@ class Scheduler:
         else:
             tasks.for_all(processes, act)
             self._place_in_group(program, settings, processes)
+        if self.groups is None:
+            tasks.weigh_session(program.supervisor, nice_of(self._weighs(settings)))
         if self.groups is None or not self.groups.has("cpuset"):
             wanted = self.processors(settings)
             if program.pinned or wanted != self.ahead.processors:
@@ -343,13 +345,17 @@ class Scheduler:
         grouped = self.groups is not None
         nice = 0
         if not grouped and settings.sched_class not in ("realtime", "idle"):
-            nice = nice_of(weight(self.config.of(settings.sched_class).weight, settings.priority))
-            nice = max(-20, min(19, program.nice + nice))
+            nice = max(-20, min(19, program.nice + nice_of(self._weighs(settings))))
 
         def act(tid: int) -> None:
             tasks.set_policy(tid, way.policy, os.getpriority(os.PRIO_PROCESS, tid) if grouped else nice,
                              realtime_priority(settings.priority) if settings.sched_class == "realtime" else 0, way.slice_ns)
         return act
+
+    def _weighs(self, settings: Settings) -> float:
+        """Beside a program of class normal and priority 0."""
+        least = settings.sched_class == "idle"
+        return weight(1 if least else self.config.of(settings.sched_class).weight, 0 if least else settings.priority)
 
     def _place_in_group(self, program: Program, settings: Settings, processes: Callable[[], Iterable[int]]) -> None:
         if self.groups is None:

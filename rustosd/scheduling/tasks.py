@@ -70,6 +70,16 @@ def set_affinity(tid: int, processors: Iterable[int]) -> None:
         raise PermissionError(errno.EPERM, f"the daemon may not choose processors for process {tid}: {NEEDS_RIGHT}") from None
 
 
+def weigh_session(pid: int, nice: int) -> None:
+    """Give the session that a process leads a nice value, where the kernel weighs sessions first (sched_autogroup_enabled).
+
+    Nice values count only within a session then. The setting ends with the session; a process that leads none is left alone.
+    """
+    with contextlib.suppress(OSError):
+        if os.getsid(pid) == pid:
+            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+
+
 def policy_of(tid: int) -> tuple[str, int]:
     """Its policy's name and its sched_priority. Raises OSError."""
     policy = os.sched_getscheduler(tid) & ~os.SCHED_RESET_ON_FORK

@@ -12,6 +12,7 @@ import structlog
 
 from rustosd.disk_health import DiskState, PortState
 from rustosd.health import WINDOW_S, Facts, Figures, Nic, Temperature, Upkeep
+from rustosd.scheduling import waits
 
 INTERVAL_S: Final = 2.0
 POINTS: Final = 60
@@ -41,6 +42,9 @@ class Watched(Protocol):
 
     def upkeep(self) -> Upkeep:
         """What is left to do for somebody."""
+
+    def swap_troubles(self) -> list[tuple[str, str, str]]:
+        """Swap of programs that needs attention: the program, the health check's code, what is wrong."""
 
     def disk_troubles(self) -> list[tuple[str, str, str]]:
         """Disks that need attention: name, the health check's code, what is wrong."""
@@ -103,6 +107,7 @@ class Recorder:
         before = next((each for each in self.taken if each.at_s >= now.at_s - WINDOW_S), now)
         return Facts(
             now=now, before=before, gone=self.watched.gone_devices(), disks=self.watched.disk_troubles(),
+            swap=self.watched.swap_troubles(),
             drives=self.watched.disk_states(), drive_ports=self.watched.port_states(), usage=stack.tcp.usage(),
             resident_octets=resident_octets(), memory_octets=memory_octets(),
             upkeep=self.watched.upkeep(), temperatures=temperatures(),
@@ -119,7 +124,7 @@ def figures(watched: Watched, at_s: float) -> Figures:
         nics={row["name"]: Nic(*(row[field] for field in _NIC_FIELDS), *lost.get(row["index"], (0, 0)))
               for row in stack.interfaces()},
         ended=_counted(stack.verdicts()), unsent=_counted(stack.unsent()), counters=_counted(stack.counters()),
-        pump=_counted(pump.statistics()),
+        pump=_counted(pump.statistics() | {"wait_ms": waits.own().wait_ns // 1_000_000}),
         refused=_counted({service.name: service.events["refused"] for service in watched.running_services}),
     )
 

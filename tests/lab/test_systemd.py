@@ -163,7 +163,7 @@ def test_programs_share_the_processors_by_groups_that_systemd_delegates(machine)
     unit = "/sys/fs/cgroup/system.slice/rustosd.service"
     (group,) = machine.run(f"ls -d {unit}/rustosd-*/programs/batch/*/").stdout.split()
     files = f"{group}/cpu.max {group}/cpu.weight {group}/../cpu.weight {group}/../../../daemon/cpu.weight"
-    assert machine.run(f"cat {files}").stdout.split() == ["20000", "100000", "125", "25", "1000"]
+    assert machine.run(f"cat {files}").stdout.split() == ["20000", "100000", "125", "25", "300"]
     (pid,) = machine.get(f"{group}/cgroup.procs").decode().split()
     machine.run(f"until grep -q 'nr_throttled [1-9]' {group}/cpu.stat; do sleep 0.2; done", timeout=300)
     machine.run(f"rustosctl suspend {pid} && grep -q 'frozen 1' {group}/cgroup.events", timeout=600)

@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from drivers.disk import DiskInfo, Feature
 from drivers.errors import DeviceError
 from rustosd import config
+from rustosd.audit import AuditLog
 from rustosd.config_changes import ABSENT, Change, Item
 from rustosd.control.upkeep_protocol import About
 from rustosd.crash import CrashBox
+from rustosd.faults import Faults, Record
 from rustosd.health import Note, Upkeep
 from rustosd.log import Logs
 from rustosd.nbd.export import Export
@@ -25,6 +27,9 @@ from rustosd.reconfigure import Outcome, ReloadFailed
 from rustosd.scheduling.scheduler import Program, Scheduler
 from rustosd.scheduling.settings import Settings
 from rustosd.scheduling.waits import BUCKETS, Spent
+from rustosd.swap.place import Place
+from rustosd.swap.report import Report
+from rustosd.swap.watch import Swapped
 from tests.rustosd.fake_network import DETAILS, NetworkFakes
 
 VERDICT_HELP = {"delivered": "taken", "ipv4_checksum": "wrong IPv4 header checksum", "no_route": "no route there"}
@@ -266,7 +271,10 @@ class FakeProcesses:
             return 900, {"process": {**PROCESS, "pid": 901}, "executable": "/usr/bin/curl", "directory": "/", "session": 1,
                          "affinity": [0, 1], "policy": "batch", "sched_priority": 0, "peak_rss_octets": 7_340_032,
                          "swap_octets": 0, "context_switches": 12,
-                         "limits": {"Max open files": "1024"}, "calls": {"connect": 1}, "refused": {}}
+                         "limits": {"Max open files": "1024"}, "calls": {"connect": 1}, "refused": {}, "traced": True,
+                         "started": 2, "life": {"forks": 2, "execs": 3, "exits": 1},
+                         "ended": ["902 sh: SIGSEGV", "903 true: exit status 0"],
+                         "exceptions": {"page-fault terminated": 1, "page-fault handled": 7}}
         return 900, {}
 
     def name_of(self, group):
@@ -275,10 +283,25 @@ class FakeProcesses:
     async def wait(self, who, seconds):
         return End(901, "fetch", 7) if who in ("901", "fetch") else None
 
-    def attach(self, pid):
+    def attach(self, pid, uid):
         ours, theirs = socket.socketpair()
         ours.close()
         return theirs
+
+
+def fake_faults(directory):
+    """Two programs that were ended; the report of one is there."""
+    faults = Faults(AuditLog(directory / "audit.jsonl", 1 << 20, 1), directory, 3)
+    known = {"at": "2026-11-28T18:00:00Z", "uid": 0, "supervisor": 900}
+    words = "page fault (#PF): write to 0x123456, where nothing is mapped"
+    report = directory / "program-20261128T180000Z-1.txt"
+    report.write_text(f"supervisor: 900, of user 0\nreason: {words}\n")
+    faults._records += [
+        Record(id=1, pid=901, thread=901, program="redis-server", kind="page-fault", signal=11, trap=14, error_code="0x6",
+               address="0x123456", words=words, report=report.name, **known),
+        Record(id=2, pid=902, thread=903, program="cc1", kind="invalid-opcode", signal=4, trap=6, error_code="0x0",
+               address=None, words="invalid opcode (#UD): not an instruction of this processor", report=None, **known)]
+    return faults
 
 
 class FakePrograms:
@@ -334,6 +357,25 @@ class FakeScheduler(Scheduler):
         return {"periods": 80, "throttled": 31, "throttled_us": 1_700_000}
 
 
+SWAP_REPORT = Report(
+    device="file /var/lib/rustosd/swap/900.swap", encryption=True, compression="lz4", octets=4 << 30, used_octets=256 << 20,
+    stored_octets=96 << 20, same_octets=32 << 20, table_octets=38 << 20, in_octets=512 << 20, out_octets=768 << 20,
+    read_octets=200 << 20, written_octets=300 << 20, corrupt=1, read_again=2, failed=3, full=0, faults=40_000,
+    ahead_pages=1000, ahead_used=750)
+
+
+class FakeSwap:
+    """`rustosd.swap.watch.SwapWatch` and `rustosd.swap.places.Places`: one program, and a place for another."""
+
+    async def look(self):
+        return [Swapped(900, "fetch", SWAP_REPORT, 1_048_576.0, 2_621_440.0)]
+
+    def take(self, pid):
+        ours, theirs = socket.socketpair()
+        ours.close()
+        return Place(kind="export", name="swap0", octets=1 << 30, begin=1 << 30, socket="/run/rustosd/nbd.sock"), theirs
+
+
 class FakeCore(NetworkFakes):
     """A `Core`: 10.77.0.1 answers pings, 10.77.0.9 does not, 10.77.0.8 is unreachable, others have no route."""
 
@@ -351,6 +393,7 @@ class FakeCore(NetworkFakes):
         self.policies = Policies([PolicyConfig(name="web", users=("0",), connect=(Destination("tcp 10.77.0.0/24 80,443"),),
                                                bind=())])
         self.policies.denied["web", "connect"] = 3
+        self.swap_watch = self.swap_places = FakeSwap()
         self.running_services = []
         self.kicks = 0
         self.pings = []
@@ -358,6 +401,7 @@ class FakeCore(NetworkFakes):
         self.logs = Logs(io.StringIO())
         self.directory = tempfile.TemporaryDirectory()
         self.crashes = CrashBox(Path(self.directory.name), 3, "0.1.0", "")
+        self.faults = fake_faults(Path(self.directory.name))
         (self.crashes.directory / "crash-20261128T180000Z-4711.txt").write_text(CRASH)
         self.reconfigurer = FakeReconfigurer(self)
         self.health_notes = []
@@ -396,6 +440,9 @@ class FakeCore(NetworkFakes):
         return []
 
     def disk_troubles(self):
+        return []
+
+    def swap_troubles(self):
         return []
 
     def services(self):

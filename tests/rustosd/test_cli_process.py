@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).with_name("golden")
-SHOWN = {"ps": ("ps",), "ps-wide": ("ps", "--wide"), "sched-list": ("sched", "list"), "policy": ("policy",),
+SHOWN = {"faults-list": ("faults", "list"), "faults-show": ("faults", "show", "1"),
+         "ps": ("ps",), "ps-wide": ("ps", "--wide"), "sched-list": ("sched", "list"), "policy": ("policy",),
          "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901"),
          "program-list": ("program", "list")}
 

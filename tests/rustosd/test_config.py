@@ -123,7 +123,7 @@ NIC = '[[device]]\nbdf = "0000:03:00.0"\n'
      "f:2: control.socket: 'run/x' is no absolute path, such as /run/rustosd/control.sock"),
     ('"a\\nb" = 1',
      "f:1: 'a\\nb': unknown; known here: stack, pump, interface, service, control, sockets, metrics, status, host, log, crash, "
-     "scheduler, nbd, export, device, route, disk, policy, program"),
+     "audit, scheduler, nbd, swap, export, device, route, disk, policy, program"),
     ("[metrics]\nenabled = 1", "f:2: metrics.enabled: expected bool, got int"),
     ('[metrics]\nlisten = "localhost:9477"',
      "f:2: metrics.listen: 'localhost:9477' is no address and port, such as 127.0.0.1:9477 or [::1]:9477"),

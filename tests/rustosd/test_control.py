@@ -55,6 +55,7 @@ def request(method, params=None, identity=1):
 
 
 PARAMS = {
+    "faults.read": {"id": 1},
     "export.add": {"disk": "0000:00:1f.2/1", "name": "scratch"},
     "export.del": {"name": "vm"},
     "addr.add": {"nic": "rustos0", "address": "10.77.0.3/24"},

@@ -19,12 +19,13 @@ def facts(*, seconds=60.0, before=None, interfaces=({"name": "rustos0", "up": Tr
     usage = now.pop("usage", USAGE)
     memory = now.pop("memory", (1, 100))
     addresses, gone, disks = now.pop("addresses", ()), now.pop("gone", ()), now.pop("disks", ())
+    swap = now.pop("swap", ())
     drives, ports = now.pop("drives", ()), now.pop("drive_ports", ())
     upkeep, temperatures = now.pop("upkeep", Upkeep()), now.pop("temperatures", ())
     figures = Figures(at_s=1000.0, **{"nics": {"rustos0": Nic(tx_frames=1000)}, "ended": QUIET} | now)
     earlier = Figures(at_s=1000.0 - seconds, **before or {})
     return Facts(figures, earlier, interfaces=interfaces, addresses=addresses, gone=gone, disks=disks, usage=usage,
-                 drives=drives, drive_ports=ports,
+                 swap=swap, drives=drives, drive_ports=ports,
                  resident_octets=memory[0], memory_octets=memory[1], upkeep=upkeep, temperatures=temperatures)
 
 
@@ -53,6 +54,9 @@ SICK = [
     ("device-gone", "0000:00:03.0", {"gone": [("0000:00:03.0", "it was unplugged")]}),
     ("disk-stalled", "disk0", {"disks": [("disk0", "disk-stalled", "answers nothing")]}),
     ("disk-flush-lost", "disk0", {"disks": [("disk0", "disk-flush-lost", "failed to flush")]}),
+    ("swap-corrupt", "redis", {"swap": [("redis", "swap-corrupt", "a page is not what it was")]}),
+    ("swap-failing", "redis", {"swap": [("redis", "swap-failing", "did not do 3 requests")]}),
+    ("swap-nearly-full", "redis", {"swap": [("redis", "swap-nearly-full", "is 95% full")]}),
     ("address-duplicate", "10.0.0.1/24", {"addresses": ({"name": "a", "address": "10.0.0.1/24", "state": "duplicate"},)}),
     ("pump-errors", "", {"pump": {"errors": 1}}),
     ("tcp-bug", "", {"counters": {"tcp_impossible_transitions": 1}}),
@@ -67,6 +71,7 @@ SICK = [
     ("drops-rising", "tcp_checksum", {"ended": QUIET | {"tcp_checksum": 400}}),
     ("unsent-rising", "no_route", {"unsent": {"no_route": 400}}),
     ("nic-drops-rising", "eth0", {"nics": {"eth0": Nic(rx_dropped=61)}, "before": {"nics": {"eth0": Nic(rx_dropped=1)}}}),
+    ("daemon-waits", "", {"pump": {"wait_ms": 31_000}}),
     ("device-refuses", "", {"pump": {"tx_refused": 1}}),
     ("service-full", "http", {"refused": {"http": 1}}),
     ("retransmits-high", "", {"counters": {"tcp_segments_sent": 1000, "tcp_retransmits": 50}}),
@@ -75,6 +80,7 @@ SICK = [
     ("machine-hot", "cpu", {"temperatures": [Temperature("cpu", 95.0, 100.0)]}),
     ("reload-failed", "", {"upkeep": Upkeep(reload_failed="x.toml:3: no")}),
     ("restart-needed", "", {"upkeep": Upkeep(waiting=["stack.max_routes"])}),
+    ("program-crashing", "cc1", {"upkeep": Upkeep(crashing=[("cc1", 3)])}),
     ("program-failed", "web", {"upkeep": Upkeep(programs=[("web", "program-failed", "failed: it ended with status 1")])}),
     ("program-waits", "web", {"upkeep": Upkeep(programs=[("web", "program-waits", "waits: interface x is not up")])}),
     ("former-run-died", "crash-1.txt", {"upkeep": Upkeep(crashes=["crash-1.txt", "crash-0.txt"])}),
@@ -99,6 +105,8 @@ def test_each_check_has_a_case_above_and_a_code_of_its_own():
     {"ended": QUIET | {"tcp_checksum": 299}},                                                       # below 5 a second
     {"ended": {"delivered": 1_000_000, "tcp_checksum": 400}},                                       # below 1 %
     {"ended": QUIET | {"tcp_checksum": 9000}, "before": {"ended": {"tcp_checksum": 8900}}},         # long ago
+    {"pump": {"wait_ms": 29_000}},
+    {"pump": {"wait_ms": 4_000}, "seconds": 5},
     {"pump": {"errors": 9}, "before": {"pump": {"errors": 9}}},
     {"counters": {"tcp_segments_sent": 900, "tcp_retransmits": 900}},
     {"usage": USAGE | {"connections": 89}},

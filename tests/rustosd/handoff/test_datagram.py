@@ -17,6 +17,25 @@ def test_datagrams_keep_their_bounds_and_senders(net):
     assert one.recvfrom(100) == (b"back", two.getsockname())
 
 
+def test_answers_go_to_whom_they_are_for_whoever_spoke_last(net):
+    server, one = net.datagrams()
+    two = net.keep(net.client.socket(net.family, socket.SOCK_DGRAM))
+    senders = []
+    for client, word in ((one, b"1"), (two, b"2"), (one, b"3"), (one, b"4"), (two, b"5")):
+        client.sendto(word, server.getsockname()[:2])
+        data, sender = server.recvfrom(100)
+        senders.append(sender)
+        for to in (sender, senders[0]):         # the last one, and one before
+            assert server.sendto(data, to) == 1
+    assert [one.recv(9) for _ in range(8)] == [b"1", b"1", b"2", b"3", b"3", b"4", b"4", b"5"]
+    assert [two.recv(9) for _ in range(2)] == [b"2", b"5"]
+    for nobody in (None, ()):
+        with pytest.raises(TypeError):
+            server.sendto(b"x", nobody)
+    with pytest.raises(ValueError, match="negative"):
+        server.recv(-1)
+
+
 def test_what_does_not_fit_the_buffer_is_cut_and_gone(net):
     one, two = net.datagrams()
     for octets in (b"0123456789", b"abcdefghij", b"klmnopqrst", b"next"):

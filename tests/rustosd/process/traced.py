@@ -68,11 +68,7 @@ class Traced:
 
     def run(self) -> int:
         """To the first process's end, and all others'."""
-        self.until(lambda: self.status is not None)
-        limit = time.monotonic() + LIMIT_S
-        while self.turn():
-            assert time.monotonic() < limit
-            time.sleep(0.001)
+        self.until(lambda: self.status is not None and not self.turn())
         return self.status
 
     def end(self) -> None:

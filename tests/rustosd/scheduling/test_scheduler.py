@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -65,10 +66,10 @@ async def scheduling(tmp_path, **words):
 
 
 @contextmanager
-def program(script=HOG):
+def program(script=HOG, **options):
     """A shell with a child that runs this: (supervisor, program)."""
     with subprocess.Popen(["sh", "-c", f"({script}) & echo $!; read _"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as shell:
+                          text=True, **options) as shell:
         pid = int(shell.stdout.readline())
         try:
             yield shell.pid, pid
@@ -120,7 +121,7 @@ async def test_realtime_is_before_all_others_but_the_daemon(tmp_path, way):
     async with scheduling(tmp_path, cgroup=way) as scheduler:
         with program() as (first, hog), program() as (second, other):
             await scheduler.enter(first, hog, Settings(processors=(ONE,)), anything=True)
-            assert (scheduler.ahead.level, os.getpriority(os.PRIO_PROCESS, 0)) == ("weighted", -10)
+            assert (scheduler.ahead.level, os.getpriority(os.PRIO_PROCESS, 0)) == ("weighted", -5)
             before_all = Settings(sched_class="realtime", priority=-9, processors=(ONE,))
             await scheduler.enter(second, other, before_all, anything=True)
             assert os.sched_getscheduler(0) == os.SCHED_RR | os.SCHED_RESET_ON_FORK
@@ -159,6 +160,18 @@ async def test_without_groups_a_quota_is_refused_and_nothing_else(tmp_path):
             with pytest.raises(ValueError, match="no quota without control groups"):
                 await scheduler.change(supervisor, Settings(sched_class="batch", quota_percent=20.0))
             assert os.sched_getscheduler(hog) == os.SCHED_OTHER
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel weighs no sessions")
+async def test_without_groups_a_session_weighs_as_its_program(tmp_path):
+    async with scheduling(tmp_path, cgroup="off") as scheduler:
+        with program(start_new_session=True) as (supervisor, pid):
+            await scheduler.enter(supervisor, pid, Settings(sched_class="batch"), anything=True)
+            assert Path(f"/proc/{supervisor}/autogroup").read_text().split()[-2:] == ["nice", "6"]
+        with program() as (supervisor, pid):
+            before = Path("/proc/self/autogroup").read_text()
+            await scheduler.enter(supervisor, pid, Settings(sched_class="batch"), anything=True)
+            assert Path("/proc/self/autogroup").read_text() == before       # it is not the program's alone
 
 
 async def test_processors(tmp_path, way):
