@@ -11,7 +11,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 
-from benchmarks import hot_paths, lab_nic, measures, packets
+from benchmarks import hot_paths, lab_nic, measures, packets, swap, swap_traces
 from benchmarks.lab import PREFIX, ROOT
 from benchmarks.report import Cost, Report, Row, paired
 from tests.support.netns import unavailable
@@ -45,6 +45,17 @@ def test_a_hot_path_meters_each_burst(path):
     meter = hot_paths.Meter()
     path.run(3, meter)      # raises when the stack does not do what is measured
     assert len(meter.ns_per_packet) == 3 and meter.packets >= 3
+
+
+def test_swap_is_measured_by_pages_that_come_back():
+    rows = swap.speeds(1)       # raises when they do not
+    assert {(row.sealed, row.packed) for row in rows} >= {("aes-256-gcm", "-"), ("xxh3", "lz4")}
+    assert all(row.ratio > 1 for row in rows if row.packed != "-" and row.pages == "program")
+
+
+def test_no_policy_beats_the_one_that_sees_the_future():
+    for name, rates in swap_traces.hit_rates(20_000):
+        assert 0 <= max(rates.values()) == rates["OPT"] <= 1, name
 
 
 def test_the_ratio_pairs_the_rounds():

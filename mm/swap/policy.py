@@ -1,11 +1,11 @@
 """Which pages leave memory, when all that is known of them is when they come: nobody sees how a page in memory is used.
 
-Pages that come are FRESH, and leave in the order they came. The names of those that have left are kept for a while, as many as
-there are pages in memory; who comes back in that time is PROVEN and stays seven eighths of memory full of its like. So a scan
+Pages that come are FRESH, and leave in the order they came. The names of those that have left are kept for a while, some more
+than there are pages in memory; who comes back in that time is PROVEN and stays, in up to seven eighths of memory. So a scan
 passes through FRESH, and of a loop that is larger than memory a part stays. Whether PROVEN pages are still worth their place is
 found out by letting one go now and then: when fewer of those come back than of the fresh ones, it is they that leave.
 
-The idea is that of 2Q and ARC, without what those learn from hits; docs/memory.md has the figures, and what else was tried.
+The idea is that of 2Q and ARC, without what those learn from hits; docs/swap.md has the figures, and what else was tried.
 """
 
 import cython
@@ -191,7 +191,7 @@ def _forget_old_names(p: cython.pointer[Policy], left: uint32_t) -> cython.void:
     queue: uint8_t
     most: uint32_t
     for queue in range(FRESH_GONE, QUEUES):
-        most = resident if queue == FRESH_GONE else resident // _GONE_SHARE
+        most = resident + resident // _FRESH_SHARE if queue == FRESH_GONE else resident // _GONE_SHARE
         while p.counts[queue] > most:
             _learn(p, queue, False)
             _remove(p, p.oldest[queue])

@@ -60,7 +60,7 @@ class Model:
             self.queues[queue + 2][page] = True
             found.append(page)
         resident = self.resident() + len(found)
-        for gone, most in ((FRESH_GONE, resident), (PROVEN_GONE, resident // 4)):
+        for gone, most in ((FRESH_GONE, resident + resident // 8), (PROVEN_GONE, resident // 4)):
             while len(self.queues[gone]) > most:
                 self.queues[gone].popitem(last=False)
                 self.learn(gone, False)
@@ -136,6 +136,10 @@ def hits(trace, memory: int) -> float:
 
 def test_of_a_loop_larger_than_memory_most_stays():
     assert hits([i % 1200 for i in range(60_000)], 1000) > 0.65      # oldest first: none ever
+
+
+def test_of_a_loop_twice_as_large_some_stays():
+    assert hits([i % 2000 for i in range(60_000)], 1000) > 0.3
 
 
 def test_a_scan_does_not_push_out_what_is_in_use():
