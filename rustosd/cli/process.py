@@ -23,6 +23,7 @@ PROCESSES = Listing("processes", "process", "processes", (
 WIDE = PROCESSES._replace(columns=(
     *PROCESSES.columns[:6], Column("CLASS", "sched_class"), Column("THREADS", "threads", True),
     Column("WAITED", "wait_s", True, lambda seconds: f"{seconds:.2f} s"), Column("TURNS", "slices", True),
+    Column("STARTED", "started", True),
     *PROCESSES.columns[6:],
 ))
 DESCRIPTORS = Listing("descriptors", "descriptor", "descriptors", (
@@ -75,7 +76,7 @@ def show(pid: Pid, as_json: Json = False) -> None:
         ("swapped out", octets(details.swap_octets)),
         ("sockets", str(one.sockets)), ("context switches", str(details.context_switches)),
         ("socket calls", tables.plain([f"{name} {count}" for name, count in details.calls.items()])),
-        ("started", f"{details.started} processes" if details.traced else "unknown: it is not traced"),
+        ("started", f"{one.started} processes" if details.traced else "unknown: it is not traced"),
         ("group's life", tables.plain([f"{name} {count}" for name, count in details.life.items()])),
         ("last ends", tables.plain(details.ended[-5:])),
         ("exceptions", tables.plain([f"{name} {count}" for name, count in details.exceptions.items()])),

@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -49,6 +48,7 @@ _CALLS_AT_ONCE: Final = 64
 _TICK_S: Final = 1.0
 _RETRY_S: Final = 0.002
 GRACE_S: Final = 5.0
+_STDERR: Final = 2
 _PIDFD_GETFD: Final = 438
 RECENT_CALLS: Final = 32
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -82,7 +82,7 @@ class Supervisor:
         self.meter = Meter()
         self.monitor = Monitor()
         self.monitor.on_exit.append(self._ended)
-        self.exceptions = Exceptions(self.monitor.process_of, self._terminating)
+        self.exceptions = Exceptions(self.monitor.threads, self._terminating)
         self.monitor.judge = self.exceptions.judge
         self.recent: deque[tuple[int, int, int]] = deque(maxlen=RECENT_CALLS)
         """The last socket calls: thread, number, first argument."""
@@ -189,7 +189,7 @@ class Supervisor:
 
     def _end_with(self, why: str) -> None:
         """Nothing of the group can go on."""
-        print(f"rustosctl: {why}", file=sys.stderr, flush=True)
+        _say(why)
         for pid in self.programs():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -465,9 +465,8 @@ class Supervisor:
                 os.kill(self._child, signal.SIGKILL)
                 raise LaunchFailed("a program whose memory is limited must be traced: ptrace says "
                                    f"{refused.strerror}") from None
-            print(f"rustosctl: the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. "
-                  "Something else traces it already, or a container or security module forbids it; "
-                  "--untraced silences this", file=sys.stderr, flush=True)
+            _say(f"the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. Something else "
+                 "traces it already, or a container or security module forbids it; --untraced silences this")
 
     def _terminating(self, fault: Fault) -> None:
         """An exception is about to end a process: say so to the daemon, and to whoever looks at our terminal."""
@@ -477,7 +476,7 @@ class Supervisor:
             pid=fault.process, thread=fault.tid, program=program, kind=fault.kind, signal=fault.info.number, trap=fault.trap,
             error_code=None if code is None else f"{code:#x}", address=None if address is None else f"{address:#x}",
             words=summary[:500], text=report.compose(fault, self.recent))
-        print(f"rustosctl: {program} ({fault.process}) ends by {summary}; more: rustosctl faults", file=sys.stderr, flush=True)
+        _say(f"{program} ({fault.process}) ends by {summary}; more: rustosctl faults")
 
     def _tell_handled(self) -> None:
         for kind, count in self.exceptions.take_handled().items():
@@ -563,3 +562,12 @@ class Supervisor:
         self._epoll.close()
         os.close(listener)
         self.link.close()
+
+
+def _say(text: str) -> None:
+    """A line on stderr, unless nobody reads there: all programs would wait with us."""
+    ready = select.poll()
+    ready.register(_STDERR, select.POLLOUT)
+    if any(events & select.POLLOUT for _, events in ready.poll(0)):
+        with contextlib.suppress(OSError):
+            os.write(_STDERR, f"rustosctl: {text}\n".encode(errors="replace"))
