@@ -5,9 +5,13 @@ from typing import Annotated
 import typer
 
 from rustosd.cli import tables
+from rustosd.cli import top as top_command
 from rustosd.cli.calls import Json, call, known
+from rustosd.cli.process_top import Sample, View
 from rustosd.cli.tables import Column, Listing, octets
+from rustosd.control import network_protocol as network
 from rustosd.control import process_protocol as p
+from rustosd.control.client import Client
 
 
 def _rules(rules: list[str] | None) -> str:
@@ -92,6 +96,21 @@ def _scheduling(details: p.ProcessDetails) -> str:
     quota = f", at most {program.cpu_quota_percent:g}% of a processor" if program.cpu_quota_percent else ""
     group = f", group {program.group}" if program.group else ""
     return f"class {program.sched_class}, priority {program.priority}{quota}; {kernel}{group}"
+
+
+@app.command()
+def top(
+    interval_s: Annotated[float, typer.Option("-d", "--interval", min=0.1, max=60, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one interval and end.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Processors, memory and network that programs take, live. q ends it, p pauses, s sorts otherwise."""
+    return top_command.show(View(), _sample, "processes", interval_s, once, as_json)
+
+
+def _sample(daemon: Client) -> Sample:
+    traffic = daemon.call("top.sample", network.SampleQuery(most=network.MOST_BUSIEST))
+    return Sample(traffic.at_ns, daemon.call("process.list"), traffic.busiest)
 
 
 @app.command()

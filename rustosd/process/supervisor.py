@@ -34,7 +34,7 @@ from rustosd.process.launch import LaunchFailed, Program, identity_of, launch
 from rustosd.process.link import Link
 from rustosd.process.memory import Limits, Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
-from rustosd.process.notify import LONGEST, Notifications
+from rustosd.process.notify import LONGEST, Notifications, duplicate
 from rustosd.process.options import get_option, set_option
 from rustosd.process.output import Output
 from rustosd.process.sockaddr import family_of, parse
@@ -49,7 +49,6 @@ _TICK_S: Final = 1.0
 _RETRY_S: Final = 0.002
 GRACE_S: Final = 5.0
 _STDERR: Final = 2
-_PIDFD_GETFD: Final = 438
 RECENT_CALLS: Final = 32
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals to the supervisor that are meant for the program. Those of the terminal reach it anyway."""
@@ -255,7 +254,7 @@ class Supervisor:
         for _ in range(2):
             process = self._process_of(call.thread)
             try:
-                fd = nr.call(_PIDFD_GETFD, self._processes[process], call.fd, 0)
+                fd = duplicate(self._processes[process], call.fd)
                 break
             except OSError as failed:
                 if failed.errno != errno.ESRCH:
@@ -296,14 +295,8 @@ class Supervisor:
                 pass                            # over before it was answered
             except OSError as failed:
                 call.refuse(failed.errno or errno.EIO)
-            if not self._more():
+            if not self._notifications.waiting():
                 return
-
-    def _more(self) -> bool:
-        """Whether another call waits: to receive would block."""
-        poll = select.poll()
-        poll.register(self._notifications.fd, select.POLLIN)
-        return any(events & select.POLLIN for _, events in poll.poll(0))
 
     def _attempt(self, fd: int, waiting: _Waiting, events: int) -> None:
         if not waiting.call.valid:
@@ -538,7 +531,7 @@ class Supervisor:
             while self.programs() and time.monotonic() < limit:
                 self._reap()
                 self.monitor.tidy()
-                if self._more():
+                if self._notifications.waiting():
                     self._take_calls(select.EPOLLIN)
                 if self.memory is not None:
                     self.memory.told()

@@ -66,6 +66,13 @@ def test_a_signal_that_is_sent_leaves_no_record(peer: Peer, program: str) -> Non
     assert len(faults(peer)) == before
 
 
+def test_a_program_whose_memory_is_limited_is_told_of_as_well(peer: Peer, program: str) -> None:
+    assert run(peer, program, "stack", options=("--memory", "16M")).returncode == 128 + signal.SIGBUS
+    row = faults(peer)[0]
+    assert (row["kind"], row["trap"]) == ("stack-segment", 12)
+    assert "raise_it+" in peer.ctl("faults", "show", str(row["id"]))["fault"]["text"]
+
+
 def test_a_terminal_that_nobody_reads_holds_up_nothing(peer: Peer, program: str) -> None:
     unread, full = os.pipe()
     os.set_blocking(full, False)
