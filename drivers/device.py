@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from mm.dma import Owned
+
 
 class Bar(Protocol):
     """A mapped or file-backed memory or I/O region. Offsets in octets; every access has exactly the width it says."""
@@ -77,6 +79,9 @@ class Device(Protocol):
 
     def dma_alloc(self, octets: int, owner: str, *, align: int = 4096, below_4g: bool = False) -> DmaMemory:
         """Zeroed, pinned memory, contiguous in IOVA. Raises DeviceError (memlock, hugepages, address space)."""
+
+    def dma_owned(self) -> list[Owned]:
+        """Memory it reaches, and what for."""
 
     def interrupts(self, wanted: int = 1, kinds: tuple[str, ...] = ("msix", "msi", "intx")) -> list[Interrupt]:
         """Enable the first kind the device has, with at most `wanted` vectors. Raises DeviceError."""

@@ -78,7 +78,7 @@ class DiskError(DeviceError):
 
 
 class Disk(Protocol):
-    """Reads, writes and flushes in bursts, never blocking, never raising on the way. All from one thread, the loop's.
+    """Reads, writes and flushes in bursts, never blocking (but see `FileDisk`), never raising. All from one thread, the loop's.
 
     Every request that `submit` takes ends exactly once, in `complete`, with the tag it came with and an errno:
 

@@ -21,9 +21,13 @@ class DeviceMemory:
         self._blocks.append(block)
         return block
 
+    def owned(self) -> list[Owned]:
+        """What it has now."""
+        return account(block for block in self._blocks if not block.freed)
+
     def release(self) -> list[Owned]:
         """Free all that is left, whose device has stopped using it; what that was. May be called twice."""
-        left = account(block for block in self._blocks if not block.freed)
+        left = self.owned()
         for block in self._blocks:
             block.free()
         self._blocks.clear()

@@ -111,6 +111,10 @@ class UioDevice:
         """Zeroed, locked memory inside one huge page, so at most 2 MiB. Raises DeviceError."""
         return self._memory.allocate(octets, owner, align=align, below_4g=below_4g)
 
+    def dma_owned(self) -> list[Owned]:
+        """Memory it reaches, and what for."""
+        return self._memory.owned()
+
     def interrupts(self, wanted: int = 1, kinds: tuple[str, ...] = ("msix", "msi", "intx")) -> list[UioInterrupt]:
         """The INTx line, unmasked. Raises DeviceError when `kinds` does not hold "intx"."""
         if "intx" not in kinds or wanted < 1:

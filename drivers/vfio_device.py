@@ -189,6 +189,10 @@ class VfioDevice:
         """Zeroed, pinned memory for every device of the address space. Raises DeviceError."""
         return self._memory.allocate(octets, owner, align=align, below_4g=below_4g)
 
+    def dma_owned(self) -> list[Owned]:
+        """Memory it reaches, and what for."""
+        return self._memory.owned()
+
     def interrupts(self, wanted: int = 1, kinds: tuple[str, ...] = ("msix", "msi", "intx")) -> list[VfioInterrupt]:
         """Enable the first of `kinds` the device has, in place of what was enabled. Raises DeviceError.
 

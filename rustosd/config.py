@@ -164,6 +164,7 @@ class DiskConfig(_Section):
     sector_octets: Literal[512, 4096] = 512
     read_only: bool = False
     direct: bool = False
+    write_in_loop: bool = True
     optional: bool = False
     client_requests_per_s: Annotated[int, msgspec.Meta(ge=0, le=100_000_000)] = 0
     client_octets_per_s: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0

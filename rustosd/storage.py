@@ -38,7 +38,7 @@ class SharedDisk(AsyncDisk):
         self.limits = {"requests_per_s": requests_per_s, "octets_per_s": octets_per_s}
         self.clients: list[Client] = []
         self.on_close: Callable[[str], None] | None = None
-        """Told the disk's name before it closes: whoever watches a client's descriptor must let go of it."""
+        """Told the disk's name once it has closed and its requests have ended: its clients tell of that, and let go of it."""
         super().__init__(Client(self.queue, OPERATOR), loop)
         self.info = disk.info
 
@@ -64,9 +64,9 @@ class SharedDisk(AsyncDisk):
 
     def close(self) -> None:
         """Close the disk; all requests end with ENODEV. May be called twice. Other clients stay their owners' to close."""
+        self.queue.close()      # first, or our client would wait for its requests
         if self.on_close is not None:
             self.on_close(self.info.name)
-        self.queue.close()      # first, or our client would wait for its requests
         super().close()
 
 
@@ -102,7 +102,8 @@ class Storage:
                 _make_directory(path.parent)
                 self._made[name] = path
             disk = FileDisk.open(str(path), name, sector_octets=config.sector_octets, read_only=config.read_only,
-                                 direct=config.direct, create_octets=size, allow_device=config.kind == "device")
+                                 direct=config.direct, create_octets=size, allow_device=config.kind == "device",
+                                 write_in_loop=config.write_in_loop)
         self.own[name] = SharedDisk(disk, self._loop, requests_per_s=config.client_requests_per_s,
                                     octets_per_s=config.client_octets_per_s)
         log.debug("disk_open", disk=name, kind=config.kind, octets=disk.info.octets)

@@ -1,13 +1,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.uio cimport iovec
-from drivers.block.check cimport Bounds
+from drivers.block.host_disk cimport DEPTH, HostDisk
+from drivers.block.loop_writes cimport LoopWrites
 from drivers.block.pool cimport Pool
 from drivers.block.ring cimport Ring
 from drivers.block.sys cimport Work
-from drivers.request cimport Completion, CompletionBurst, Request, RequestBurst, Segment
 
 cdef enum:
-    DEPTH = 128                 # requests under way or ended and not told; a power of two, the ring's size
+    PAGE = 4096
     MAX_SEGMENTS = 128          # of one request
     ZEROS = 1 << 16             # octets of zeros there are to write
     ZERO_PIECES = 16            # times which are written at once
@@ -27,46 +27,36 @@ cdef struct Slot:
     uint8_t flags
     bint syncing                # all is done but its FUA
 
-cdef struct Counters:
-    uint64_t reads, writes, flushes, trims, zeroes, sectors_read, sectors_written, sectors_trimmed, sectors_zeroed
-    uint64_t failed             # requests that ended with an error of the file's
-    uint64_t refused            # requests that made no sense
-    uint64_t at_once            # served within `submit`
-    uint64_t wakeups
-
-cdef class FileDisk:
-    cdef readonly str name
-    cdef readonly object info
+cdef class FileDisk(HostDisk):
     cdef object opened          # drivers.block.host_file.HostFile
     cdef int fd
     cdef int direct_fd          # -1: everything goes through the page cache
     cdef uint32_t alignment     # of memory and file offsets that the direct one takes
-    cdef Bounds bounds
     cdef bint nowait_reads, nowait_writes   # the filesystem says rather than blocks
     cdef bint punches, zero_ranges
     cdef readonly bint by_ring
-    cdef bint write_in_loop     # even where the filesystem may block
+    cdef bint write_in_loop     # on a filesystem that cannot say that it would block, as `loop_writes` allows
+    cdef LoopWrites loop_writes
     cdef Ring ring
     cdef Pool pool              # for what the ring has not, or where there is none
     cdef Pool writer            # one thread: a file takes one buffered write at a time, more would only meet at its lock
-    cdef int eventfd
-    cdef bint armed, closed
+    cdef bint armed
     cdef Slot slots[DEPTH]
     cdef iovec *vectors         # MAX_SEGMENTS for each slot
     cdef uint8_t *zeros
     cdef int free[DEPTH]
-    cdef int free_count
-    cdef Completion ended[DEPTH]        # a queue in a circle
-    cdef uint32_t ended_first, ended_count
     cdef uint64_t changed, synced       # changes that are complete; those of them that are durable
     cdef int sync_error                 # not 0: what was written before may be lost, and no flush can be believed any more
     cdef int64_t inline_left
-    cdef Counters counters
+    cdef uint32_t changing      # work of the helpers that changes the file: the loop would meet them at its locks
+    cdef uint64_t at_once       # requests served within `submit`
+    cdef uint64_t wakeups
 
-    cdef _describe(self, uint32_t sector_octets)
-    cdef void _take(self, RequestBurst burst) noexcept nogil
-    cdef int _begin(self, const Request *r, const Segment *segments) noexcept nogil
+    cdef _describe(self, str name, uint32_t sector_octets)
+    cdef bint _is_ext4(self)
     cdef bint _try_at_once(self, Slot *s) noexcept nogil
+    cdef bint _edges_cached(self, const Slot *s) noexcept nogil
+    cdef bint _cached(self, int64_t at) noexcept nogil
     cdef void _begin_zeroes(self, Slot *s) noexcept nogil
     cdef void _write_zeros(self, Slot *s) noexcept nogil
     cdef void _put(self, Slot *s) noexcept nogil
@@ -76,7 +66,7 @@ cdef class FileDisk:
     cdef void _proceed(self, Slot *s) noexcept nogil
     cdef void _moved(self, Slot *s, int64_t result) noexcept nogil
     cdef void _allocated(self, Slot *s, int64_t result) noexcept nogil
+    cdef void _changed(self, Slot *s) noexcept nogil
     cdef void _synced(self, Slot *s, int64_t result) noexcept nogil
     cdef void _sync(self, Slot *s) noexcept nogil
     cdef void _finish(self, Slot *s, int error) noexcept nogil
-    cdef void _end(self, uint64_t tag, int error) noexcept nogil

@@ -1,7 +1,8 @@
 """A file as a disk.
 
-What the page cache has is read within `submit`, by preadv2 with RWF_NOWAIT, and where the filesystem can say so instead of
-blocking, what it takes is written so, too. All else goes to an io_uring, or to helper threads where there is none.
+What the page cache has is read within `submit`, by preadv2 with RWF_NOWAIT, and what it takes is written so, too, where the
+filesystem can say so instead of blocking; on ext4, which cannot, as `loop_writes` allows. All else goes to an io_uring, or to
+helper threads where there is none.
 
 Flush is fdatasync; a write with FUA is one with RWF_DSYNC. A failed fdatasync may have lost what was written before it and
 says so only once, so from then on every flush fails (PostgreSQL's "fsyncgate", and what QEMU does).
@@ -12,11 +13,13 @@ import time
 from contextlib import suppress
 
 import cython
-from cython.cimports.drivers.block.check import check
+from cython.cimports.drivers.block.host_disk import DEPTH, HostDisk
+from cython.cimports.drivers.block.loop_writes import LoopWrites
 from cython.cimports.drivers.block.pool import Pool
 from cython.cimports.drivers.block.ring import Ring
 from cython.cimports.drivers.block.sys import (
     ALLOCATE,
+    EXT4_SUPER_MAGIC,
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     FALLOC_FL_ZERO_RANGE,
@@ -28,9 +31,11 @@ from cython.cimports.drivers.block.sys import (
     SYNC,
     Work,
     fallocate,
+    fstatfs,
     preadv2,
     pwritev2,
     read,
+    statfs,
 )
 from cython.cimports.drivers.request import (
     EXTENTS,
@@ -43,10 +48,7 @@ from cython.cimports.drivers.request import (
     TRIM,
     WRITE,
     WRITE_ZEROES,
-    Completion,
-    CompletionBurst,
     Request,
-    RequestBurst,
     Segment,
 )
 from cython.cimports.libc.errno import (
@@ -72,8 +74,7 @@ from cython.cimports.libc.stdlib import calloc, free, malloc
 from cython.cimports.posix.uio import iovec
 
 from drivers.block.host_file import open_file
-from drivers.block.memory import HostBuffer
-from drivers.disk import GONE, DiskInfo, Feature
+from drivers.disk import Feature
 
 if not cython.compiled:
     raise ImportError("drivers.block.file must be compiled: python setup.py build_ext --inplace")
@@ -88,29 +89,28 @@ RETRY_NS = 1_000_000
 
 @cython.final
 @cython.cclass
-class FileDisk:
+class FileDisk(HostDisk):
     """A `drivers.disk.Disk` in a file. `FileDisk.open` makes one."""
 
-    def __cinit__(self):
-        self.eventfd = -1
-
     def __init__(self, opened, name: str, sector_octets: uint32_t = 512, engine: str = "auto",
-                 write_in_loop: cython.bint = False):
+                 write_in_loop: cython.bint = True):
         """`opened`: a `drivers.block.host_file.HostFile`, ours from now on. `engine`: one of ENGINES.
 
-        `write_in_loop`: small writes into the page cache happen within `submit` also where the filesystem (ext4) may then
-        block for its journal or its disk: for who has a thread to itself. Raises OSError.
+        `write_in_loop`: small writes into the page cache happen within `submit` also on ext4, which may then block for a
+        moment: see `loop_writes`. Raises OSError.
         """
         i: cython.int
         if engine not in ENGINES:
             raise ValueError(f"the engine {engine!r} is none of {', '.join(ENGINES)}")
-        self.opened, self.name, self.write_in_loop = opened, name, write_in_loop and opened.direct_fd < 0
+        self.opened = opened
         self.fd, self.direct_fd, self.alignment = opened.fd, opened.direct_fd, opened.alignment
         self.vectors = cython.cast(cython.pointer[iovec], malloc(DEPTH * MAX_SEGMENTS * cython.sizeof(iovec)))
         self.zeros = cython.cast(cython.pointer[cython.uchar], calloc(1, ZEROS))
         if self.vectors == cython.NULL or self.zeros == cython.NULL:
             raise MemoryError
-        self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._describe(name, sector_octets)
+        self.write_in_loop = write_in_loop and opened.direct_fd < 0 and self._is_ext4()
+        self.loop_writes = LoopWrites()
         self.pool, self.writer = Pool(THREADS, self.eventfd), Pool(1, self.eventfd)
         if engine != "threads":
             try:
@@ -122,14 +122,13 @@ class FileDisk:
         for i in range(DEPTH):
             self.free[i] = DEPTH - 1 - i
             self.slots[i].work.index = i
-        self.free_count = DEPTH
+        self.inline_left = INLINE_IN_ALL
         self.changed = 1        # what whoever had the file before wrote may not be durable yet
-        self._describe(sector_octets)
 
     @staticmethod
     def open(path: str, name: str = "", *, sector_octets: int = 512, read_only: bool = False, direct: bool = False,
              create_octets: int | None = None, allow_device: bool = False, engine: str = "auto",
-             write_in_loop: bool = False) -> FileDisk:
+             write_in_loop: bool = True) -> FileDisk:
         """A disk in the file at `path`; `drivers.block.host_file.open_file` says what the rest means. Raises DeviceError."""
         opened = open_file(path, sector_octets=sector_octets, read_only=read_only, direct=direct, create_octets=create_octets,
                            allow_device=allow_device)
@@ -142,11 +141,9 @@ class FileDisk:
     def __dealloc__(self):
         free(self.vectors)
         free(self.zeros)
-        if self.eventfd >= 0:
-            os.close(self.eventfd)
 
     @cython.cfunc
-    def _describe(self, sector_octets: uint32_t):
+    def _describe(self, name: str, sector_octets: uint32_t):
         """Find out what the filesystem can do; nothing is changed by it."""
         opened = self.opened
         features = Feature.QUEUE | Feature.WRITE_CACHE | Feature.EXTENTS
@@ -164,50 +161,28 @@ class FileDisk:
         if opened.is_device:
             features &= ~Feature.EXTENTS
         self.nowait_reads = self.nowait_writes = self.direct_fd < 0
-        b = cython.address(self.bounds)
-        b.sectors, b.sector_octets = opened.octets // sector_octets, sector_octets
-        b.max_sectors, b.max_segments = MAX_OCTETS // sector_octets, MAX_SEGMENTS
-        b.read_only, b.trim, b.extents = opened.read_only, self.punches, not opened.is_device
-        self.info = DiskInfo(self.name, "device" if opened.is_device else "file", "", "", b.sectors, sector_octets,
-                             max(opened.physical_octets, sector_octets), DEPTH, features, b.max_sectors, MAX_SEGMENTS,
-                             memory_alignment=1)
+        self.describe(name, "device" if opened.is_device else "file", opened.octets, sector_octets,
+                      max(opened.physical_octets, sector_octets), features, MAX_OCTETS, MAX_SEGMENTS, DEPTH)
 
-    def submit(self, burst: RequestBurst) -> cython.int:
-        """Take requests from the burst's front as long as there is room; how many."""
-        before: cython.int = burst.count
-        with cython.nogil:
-            self._take(burst)
-        return before - burst.count
+    @cython.cfunc
+    def _is_ext4(self) -> cython.bint:
+        """Or ext2 or ext3, which the same code drives."""
+        of: statfs
+        return not self.opened.is_device and fstatfs(self.fd, cython.address(of)) == 0 and of.f_type == EXT4_SUPER_MAGIC
 
-    def complete(self, burst: CompletionBurst) -> cython.int:
-        """Empty the burst and fill it with requests that have ended; how many, or GONE once closed."""
+    @cython.cfunc
+    def look(self):
+        """Go on with what the helpers have done."""
         count: uint64_t
-        burst.count = 0
-        if self.closed:
-            return GONE
         if self.armed and read(self.eventfd, cython.address(count), 8) == 8:
             self.armed = False
-            self.counters.wakeups += 1
+            self.wakeups += 1
             self.pool.disarm()
             self.writer.disarm()
             if self.by_ring:
                 self.ring.disarm()
         if self.ended_count < REQUESTS:
             self._harvest()
-        while self.ended_count and burst.count < REQUESTS:
-            burst.completions[burst.count] = self.ended[self.ended_first & (DEPTH - 1)]
-            burst.count += 1
-            self.ended_first += 1
-            self.ended_count -= 1
-        return burst.count
-
-    def room(self) -> cython.int:
-        """How many requests `submit` takes now."""
-        return min(self.free_count - cython.cast(cython.int, self.ended_count), REQUESTS)
-
-    def fileno(self) -> int:
-        """What to wait on; -1 once closed."""
-        return -1 if self.closed else self.eventfd
 
     def arm(self) -> cython.bint:
         """Have the next completion make `fileno` readable; False when there is something to complete already."""
@@ -221,17 +196,10 @@ class FileDisk:
         waits = self.pool.stuck() or self.writer.stuck() or (self.by_ring and self.ring.queued)
         return time.monotonic_ns() + RETRY_NS if waits else None
 
-    def allocate(self, octets: int, owner: str) -> HostBuffer:
-        """Memory for segments, page-aligned; any other memory of this process does as well. Raises DeviceError."""
-        return HostBuffer(octets, owner)
-
     def statistics(self) -> dict:
         """Counters since it was opened."""
-        c: cython.pointer[Counters] = cython.address(self.counters)
-        return {"reads": c.reads, "writes": c.writes, "flushes": c.flushes, "trims": c.trims, "zeroes": c.zeroes,
-                "sectors_read": c.sectors_read, "sectors_written": c.sectors_written, "sectors_trimmed": c.sectors_trimmed,
-                "sectors_zeroed": c.sectors_zeroed, "failed": c.failed, "refused": c.refused, "at_once": c.at_once,
-                "wakeups": c.wakeups, "flush_lost": 1 if self.sync_error else 0}
+        return self.totals() | {"at_once": self.at_once, "wakeups": self.wakeups, "held_up": self.loop_writes.held_up,
+                                "flush_lost": 1 if self.sync_error else 0}
 
     def close(self) -> None:
         """Wait for what the kernel is at, make what was written durable, and close the file. May be called twice."""
@@ -252,31 +220,17 @@ class FileDisk:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _take(self, burst: RequestBurst) -> cython.void:
-        taken: cython.int = 0
-        error: cython.int
-        r: cython.pointer[Request]
-        segments: cython.pointer[Segment]
+    def burst_taken(self) -> cython.void:
+        """The helpers get what was put, and what may be done at once begins anew."""
         self.inline_left = INLINE_IN_ALL
-        while taken < burst.count and self.free_count > cython.cast(cython.int, self.ended_count):
-            r = cython.address(burst.requests[taken])
-            segments = cython.address(burst.segments[r.first_segment])
-            error = ENODEV if self.closed else check(cython.address(self.bounds), r, segments)
-            if error:
-                self.counters.refused += 1
-                self._end(r.tag, error)
-            else:
-                self._begin(r, segments)
-            taken += 1
-        burst.drop(taken)
+        self.loop_writes.burst_over()
         self._hand_over()
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _begin(self, r: cython.pointer[cython.const[Request]],
-               segments: cython.pointer[cython.const[Segment]]) -> cython.int:
-        """Do it at once if that can be, else give it to a helper; returns 0."""
+    def begin(self, r: cython.pointer[cython.const[Request]], segments: cython.pointer[cython.const[Segment]]) -> cython.void:
+        """Do it at once if that can be, else give it to a helper."""
         s: cython.pointer[Slot]
         v: cython.pointer[iovec]
         i: cython.int
@@ -315,7 +269,6 @@ class FileDisk:
             self._put(s)
         else:
             self._begin_zeroes(s)
-        return 0
 
     @cython.cfunc
     @cython.nogil
@@ -331,8 +284,9 @@ class FileDisk:
             n = preadv2(s.work.fd, s.work.iov, s.work.iov_count, s.at, RWF_NOWAIT)
         elif self.nowait_writes:
             n = pwritev2(s.work.fd, s.work.iov, s.work.iov_count, s.at, RWF_NOWAIT)
-        elif self.write_in_loop:
+        elif self.write_in_loop and not self.changing and self._edges_cached(s) and self.loop_writes.may(s.left):
             n = pwritev2(s.work.fd, s.work.iov, s.work.iov_count, s.at, 0)
+            self.loop_writes.wrote()
         else:
             return False
         if n < 0:
@@ -344,11 +298,28 @@ class FileDisk:
             return False        # whatever else it is, the helper finds it, too
         self.inline_left -= n
         if n == s.left:
-            self.counters.at_once += 1
+            self.at_once += 1
             self._finish(s, 0)
             return True
         _advance(s, n)
         return False
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _edges_cached(self, s: cython.pointer[cython.const[Slot]]) -> cython.bint:
+        """Whether pages that a write changes in part are in the page cache: else it reads them first, and waits."""
+        return (s.at % PAGE == 0 or self._cached(s.at)) and ((s.at + s.left) % PAGE == 0 or self._cached(s.at + s.left - 1))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _cached(self, at: int64_t) -> cython.bint:
+        octet: cython.uchar = 0
+        v: iovec
+        v.iov_base = cython.address(octet)
+        v.iov_len = 1
+        return preadv2(self.fd, cython.address(v), 1, at, RWF_NOWAIT) == 1
 
     @cython.cfunc
     @cython.nogil
@@ -397,6 +368,7 @@ class FileDisk:
     def _put(self, s: cython.pointer[Slot]) -> cython.void:
         """Give its work to a helper; `submit` of that follows."""
         s.work.offset, s.work.octets = s.at, s.left
+        self.changing += s.work.kind != PREADV and s.work.kind != MAP
         if s.work.kind == PWRITEV and s.work.fd == self.fd:
             self.writer.put(cython.address(s.work))
         elif not self.by_ring or s.work.kind == MAP:
@@ -454,6 +426,7 @@ class FileDisk:
     def _proceed(self, s: cython.pointer[Slot]) -> cython.void:
         """The next step of a request one of whose steps is done."""
         result: int64_t = s.work.result
+        self.changing -= s.work.kind != PREADV and s.work.kind != MAP
         if result == -EINTR or result == -EAGAIN:
             self._put(s)
         elif s.work.kind == PREADV or s.work.kind == PWRITEV:
@@ -485,11 +458,8 @@ class FileDisk:
             if s.work.fd == self.direct_fd and not self._suits_direct(s):
                 s.work.fd = self.fd
             self._put(s)
-        elif s.operation == WRITE_ZEROES and s.flags & FUA:
-            s.syncing = True
-            self._sync(s)
         else:
-            self._finish(s, 0)
+            self._changed(s)
 
     @cython.cfunc
     @cython.nogil
@@ -504,7 +474,15 @@ class FileDisk:
             self._begin_zeroes(s)
         elif result < 0:
             self._finish(s, _errno(-result))
-        elif s.flags & FUA:
+        else:
+            self._changed(s)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _changed(self, s: cython.pointer[Slot]) -> cython.void:
+        """All is done, but for the FUA of what is no write: that has RWF_DSYNC."""
+        if s.flags & FUA and s.operation != WRITE:
             s.syncing = True
             self._sync(s)
         else:
@@ -525,37 +503,15 @@ class FileDisk:
     @cython.exceptval(check=False)
     def _finish(self, s: cython.pointer[Slot], error: cython.int) -> cython.void:
         """The request ends; count it and give its slot back."""
-        c: cython.pointer[Counters] = cython.address(self.counters)
         if error:
-            c.failed += error != EOPNOTSUPP
-        elif s.operation == READ:
-            c.reads += 1
-            c.sectors_read += s.sectors
-        elif s.operation == WRITE:
-            c.writes += 1
-            c.sectors_written += s.sectors
-        elif s.operation == FLUSH:
-            c.flushes += 1
-        elif s.operation == TRIM:
-            c.trims += 1
-            c.sectors_trimmed += s.sectors
-        elif s.operation == WRITE_ZEROES:
-            c.zeroes += 1
-            c.sectors_zeroed += s.sectors
+            self.counters.failed += error != EOPNOTSUPP
+        else:
+            self.count(s.operation, s.sectors)
         if s.operation == WRITE or s.operation == TRIM or s.operation == WRITE_ZEROES:
             self.changed += error != 0 or not s.flags & FUA     # what failed may have changed something as well
         self.free[self.free_count] = cython.cast(cython.int, s.work.index)
         self.free_count += 1
-        self._end(s.tag, error)
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _end(self, tag: uint64_t, error: cython.int) -> cython.void:
-        c: cython.pointer[Completion] = cython.address(self.ended[(self.ended_first + self.ended_count) & (DEPTH - 1)])
-        c.tag = tag
-        c.error = error
-        self.ended_count += 1
+        self.end(s.tag, error)
 
 
 @cython.cfunc

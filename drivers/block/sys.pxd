@@ -11,6 +11,14 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, off_t offset, off_t length)
 
+cdef extern from "<sys/vfs.h>" nogil:
+    cdef struct statfs:
+        long f_type
+    int fstatfs(int fd, statfs *about)
+
+cdef extern from "<linux/magic.h>" nogil:
+    enum: EXT4_SUPER_MAGIC
+
 cdef extern from "<linux/falloc.h>" nogil:
     enum: FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 

@@ -17,6 +17,7 @@ from rustosd.cli import (
     details,
     device,
     faults,
+    memory,
     process,
     program,
     report,
@@ -350,6 +351,7 @@ app.add_typer(process.app, name="process")
 app.add_typer(faults.app, name="faults")
 app.add_typer(program.app, name="program")
 app.add_typer(sched.app, name="sched")
+app.add_typer(memory.app, name="memory")
 app.add_typer(swap.app, name="swap")
 for command in (process.ps, process.policy, process.kill, process.suspend, process.resume, process.nice):
     app.command(command.__name__)(command)

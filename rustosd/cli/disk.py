@@ -169,7 +169,8 @@ def write(
             # Up to the end of a sector: then only the first and the last are written in part.
             while chunk := file.read(p.MAX_WRITE_OCTETS - (begin + done) % row.sector_octets):
                 try:
-                    daemon.call("disk.write", p.DiskWrite(disk=row.name, offset=begin + done, octets=chunk))
+                    daemon.call("disk.write", p.DiskWrite(disk=row.name, token=row.serial or row.name, offset=begin + done,
+                                                          octets=chunk))
                 except CallFailed as error:
                     raise shell.Stop(f"{error}; {done} octets were written before") from None
                 done += len(chunk)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rustosd.cli import sched, shell
-from rustosd.cli.calls import Settings, call, known
+from rustosd.cli.calls import Settings, call, checked, known
 from rustosd.control import process_protocol as p
+from rustosd.values import Size
 
 if TYPE_CHECKING:
+    from rustosd.process.memory import Limits
     from rustosd.process.supervisor import Supervisor
 
 _FOLLOW_S = 0.2
@@ -39,6 +41,11 @@ def run(
         "--detach", "-d", help="Leave the terminal to you: print the program's number, once it runs, and end.")] = False,
     name: Annotated[str | None, typer.Option(
         "--name", "-n", help="What it is called, for wait and logs; with --detach.")] = None,
+    memory: Annotated[str | None, typer.Option(
+        "--memory", "-m", metavar="SIZE", help="So much private memory for it and all it starts; the rest is in swap.")] = None,
+    memory_max: Annotated[str | None, typer.Option(
+        "--memory-max", metavar="SIZE", help="So much for a moment, then it waits; a quarter more than --memory unless given.",
+        show_default=False)] = None,
     sched_class: sched.Class = None, priority: sched.PriorityOption = None, cpus: sched.Cpus = None,
     cpu_quota: sched.Quota = None,
     counts: Annotated[bool, typer.Option("--counts", help="Say on stderr at the end which socket calls it made.")] = False,
@@ -59,13 +66,14 @@ def run(
     if counts and detach:
         raise typer.BadParameter("--counts speaks to the terminal: not with --detach; see rustosctl process show")
     variables = _environment(environment or [])
+    limits = _limits(memory, memory_max)
     wanted = sched.change(1, sched_class, priority, cpus, cpu_quota)
 
     def supervise(executed: Callable[[int], None]) -> int:
         nonlocal supervisor
         try:
             link = Link(Settings.socket)
-            supervisor = Supervisor(link, name or "", output, traced=not untraced)
+            supervisor = Supervisor(link, name or "", output, traced=not untraced, limits=limits)
             supervisor.before_exec = enter(link.path, wanted)
             return supervisor.run(Program(command, variables, directory, user, not host_network,
                                           link.ask("addresses")["addresses"], policy), executed)
@@ -92,6 +100,21 @@ def run(
     if counts and supervisor is not None:
         _tell(supervisor)
     return status
+
+
+def _limits(soft: str | None, hard: str | None) -> Limits | None:
+    from rustosd.process.memory import LEAST, Limits
+    if soft is None:
+        if hard is not None:
+            raise typer.BadParameter("--memory-max goes with --memory")
+        return None
+    octets = checked(Size, soft).octets
+    most = checked(Size, hard).octets if hard is not None else octets + octets // 4
+    if octets < LEAST:
+        raise typer.BadParameter(f"--memory {soft}: at least {LEAST >> 20}M, or nothing would ever be done but swapping")
+    if most <= octets:
+        raise typer.BadParameter(f"--memory-max {hard} is not more than --memory {soft}")
+    return Limits(octets, most)
 
 
 def _environment(changes: list[str]) -> dict[str, str]:

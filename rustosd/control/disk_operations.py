@@ -86,6 +86,8 @@ class DiskOperations:
     async def disk_write(self, request: p.DiskWrite) -> Done:
         disk = self._find(request.disk)
         name, sector = disk.info.name, disk.info.sector_octets
+        if request.token != (named := disk.info.serial or name):
+            raise OperationFailed(f"{name}: this overwrites what is on it: repeat {named} as the token to have it done")
         _check_room(disk, request.offset, len(request.octets), "writing")
         async with self._writing[name]:
             if not self._unflushed[name]:

@@ -11,10 +11,12 @@ MAX_WRITE_OCTETS = 32 << 10
 """In base64 it fits a request."""
 LONGEST_ROUND_S = 10.0
 LONGEST_NAME = 128
+LONGEST_TOKEN = 128
 MAX_DEPTH = 128
 
 Offset = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
+Token = Annotated[str, msgspec.Meta(max_length=LONGEST_TOKEN)]
 
 
 class Disk(Row):
@@ -138,8 +140,12 @@ class DiskRead(DiskName):
 
 
 class DiskWrite(DiskName):
-    """Need not be whole sectors: the rest of the first and the last is read before and written again. Not flushed."""
+    """Need not be whole sectors: the rest of the first and the last is read before and written again. Not flushed.
 
+    `token`: the disk's serial number, or its name if it has none.
+    """
+
+    token: Token
     offset: Offset
     octets: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_WRITE_OCTETS)]
 

@@ -13,6 +13,7 @@ from rustosd.control.capture_operations import CaptureOperations
 from rustosd.control.device_operations import DeviceOperations, Devices
 from rustosd.control.disk_operations import DiskOperations
 from rustosd.control.fault_operations import FaultOperations
+from rustosd.control.memory_operations import MemoryOperations
 from rustosd.control.names import LOOPBACK_INDEX, USEFUL_ENDS, connection_id, endpoint, version
 from rustosd.control.nbd_operations import NbdOperations
 from rustosd.control.network_operations import NetworkOperations
@@ -95,7 +96,7 @@ class Core(UpkeepCore, Protocol):
 
 class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperations, NbdOperations, CaptureOperations,
                  TraceOperations, NetworkOperations, ProcessOperations, FaultOperations, SchedOperations, PolicyOperations,
-                 ProgramOperations, SwapOperations, UpkeepOperations):
+                 ProgramOperations, SwapOperations, MemoryOperations, UpkeepOperations):
     """The methods of `protocol.METHODS` on a daemon; what they read of the host is below `root`.
 
     Errors are raised as ValueError, OSError, DeviceError or OperationFailed.

@@ -14,6 +14,7 @@ from rustosd.control import (
     device_protocol,
     disk_protocol,
     fault_protocol,
+    memory_protocol,
     nbd_protocol,
     network_protocol,
     policy_protocol,
@@ -219,7 +220,7 @@ METHODS = {method.name: method for method in (
            for_programs=True),
     *capture_protocol.METHODS, *device_protocol.METHODS, *disk_protocol.METHODS, *sata_protocol.METHODS, *nbd_protocol.METHODS,
     *network_protocol.METHODS, *process_protocol.METHODS, *fault_protocol.METHODS, *sched_protocol.METHODS,
-    *policy_protocol.METHODS, *program_protocol.METHODS, *swap_protocol.METHODS,
+    *policy_protocol.METHODS, *program_protocol.METHODS, *swap_protocol.METHODS, *memory_protocol.METHODS,
     *trace_protocol.METHODS, *upkeep_protocol.METHODS,
 )}
 

@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from rustosd.control.base import Done, Method, Nothing, Row
-from rustosd.control.disk_protocol import LONGEST_NAME, DiskName
+from rustosd.control.disk_protocol import LONGEST_NAME, DiskName, Token
 
-LONGEST_TOKEN = 64
 LONGEST_EVENTS = 64
 
 Sectors = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
@@ -113,13 +112,13 @@ class DiskTrim(DiskName):
 
     lba: Sectors
     sectors: Annotated[int, msgspec.Meta(ge=1, lt=1 << 48)]
-    token: Annotated[str, msgspec.Meta(max_length=LONGEST_TOKEN)]
+    token: Token
 
 
 class DiskErase(DiskName):
     """Everything. `token`: the disk's serial number, or its name if it has none."""
 
-    token: Annotated[str, msgspec.Meta(max_length=LONGEST_TOKEN)]
+    token: Token
     enhanced: bool = False
 
 

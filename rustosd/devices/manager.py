@@ -409,6 +409,8 @@ class DeviceManager:
                         part.close()
                     except Exception:       # a device that is gone fails as it likes; the rest must be closed all the same
                         log.exception("close_failed", device=held.bdf, part=type(part).__name__)
+        for left in getattr(held.device, "leaked", ()):
+            log.warning("dma_leaked", device=held.bdf, owner=left.owner, blocks=left.blocks, octets=left.octets)
         held.sata, held.disks, held.driver, held.device = None, {}, None, None
 
     def _forget_interface(self, held: Held) -> None:

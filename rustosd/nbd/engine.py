@@ -52,7 +52,9 @@ if not cython.compiled:
     raise ImportError("rustosd.nbd.engine must be compiled: python setup.py build_ext --inplace")
 
 BUDGET = 16
-"""Breaths in one turn, before the loop's other callbacks get their share."""
+"""Breaths in one turn, before the loop's other callbacks get their share ..."""
+TURN_NS = cython.declare(int64_t, 500_000)
+"""... and how long one may begin for: a breath takes longer where its disk reads and writes itself, from and to memory."""
 BUSY_POLL_US = 50
 ARENA_OCTETS = 64 * PAGE
 """Memory of a connection at first; four times as much each time it wants more than it has."""
@@ -166,22 +168,31 @@ class Engine:
     def turn(self) -> None:
         """Breathe while there is work, within the budget; then give way, keep looking for a moment, or sleep."""
         breaths: cython.int = 0
-        began: int64_t
+        late: int64_t
+        busy: cython.bint = True
         if self.closed or self.running:
             return
         self.running = True
         self.turns += 1
+        late = now_ns() + TURN_NS
         try:
             with cython.nogil:
                 self._look()
-            while breaths < BUDGET and self._breathe():
-                breaths += 1
+            while busy and breaths < BUDGET and (breaths == 0 or now_ns() < late):
+                busy = self._breathe()
+                breaths += busy
         finally:
             self.running = False
         if self.closed:
             return
-        if breaths == BUDGET or self._polls_on(breaths != 0) or not self._wait():
+        if busy or self._polls_on(breaths != 0) or not self._wait():
             self._schedule()
+
+    def tell_all(self) -> None:
+        """Send the ends of all requests, as far as clients take them now: nothing is under way any more."""
+        breaths: cython.int = 0
+        while breaths < BUDGET and self._breathe():
+            breaths += 1
 
     def flush(self):
         """A future that ends when everything that was written is durable, with None or DiskError."""

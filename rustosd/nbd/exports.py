@@ -79,11 +79,16 @@ class Exports:
             raise LookupError(f"there is no export {name}; there is {', '.join(self.server.served) or 'none'}")
 
     def disk_closes(self, disk: str) -> None:
-        """A disk, or the one that a partition is of, is about to be closed: nothing of ours may look at it any more."""
+        """A disk, or the one that a partition is of, has been closed: clients are told how their requests have ended.
+
+        After that nothing of ours may look at it any more.
+        """
         for name, served in tuple(self.server.served.items()):
             used = served.export.disk.info.name
             if disk in (used, used.rpartition("/p")[0]):
+                served.engine.tell_all()
                 self.server.let_go(name)
+                served.export.disk.close()
                 self.server.loop.call_soon(served.engine.free)
 
     async def stop(self, grace_s: float) -> None:
@@ -119,6 +124,10 @@ class Exports:
                 log.error("export_failed", error=str(error))
 
     def _on_gone(self, name: str) -> None:
-        task = asyncio.ensure_future(self.server.remove(name, 0.0))
+        task = asyncio.ensure_future(self._remove_gone(name))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _remove_gone(self, name: str) -> None:
+        if name in self.server.served:      # it may have been closed meanwhile
+            await self.server.remove(name, 0.0)

@@ -246,7 +246,8 @@ def _parse_request(p: cython.pointer[Peer]) -> cython.bint:
     if p.free_count == 0:
         return False
     length = get64(header + 24) if p.extended else get32(header + 24)
-    carries = flags & CMD_FLAG_PAYLOAD_LEN != 0 if p.extended else command == CMD_WRITE
+    # QEMU 10's WRITEs lack the flag that they must have, and its data come all the same.
+    carries = command == CMD_WRITE or (p.extended and flags & CMD_FLAG_PAYLOAD_LEN != 0)
     payload = length if carries else 0
     if payload > max(p.shape.max_payload, cython.cast(uint32_t, ORDINARY_PAYLOAD)):
         peer_break(p, ENDED_OVERSIZE)
@@ -307,8 +308,6 @@ def _judge(p: cython.pointer[Peer], s: cython.pointer[Slot]) -> uint32_t:
         writes = True
         if p.extended:
             allowed |= CMD_FLAG_PAYLOAD_LEN
-            if not s.flags & CMD_FLAG_PAYLOAD_LEN:
-                return NBD_EINVAL
     elif s.command == CMD_WRITE_ZEROES:
         writes = True
         if not p.transmission & (FLAG_SEND_WRITE_ZEROES | FLAG_READ_ONLY):

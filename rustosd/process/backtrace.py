@@ -121,8 +121,9 @@ class Unwinder:
         if mapping.path not in self._files:
             self._files[mapping.path] = None
             if len(self._files) <= FILES_MOST:
+                name = mapping.path.replace("\\012", "\n")      # as the kernel writes it there
                 with contextlib.suppress(OSError, ValueError):
-                    self._files[mapping.path] = Elf.open(Path(f"/proc/{self._tid}/root{mapping.path}"), mapping.inode)
+                    self._files[mapping.path] = Elf.open(Path(f"/proc/{self._tid}/root{name}"), mapping.inode)
         return self._files[mapping.path]
 
     def _row(self, address: int) -> Row | None:

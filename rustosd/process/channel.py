@@ -42,7 +42,8 @@ class Channel:
         supervisor.watch(end.fileno(), select.EPOLLIN, self._asked)
         self._verbs: dict[str, Callable[..., dict[str, Any]]] = {
             "list": self._list, "show": self._show, "descriptors": self._descriptors, "signal": self._signal,
-            "nice": self._nice, "suspend": self._suspend, "resume": self._resume, "figures": self._figures}
+            "nice": self._nice, "suspend": self._suspend, "resume": self._resume, "figures": self._figures,
+            "memory": self._memory, "swap": self._swap}
 
     @classmethod
     def open(cls, supervisor: Supervisor, path: str) -> Channel:
@@ -99,7 +100,7 @@ class Channel:
 
     def _list(self) -> dict[str, Any]:
         ours = self._supervisor.table.inodes()
-        rows, pids = [], inventory.below(os.getpid())
+        rows, pids = [], self._supervisor.programs()
         meter = self._supervisor.meter
         meter.sample(pids)
         for pid in pids[:ROWS_MOST]:
@@ -112,7 +113,7 @@ class Channel:
         row = self._row(pid)
         if row is None:
             raise OSError(errno.ESRCH, f"process {pid} has ended")
-        self._supervisor.meter.sample(inventory.below(os.getpid()))
+        self._supervisor.meter.sample(self._supervisor.programs())
         row |= _waits(self._supervisor.meter.of(pid))
         row["sockets"] = len(inventory.socket_inodes(pid) & self._supervisor.table.inodes())
         monitor = self._supervisor.monitor
@@ -171,7 +172,7 @@ class Channel:
 
     def _figures(self) -> dict[str, Any]:
         meter = self._supervisor.meter
-        meter.sample(inventory.below(os.getpid()))
+        meter.sample(self._supervisor.programs())
         return {"spent": list(meter.total), "waits": meter.waits}
 
     def _nice(self, pid: int, nice: int) -> dict[str, Any]:
@@ -179,8 +180,20 @@ class Channel:
         os.setpriority(os.PRIO_PROCESS, pid, nice)
         return {}
 
+    def _memory(self) -> dict[str, Any]:
+        return {"memory": self._paged()["memory"]}
+
+    def _swap(self) -> dict[str, Any]:
+        return {"swap": self._paged()["swap"]}
+
+    def _paged(self) -> dict[str, Any]:
+        """What the pager told last."""
+        if self._supervisor.memory is None or not self._supervisor.memory.latest:
+            raise OSError(errno.ENODATA, "the memory of these programs is not limited")
+        return self._supervisor.memory.latest
+
     def _check(self, pid: int) -> None:
-        if pid not in inventory.below(os.getpid()):
+        if pid not in self._supervisor.programs():
             raise OSError(errno.ESRCH, f"process {pid} is none of ours")
 
 

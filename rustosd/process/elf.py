@@ -6,10 +6,10 @@ work is bounded.
 
 import bisect
 import contextlib
-import mmap
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -21,6 +21,9 @@ _HEADER = struct.Struct("<16xHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
+_INDEX, _INDEX_ENTRY = struct.Struct("<4B"), struct.Struct("<ii")
+_NAME_MOST: Final = 256
+_AUGMENTATION_MOST: Final = 16
 _MAGIC: Final = b"\x7fELF\x02\x01"              # 64 bits, little-endian
 _X86_64: Final = 62
 _PT_LOAD, _PT_GNU_EH_FRAME = 1, 0x6474_E550
@@ -41,22 +44,46 @@ class Row(NamedTuple):
     saved: dict[int, int]
 
 
-class Elf:
-    """One file, mapped. Addresses are the file's own."""
+class File:
+    """A file's octets, read when they are asked for: a mapping would be a signal to us when somebody cuts the file short."""
 
-    def __init__(self, octets: mmap.mmap) -> None:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    def read(self, at: int, octets: int) -> bytes:
+        """As many as there are. Raises ValueError."""
+        try:
+            return os.pread(self._fd, octets, at)
+        except (OSError, OverflowError):
+            raise ValueError("not in the file") from None
+
+    def unpack(self, layout: struct.Struct, at: int) -> tuple:
+        """Raises ValueError when it is cut off."""
+        octets = self.read(at, layout.size)
+        if len(octets) < layout.size:
+            raise ValueError("cut off")
+        return layout.unpack(octets)
+
+
+class Elf:
+    """One file. Addresses are the file's own."""
+
+    def __init__(self, file: File) -> None:
         """Raises ValueError for what is no program of this machine."""
-        self._octets = octets
-        if octets[:6] != _MAGIC:
+        self._file = file
+        if file.read(0, 6) != _MAGIC:
             raise ValueError("not an ELF file of 64 bits")
         (_, machine, _, _, segments_at, sections_at, _, _, segment_size, segments, section_size, sections,
-         self._names_index) = self._unpack(_HEADER, 0)
+         self._names_index) = self._file.unpack(_HEADER, 0)
         if machine != _X86_64 or segment_size != _SEGMENT.size:
             raise ValueError("not for x86-64")
         self._loads: list[tuple[int, int, int]] = []            # address, octets in the file, offset
         self._frames_at = 0
         for index in range(segments):
-            kind, _, offset, address, _, octets_there, _, _ = self._unpack(_SEGMENT, segments_at + index * _SEGMENT.size)
+            kind, _, offset, address, _, octets_there, _, _ = self._file.unpack(_SEGMENT, segments_at + index * _SEGMENT.size)
             if kind == _PT_LOAD:
                 self._loads.append((address, octets_there, offset))
             elif kind == _PT_GNU_EH_FRAME:
@@ -64,7 +91,7 @@ class Elf:
         self._sections = []
         if section_size == _SECTION.size:
             with contextlib.suppress(ValueError):               # cut off, as some packers do
-                self._sections = [self._unpack(_SECTION, sections_at + index * _SECTION.size) for index in range(sections)]
+                self._sections = [self._file.unpack(_SECTION, sections_at + index * _SECTION.size) for index in range(sections)]
 
     @classmethod
     def open(cls, path: Path, inode: int) -> Self:
@@ -74,9 +101,10 @@ class Elf:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or not 0 < found.st_size <= _FILE_MOST or found.st_ino != inode:
                 raise ValueError("not the file that is mapped")
-            return cls(mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ))
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        return cls(File(fd))
 
     def address_of(self, offset: int) -> int:
         """The address that an offset of the file is loaded at. Raises ValueError."""
@@ -100,35 +128,34 @@ class Elf:
     def _scan(self, section: tuple, wanted: list[int], found: dict[int, tuple[str, int]]) -> None:
         offset, octets = section[4], min(section[5], SYMBOLS_MOST * _SYMBOL.size)
         texts_at = self._sections[section[6]][4]
-        table = self._octets[offset:offset + octets]
+        table = self._file.read(offset, octets)
         for name, info, _, _, address, size in _SYMBOL.iter_unpack(table[:len(table) // _SYMBOL.size * _SYMBOL.size]):
             if info & 0xF in _FUNCTIONS and size:
                 for one in wanted[bisect.bisect_left(wanted, address):bisect.bisect_left(wanted, address + size)]:
                     found.setdefault(one, (self._text(texts_at + name), one - address))
 
     def _text(self, at: int) -> str:
-        octets = self._octets[at:at + 256]
-        return octets.partition(b"\0")[0].decode(errors="replace")
+        return self._file.read(at, _NAME_MOST).partition(b"\0")[0].decode(errors="replace")
 
     def row(self, address: int) -> Row | None:
         """How to leave the function around an address; None: the file does not say. Raises ValueError."""
         if not self._frames_at:
             return self._search(address)
         at = self._offset(self._frames_at)
-        version, pointer, count_kind, table_kind = self._octets[at:at + 4]
+        version, pointer, count_kind, table_kind = self._file.unpack(_INDEX, at)
         if version != 1 or table_kind != _DATAREL | 0xB:
             return None
-        reader = _Reader(self._octets, at + 4, self._frames_at + 4)
+        reader = _Reader(self._file, at + 4, self._frames_at + 4)
         reader.pointer(pointer)
         count = reader.pointer(count_kind)
         low, high, table = 0, count, reader.at
         while high - low > 1:
             middle = (low + high) // 2
-            if struct.unpack_from("<i", self._octets, table + 8 * middle)[0] + self._frames_at <= address:
+            if self._file.unpack(_INDEX_ENTRY, table + 8 * middle)[0] + self._frames_at <= address:
                 low = middle
             else:
                 high = middle
-        start, entry = struct.unpack_from("<ii", self._octets, table + 8 * low)
+        start, entry = self._file.unpack(_INDEX_ENTRY, table + 8 * low)
         if count == 0 or start + self._frames_at > address:
             return None
         return self._entry(entry + self._frames_at, address)
@@ -140,7 +167,7 @@ class Elf:
         if section is None:
             return None
         encodings: dict[int, int] = {}
-        reader = _Reader(self._octets, section[4], section[3])
+        reader = _Reader(self._file, section[4], section[3])
         end = section[4] + section[5]
         for _ in range(_ENTRIES_MOST):
             if reader.at + 8 > end or not (length := reader.take("<I")):
@@ -148,7 +175,7 @@ class Elf:
             after, entry, common_at = reader.at + length, reader.address - 4, reader.at
             if back := reader.take("<I"):
                 if common_at - back not in encodings:
-                    encodings[common_at - back] = _Common(self._octets, common_at - back).encoding
+                    encodings[common_at - back] = _Common(self._file, common_at - back).encoding
                 encoding = encodings[common_at - back]
                 start = reader.pointer(encoding)
                 if start <= address < start + reader.pointer(encoding & 0xF):
@@ -162,11 +189,11 @@ class Elf:
 
     def _entry(self, entry: int, address: int) -> Row | None:
         """The row of a frame description entry (DWARF 5 6.4.1, as .eh_frame has it)."""
-        reader = _Reader(self._octets, self._offset(entry), entry)
+        reader = _Reader(self._file, self._offset(entry), entry)
         length = reader.take("<I")
         end = reader.at + length
         common_at = reader.address
-        common = _Common(self._octets, self._offset(common_at - reader.take("<I")))
+        common = _Common(self._file, self._offset(common_at - reader.take("<I")))
         start = reader.pointer(common.encoding)
         if not start <= address < start + reader.pointer(common.encoding & 0xF):
             return None
@@ -186,21 +213,15 @@ class Elf:
                 return at + address - start
         raise ValueError("not in the file")
 
-    def _unpack(self, layout: struct.Struct, at: int) -> tuple:
-        try:
-            return layout.unpack_from(self._octets, at)
-        except struct.error:
-            raise ValueError("cut off") from None
-
 
 class _Reader:
     """Reads on from an offset of a file, which is at `address`, as far as `limit`."""
 
-    def __init__(self, octets: mmap.mmap, at: int, address: int) -> None:
-        self._octets = octets
+    def __init__(self, file: File, at: int, address: int) -> None:
+        self._file = file
         self.at = at
         self._shift = address - at
-        self.limit = len(octets)
+        self.limit = sys.maxsize
 
     @property
     def address(self) -> int:
@@ -210,11 +231,9 @@ class _Reader:
         return self.at < self.limit
 
     def take(self, layout: str) -> int:
-        try:
-            value, = struct.unpack_from(layout, self._octets, self.at)
-        except struct.error:
-            raise ValueError("cut off") from None
-        self.at += struct.calcsize(layout)
+        one = struct.Struct(layout)
+        value, = self._file.unpack(one, self.at)
+        self.at += one.size
         return value
 
     def skip(self, octets: int) -> None:
@@ -258,16 +277,16 @@ class _Reader:
 class _Common:
     """A common information entry: what several frame descriptions share."""
 
-    def __init__(self, octets: mmap.mmap, at: int) -> None:
-        reader = _Reader(octets, at, 0)
+    def __init__(self, file: File, at: int) -> None:
+        reader = _Reader(file, at, 0)
         length = reader.take("<I")
         end = reader.at + length
         if reader.take("<I") != 0:
             raise ValueError("no common information entry")
         reader.skip(1)                              # version
-        text_end = octets.find(b"\0", reader.at, end)
-        text = octets[reader.at:max(text_end, reader.at)].decode("ascii", "replace")
-        reader.at = text_end + 1
+        octets = file.read(reader.at, _AUGMENTATION_MOST).partition(b"\0")[0]
+        text = octets.decode("ascii", "replace")
+        reader.at += len(octets) + 1
         self.code_unit, self.data_unit = reader.unsigned(), reader.signed()
         self.return_register = reader.unsigned()
         self.encoding = 0

@@ -12,14 +12,16 @@ from typing import Final, NamedTuple
 from rustosd.process import syscalls as nr
 
 NOTIFY: Final = 0x7FC0_0000
+TRACE: Final = 0x7FF0_0000
 ALLOW: Final = 0x7FFF_0000
 _ERRNO: Final = 0x0005_0000
 _ENOSYS: Final = 38
 _EPERM: Final = 1
+_EINVAL: Final = 22
 _AF_PACKET: Final = 17
 _AF_VSOCK: Final = 40
 _AF_XDP: Final = 44
-_LOAD, _JUMP_EQUAL, _JUMP_ABOVE, _RETURN = 0x20, 0x15, 0x35, 0x06
+_LOAD, _JUMP_EQUAL, _JUMP_ABOVE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NR_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16      # struct seccomp_data
 IPPROTO_LEVELS: Final = (0, 6, 17, 41, 136)     # IP, TCP, UDP, IPv6, UDP-Lite
 
@@ -29,6 +31,13 @@ class Is(NamedTuple):
 
     argument: int
     value: int
+
+
+class Has(NamedTuple):
+    """One of these bits is set in an argument's low 32."""
+
+    argument: int
+    bits: int
 
 
 class NotNull(NamedTuple):
@@ -41,7 +50,7 @@ class Rule(NamedTuple):
     """What happens when all conditions hold."""
 
     action: int
-    conditions: tuple[Is | NotNull, ...] = ()
+    conditions: tuple[Is | Has | NotNull, ...] = ()
 
 
 def refuse(number: int) -> int:
@@ -78,6 +87,27 @@ RULES: Final[dict[int, list[Rule]]] = {
 }
 
 
+DISCARDING: Final = (4, 8, 9, 24, 102)          # DONTNEED, FREE, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
+NOT_FOR_CHILDREN: Final = (10, 18)              # DONTFORK, WIPEONFORK
+FOR_CHILDREN: Final = (11, 19)                  # DOFORK, KEEPONFORK
+MAP_FIXED: Final = 0x10
+_SHM_REMAP: Final = 0x4000
+
+
+def memory_rules(cookie: int) -> dict[int, list[Rule]]:
+    """When its memory is paged, what a program does to its mappings stops it for its tracer. Our own calls have the cookie."""
+    return {
+        nr.MUNMAP: [Rule(TRACE)], nr.MREMAP: [Rule(TRACE)], nr.BRK: [Rule(TRACE, (NotNull(0),))],
+        nr.MMAP: [Rule(TRACE, (Has(3, MAP_FIXED),))],
+        nr.MADVISE: [Rule(ALLOW, (Is(5, cookie),)),
+                     *(Rule(TRACE, (Is(2, advice),)) for advice in (*DISCARDING, *NOT_FOR_CHILDREN, *FOR_CHILDREN))],
+        nr.USERFAULTFD: [Rule(ALLOW, (Is(1, cookie),)), Rule(refuse(_EPERM))],
+        # Rarely used ways to do the same, which their callers can do without.
+        nr.SHMAT: [Rule(refuse(_EINVAL), (Has(2, _SHM_REMAP),))],
+        nr.REMAP_FILE_PAGES: [Rule(refuse(_ENOSYS))], nr.PROCESS_MADVISE: [Rule(refuse(_ENOSYS))],
+    }
+
+
 def assemble(rules: dict[int, list[Rule]]) -> bytes:
     """The filter as an array of struct sock_filter. The first rule that holds decides; without one the call is allowed.
 
@@ -103,11 +133,13 @@ def _rule(rule: Rule) -> list[bytes]:
     return code
 
 
-def _condition(condition: Is | NotNull, rest: int) -> list[bytes]:
+def _condition(condition: Is | Has | NotNull, rest: int) -> list[bytes]:
     """Instructions that skip the `rest` behind them unless the condition holds."""
     at = _ARGUMENTS_AT + 8 * condition.argument
     if isinstance(condition, Is):
         return [_instruction(_LOAD, at), _instruction(_JUMP_EQUAL, condition.value, 0, rest)]
+    if isinstance(condition, Has):
+        return [_instruction(_LOAD, at), _instruction(_JUMP_SET, condition.bits, 0, rest)]
     return [_instruction(_LOAD, at), _instruction(_JUMP_EQUAL, 0, 0, 2),
             _instruction(_LOAD, at + 4), _instruction(_JUMP_EQUAL, 0, rest, 0)]
 

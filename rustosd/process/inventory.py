@@ -4,7 +4,7 @@ import contextlib
 import os
 import pwd
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +20,13 @@ _COMMAND_MOST: Final = 1024
 _STATE, _PARENT, _UTIME, _STIME, _NICE, _THREADS, _START, _RSS = 0, 1, 11, 12, 16, 17, 19, 21
 
 
-def below(root: int) -> list[int]:
-    """Every process below one, children before their own."""
+def below(root: int, without: Container[int] = ()) -> list[int]:
+    """Every process below one, children before their own; `without` some, which have no children."""
     found, unseen = [], [root]
     while unseen:
         pid = unseen.pop()
+        if pid in without:
+            continue
         found.append(pid)
         with contextlib.suppress(OSError):
             for task in Path(f"/proc/{pid}/task").iterdir():

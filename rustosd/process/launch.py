@@ -20,7 +20,7 @@ from rustosd.process import syscalls as nr
 
 CLONE_NEWUSER: Final = 0x1000_0000
 CLONE_NEWNET: Final = 0x4000_0000
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 38, 36
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER, _PR_SET_THP_DISABLE = 1, 38, 36, 41
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _NEW_LISTENER: Final = 1 << 3
 _SIOCSIFFLAGS, _SIOCSIFADDR, _IFF_UP = 0x8914, 0x8916, 1
@@ -46,6 +46,7 @@ class Program:
     directory: str | None = None
     user: str | None = None                 # None: as we are
     own_network: bool = True                # a network namespace of its own: what we do not answer reaches nobody
+    huge_pages: bool = True                 # whether the kernel may use them on its own
     addresses: Sequence[str] = ()           # what that namespace shows as the host's
     policy: str = ""                        # one more that it is under
 
@@ -122,6 +123,8 @@ def _child(program: Program, identity: pwd.struct_passwd | None, filtering: byte
         if output >= 0:
             os.dup2(output, 1)
             os.dup2(output, 2)
+        if not program.huge_pages:
+            nr.prctl(_PR_SET_THP_DISABLE, 1)
         if program.own_network:
             _enter_network()
             _show(program.addresses)

@@ -36,6 +36,9 @@ class Monitor:
     `on_fork(parent, child, kind)` with kind fork, vfork or clone, for processes, not for threads; `on_exec(pid)` at the first
     instruction of a new program; `on_exit(pid, status)`, with a status of waitpid(2), when a process is gone with all its
     threads. A hook may use `ptrace.Borrowed`, with Kind.EXEC in on_exec, and on the parent with the kind of event in on_fork.
+    `on_start(pid)`: a process that was forked is about to run its first instruction; it may be borrowed with Kind.TRAPPED. Who
+    answers True lets it go on himself, by `ptrace.go_on`.
+    `on_call(tid)` and `on_call_end(tid)` take over a thread before and behind a call that its filter tells of (`filter.TRACE`).
     `judge(tid, number)` says which signal is delivered in place of one that is about to be, 0 for none.
     """
 
@@ -49,11 +52,16 @@ class Monitor:
         self.on_fork: list[Callable[[int, int, str], None]] = []
         self.on_exec: list[Callable[[int], None]] = []
         self.on_exit: list[Callable[[int, int], None]] = []
+        self.on_start: list[Callable[[int], bool]] = []
+        self.on_call: Callable[[int], None] = ptrace.go_on
+        self.on_call_end: Callable[[int], None] = ptrace.go_on
         self.judge: Callable[[int, int], int] = lambda _tid, number: number
         self._names: dict[int, str] = {}
+        self._unborn: set[int] = set()          # processes whose parents have told of them, and that have not stopped yet
         self._early: set[int] = set()           # stopped before their parents told of them
         self._verbs: dict[Kind, Callable[[int, int], None]] = {
-            Kind.SIGNAL: self._signalled, Kind.SYSCALL: self._go_on, Kind.STOPPED: self._stopped, Kind.TRAPPED: self._trapped,
+            Kind.SIGNAL: self._signalled, Kind.SYSCALL: self._call_ended, Kind.CALL: self._called,
+            Kind.STOPPED: self._stopped, Kind.TRAPPED: self._trapped,
             Kind.FORK: self._forked, Kind.VFORK: self._forked, Kind.CLONE: self._forked, Kind.EXEC: self._executed}
         self._kind = Kind.TRAPPED
 
@@ -88,8 +96,11 @@ class Monitor:
         """The process of a thread that is traced; the thread's own number for any other."""
         return self.threads.get(tid, tid)
 
-    def _go_on(self, tid: int, _number: int) -> None:
-        ptrace.go_on(tid)
+    def _called(self, tid: int, _number: int) -> None:
+        self.on_call(tid)
+
+    def _call_ended(self, tid: int, _number: int) -> None:
+        self.on_call_end(tid)
 
     def _signalled(self, tid: int, number: int) -> None:
         self.life["signals"] += 1
@@ -101,10 +112,17 @@ class Monitor:
 
     def _trapped(self, tid: int, _number: int) -> None:
         self.stopped.discard(tid)
-        if tid in self.threads:
+        if tid in self._unborn:
+            self._unborn.discard(tid)
+            self._start(tid)
+        elif tid in self.threads:
             ptrace.go_on(tid)
         else:
             self._early.add(tid)
+
+    def _start(self, tid: int) -> None:
+        if not any([told(tid) for told in self.on_start]):
+            ptrace.go_on(tid)
 
     def _forked(self, tid: int, _number: int) -> None:
         kind = self._kind.value
@@ -124,11 +142,13 @@ class Monitor:
             self._names[child] = self._names.get(parent, "")
             for told in self.on_fork:
                 told(parent, child, kind)
+            if not early:
+                self._unborn.add(child)
         else:
             self.life["threads"] += 1
         if early:
             with contextlib.suppress(ProcessLookupError):
-                ptrace.go_on(child)
+                self._start(child) if process == child else ptrace.go_on(child)
 
     def _executed(self, tid: int, _number: int) -> None:
         if (former := ptrace.event_message(tid)) != tid:        # a thread has taken the place of its process's first
@@ -153,6 +173,7 @@ class Monitor:
                 told(tid, status)
 
     def _forget(self, tid: int) -> None:
+        self._unborn.discard(tid)
         self.threads.pop(tid, None)
         self.stopped.discard(tid)
         self.started.pop(tid, None)

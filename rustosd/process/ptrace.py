@@ -22,8 +22,8 @@ _GETREGS, _SETREGS = 12, 13
 _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4201, 0x4202, 0x4203
 _SEIZE, _INTERRUPT, _LISTEN = 0x4206, 0x4207, 0x4208
 _GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
-_SYSGOOD, _FORK, _VFORK, _CLONE, _EXEC, _EXITKILL = 0x1, 0x2, 0x4, 0x8, 0x10, 0x10_0000
-_OPTIONS: Final = _SYSGOOD | _FORK | _VFORK | _CLONE | _EXEC | _EXITKILL
+_SYSGOOD, _FORK, _VFORK, _CLONE, _EXEC, _SECCOMP, _EXITKILL = 0x1, 0x2, 0x4, 0x8, 0x10, 0x80, 0x10_0000
+_OPTIONS: Final = _SYSGOOD | _FORK | _VFORK | _CLONE | _EXEC | _SECCOMP | _EXITKILL
 _MASK_OCTETS: Final = 8
 _EVERY_SIGNAL: Final = b"\xff" * _MASK_OCTETS
 _EVENT_STOP: Final = 128
@@ -54,11 +54,12 @@ class Kind(Enum):
     VFORK = "vfork"
     CLONE = "clone"
     EXEC = "exec"               # the new program is there and has not run an instruction
+    CALL = "call"               # a system call that its filter tells us about, before it is carried out
     STOPPED = "stopped"         # with its whole process, by SIGSTOP and its like
     TRAPPED = "trapped"         # new, interrupted, or not stopped any more
 
 
-_EVENTS: Final = {1: Kind.FORK, 2: Kind.VFORK, 3: Kind.CLONE, 4: Kind.EXEC}
+_EVENTS: Final = {1: Kind.FORK, 2: Kind.VFORK, 3: Kind.CLONE, 4: Kind.EXEC, 7: Kind.CALL}
 IN_A_CALL: Final = frozenset((Kind.FORK, Kind.VFORK, Kind.CLONE, Kind.EXEC))
 """Stops in the middle of a system call."""
 
@@ -115,6 +116,11 @@ def seize(pid: int) -> None:
 def go_on(tid: int, number: int = 0) -> None:
     """Let a stopped tracee run, with this signal delivered. Raises ProcessLookupError."""
     _ptrace(_CONT, tid, 0, number)
+
+
+def go_on_to_call_end(tid: int) -> None:
+    """Let who stands before a call (Kind.CALL) carry it out, up to its end (Kind.SYSCALL). Raises ProcessLookupError."""
+    _ptrace(_SYSCALL, tid)
 
 
 def listen(tid: int) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from rustosd.process import inventory
 from rustosd.process import syscalls as nr
 from rustosd.process.backtrace import Unwinder
-from rustosd.process.exceptions import Fault
+from rustosd.process.exceptions import SWAP_FAULT, Fault
 from rustosd.process.notify import read_memory
 from rustosd.process.signals import signal_name
 
@@ -50,8 +50,11 @@ def compose(fault: Fault, calls: Iterable[tuple[int, int, int]] = ()) -> str:
             f"process: {fault.process} ({row.get('name', 'unknown')})", f"thread: {fault.tid}",
             f"parent: {row.get('parent', 'unknown')}", f"user: {row.get('user', 'unknown')}",
             f"command: {row.get('command', 'unknown')}", f"age: {row.get('age_s', 0)} s"]
-    sections = (("exception", _exception(fault)), ("registers", _registers(fault)), ("back-trace", _trace(fault)),
-                ("code", _code(fault)), ("stack", _stack(fault)), ("last socket calls of its group", _calls(calls)),
+    # Who reads memory that cannot be brought in waits for it as the program does: not us.
+    memory = () if fault.kind == SWAP_FAULT else (
+        ("back-trace", _trace(fault)), ("code", _code(fault)), ("stack", _stack(fault)))
+    sections = (("exception", _exception(fault)), ("registers", _registers(fault)), *memory,
+                ("last socket calls of its group", _calls(calls)),
                 ("limits", _file(fault, "limits")), ("mappings", fault.maps[:_MAPS_MOST]))
     text = "\n".join(head) + "\n" + "".join(f"\n=== {title} ===\n{content.rstrip() or 'none'}\n" for title, content in sections)
     return "\n".join(map(printable, text.split("\n")))[:TEXT_MOST]

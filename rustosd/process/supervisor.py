@@ -17,9 +17,11 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from rustosd.policy import PORTS_OF_ROOT
 from rustosd.process import inventory, ptrace, report
@@ -28,9 +30,10 @@ from rustosd.process.call import Call
 from rustosd.process.channel import Channel
 from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.exceptions import Exceptions, Fault
-from rustosd.process.filter import RULES, assemble
-from rustosd.process.launch import Program, identity_of, launch
+from rustosd.process.filter import RULES, Rule, assemble, memory_rules
+from rustosd.process.launch import LaunchFailed, Program, identity_of, launch
 from rustosd.process.link import Link
+from rustosd.process.memory import Limits, Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
 from rustosd.process.notify import LONGEST, Notifications
 from rustosd.process.options import get_option, set_option
@@ -64,11 +67,11 @@ class Supervisor:
     """One program and all that it starts."""
 
     def __init__(self, link: Link, name: str = "", output: Output | None = None, grace_s: float = GRACE_S,
-                 traced: bool = True) -> None:
+                 traced: bool = True, limits: Limits | None = None) -> None:
         """`name`: what people call the program; `output`: where what it writes goes, instead of to where ours does.
 
         `grace_s`: how long it has to end when it is told to. `traced`: own the programs by ptrace, too, to know of their lives
-        and exceptions; then none of them can trace.
+        and exceptions; then none of them can trace. `limits`: of their memory; what is above goes to swap.
         """
         self.link = link
         self.name = name
@@ -84,6 +87,8 @@ class Supervisor:
         self.recent: deque[tuple[int, int, int]] = deque(maxlen=RECENT_CALLS)
         """The last socket calls: thread, number, first argument."""
         self._traced = traced
+        self._limits = limits
+        self.memory: Memory | None = None
         self.table = Table()
         self.calls: Counter[int] = Counter()
         self.refused: Counter[str] = Counter()
@@ -116,7 +121,10 @@ class Supervisor:
         `executed` is told its number when it runs.
         """
         self._restrict(program)
-        started = launch(program, assemble(RULES), -1 if self._output is None else self._output.end)
+        rules = RULES if self._limits is None else RULES | self._page(self._limits, self._roots_own)
+        if self.memory is not None:
+            program = replace(program, huge_pages=False)        # they cannot leave in parts
+        started = launch(program, assemble(rules), -1 if self._output is None else self._output.end)
         self._notifications = Notifications(started.listener)
         self._child = started.pid
         wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -160,6 +168,35 @@ class Supervisor:
         elif program.policy:
             self.link.ask("restrict", policy=program.policy)
         self._roots_own = identity is None and os.geteuid() == 0
+
+    def _page(self, limits: Limits, root: bool) -> dict[int, list[Rule]]:
+        """Start the pager; what its programs' filter has besides. Raises LaunchFailed."""
+        from rustosd.swap.opening import ask  # not for those without a limit: it brings all of swap along
+        if not self._traced:
+            raise LaunchFailed("a program whose memory is limited must be traced: leave out --untraced, or --memory")
+        fd = -1
+        try:
+            check_rights(root)
+            place, fd = ask(self.link.path)
+            self.memory = Memory(self.monitor, limits, msgspec.to_builtins(place), fd, self._lost, self._end_with)
+        except (MemoryRefused, OSError) as refused:
+            raise LaunchFailed(getattr(refused, "strerror", None) or str(refused)) from None
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        self.watch(self.memory.socket.fileno(), select.EPOLLIN, self.memory.told)
+        return memory_rules(self.memory.cookie)
+
+    def _end_with(self, why: str) -> None:
+        """Nothing of the group can go on."""
+        print(f"rustosctl: {why}", file=sys.stderr, flush=True)
+        for pid in self.programs():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def programs(self) -> list[int]:
+        """Every process of the group: what runs below us and is not ours."""
+        return inventory.below(os.getpid(), self.memory.attendants if self.memory is not None else ())
 
     def _loop(self, listener: int) -> int:
         tick = time.monotonic() + _TICK_S
@@ -424,6 +461,10 @@ class Supervisor:
         try:
             self.monitor.seize(self._child)
         except OSError as refused:
+            if self.memory is not None:
+                os.kill(self._child, signal.SIGKILL)
+                raise LaunchFailed("a program whose memory is limited must be traced: ptrace says "
+                                   f"{refused.strerror}") from None
             print(f"rustosctl: the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. "
                   "Something else traces it already, or a container or security module forbids it; "
                   "--untraced silences this", file=sys.stderr, flush=True)
@@ -453,6 +494,10 @@ class Supervisor:
                 return
             self.monitor.take(tid, status)
 
+    def _lost(self, thread: int, address: int, why: str) -> None:
+        """A page of a program's memory cannot be brought in. Raises OSError: the thread is not one of the group's."""
+        self.exceptions.swap_fault(thread, address, why)
+
     def _ended(self, pid: int, status: int) -> None:
         """The first process's end is ours."""
         if pid in self._processes:
@@ -463,7 +508,7 @@ class Supervisor:
 
     def _held(self) -> set[int]:
         """The inodes of all sockets that the group's processes hold."""
-        return set().union(*map(inventory.socket_inodes, inventory.below(os.getpid())))
+        return set().union(*map(inventory.socket_inodes, self.programs()))
 
     def _tidy(self) -> None:
         """Let go of what programs have let go of without a call of ours; end what was told to end and does not."""
@@ -472,7 +517,7 @@ class Supervisor:
         for fd, waiting in list(self._waiting.items()):
             if not waiting.call.valid:
                 self._put_down(fd)
-        self.meter.sample(inventory.below(os.getpid()))
+        self.meter.sample(self.programs())
         self.monitor.tidy()
         self.exceptions.tidy()
         self._tell_handled()
@@ -488,18 +533,23 @@ class Supervisor:
         """The first process has ended: the others are told, and have a moment."""
         limit = time.monotonic() + self.grace_s
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in inventory.below(os.getpid()):
+            for pid in self.programs():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            while inventory.below(os.getpid()) and time.monotonic() < limit:
+            while self.programs() and time.monotonic() < limit:
                 self._reap()
                 self.monitor.tidy()
                 if self._more():
                     self._take_calls(select.EPOLLIN)
+                if self.memory is not None:
+                    self.memory.told()
                 time.sleep(0.005)
         self._reap()
 
     def _close(self, listener: int) -> None:
+        if self.memory is not None:
+            self.forget(self.memory.socket.fileno())
+            self.memory.close()
         if self._channel is not None:
             self._channel.close()
         for fd in list(self._waiting):

@@ -177,7 +177,7 @@ class Client:
             length &= 0xFFFFFFFF
         if self.extended and command == wire.CMD_WRITE and source.random() < 0.95:
             flags |= wire.CMD_FLAG_PAYLOAD_LEN
-        carries = flags & wire.CMD_FLAG_PAYLOAD_LEN if self.extended else command == wire.CMD_WRITE
+        carries = command == wire.CMD_WRITE or (self.extended and flags & wire.CMD_FLAG_PAYLOAD_LEN)
         if carries and length > 1 << 20:
             length = 512 * source.randrange(1 << 11) if source.random() < 0.9 else length
         self.cookie += 1

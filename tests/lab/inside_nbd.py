@@ -1,7 +1,10 @@
-"""An NBD server in the guest, for Linux's own client beside it."""
+"""An NBD server in the guest, for Linux's own client and libnbd beside it."""
 
 import asyncio
+import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 from drivers.block.client import Client
 from drivers.block.file import FileDisk
@@ -9,6 +12,12 @@ from drivers.block.queue import Queue
 from rustosd.nbd.export import Export
 from rustosd.nbd.server import NbdServer
 from tests.lab.agent import tell
+
+
+def client(uri: str, *words: str) -> Any:
+    """What `tests.lab.nbd_client` answers."""
+    done = subprocess.run(["/usr/bin/python3", "-m", "tests.lab.nbd_client", uri, *words], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
 
 
 def serve(socket: str, image: str, octets: int) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.peers.conftest import Peer, need
-from tests.peers.test_programs import run
+from tests.peers.test_programs import command, run
 
 SOURCE = Path(__file__).resolve().parents[1] / "rustosd" / "process" / "programs" / "faults.c"
 
@@ -79,3 +79,9 @@ def test_metrics_and_health_count_them(peer: Peer, program: str) -> None:
     shown = peer.netns.run("curl", "-sS", "http://10.77.0.2/metrics").stdout
     assert 'rustos_program_faults_total{kind="simd-error",outcome="terminated"} 3.0' in shown
     assert 'rustos_program_faults_total{kind="divide-error",outcome="handled"} 1.0' in shown
+
+
+def test_a_program_that_somebody_traces_already_runs_all_the_same(peer: Peer, program: str) -> None:
+    traced = peer.netns.run(need("strace"), "-f", "-o", os.devnull, *command(peer, program, "opcode"), check=False)
+    assert traced.returncode == 128 + signal.SIGILL
+    assert "runs untraced" in traced.stderr and "--untraced" in traced.stderr

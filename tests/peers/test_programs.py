@@ -30,8 +30,9 @@ def run(peer: Peer, *argv: str, options: tuple[str, ...] = (), **more) -> subpro
 class Running:
     """A program that runs on the stack until the test has done with it."""
 
-    def __init__(self, peer: Peer, *argv: str, port: int) -> None:
-        self.process = peer.netns.popen(*command(peer, *argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def __init__(self, peer: Peer, *argv: str, port: int, options: tuple[str, ...] = ()) -> None:
+        self.process = peer.netns.popen(*command(peer, *argv, options=options), stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, text=True)
         limit = time.monotonic() + LIMIT_S
         while peer.netns.run("nc", "-z", "-w", "1", V4, str(port), check=False).returncode:
             assert self.process.poll() is None, self.process.communicate()[0]

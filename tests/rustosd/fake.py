@@ -256,6 +256,21 @@ DESCRIPTOR = {"fd": 3, "target": "socket:[77]", "protocol": "tcp", "state": "con
               "remote": ["fd77::1", 80]}
 
 
+class FakeGroup:
+    """A supervisor whose programs have a limit."""
+
+    pid, name = 900, "fetch"
+
+    async def ask(self, op):
+        assert op == "memory"
+        space = {"pid": 901, "resident_octets": 50 << 20, "swapped_octets": 190 << 20, "faults": 40_000, "zero_faults": 12_000,
+                 "write_faults": 900, "again": 21_000, "waited": 7, "in_octets": 512 << 20, "out_octets": 768 << 20,
+                 "clean_octets": 300 << 20, "ahead_pages": 1000, "ahead_used": 750}
+        return {"memory": {"limit_octets": 64 << 20, "most_octets": 80 << 20, "lowered_octets": 48 << 20,
+                           "resident_octets": 50 << 20, "peak_octets": 81 << 20,
+                           "failure": "file /var/lib/rustosd/swap/900.swap: No space left on device", "spaces": [space]}}
+
+
 class FakeProcesses:
     """The daemon and one program, as its supervisor tells of it."""
 
@@ -280,6 +295,9 @@ class FakeProcesses:
 
     def name_of(self, group):
         return "fetch"
+
+    def groups(self):
+        return [FakeGroup()]
 
     async def wait(self, who, seconds):
         return End(901, "fetch", 7) if who in ("901", "fetch") else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from drivers.errors import DeviceError, DeviceRefused
 from drivers.registers import RC, RO, Bits, Reg, RegisterFile, RegisterMap
+from mm.dma import Owned
 from tests.drivers.pci.test_capabilities import Space
 from tests.drivers.pci.tree import Machine
 from tests.drivers.test_acpi import ALL as ACPI_TABLES
@@ -239,6 +240,9 @@ class FakeDevice:
         self.name = name
         self.config = config_space()
         self.config.how = "vfio"
+
+    def dma_owned(self):
+        return [Owned("receive ring", 1, 4096), Owned("transmit buffers", 4, 8 << 20)]
 
 
 class FakeDevices:

@@ -16,6 +16,7 @@ from rustosd.cli import plots
 from rustosd.control import disk_protocol as p
 from rustosd.control.operations import Operations
 from rustosd.control.protocol import MAX_REQUEST_OCTETS
+from rustosd.control.server import OperationFailed
 from rustosd.disk_content import LOOKED_AT, MAGICS, recognise
 from rustosd.values import parse_size
 from tests.rustosd.fake_devices import OUR_AHCI
@@ -165,9 +166,18 @@ def test_a_disk_that_fails_says_so(socket_path, disk, tmp_path):
 
 async def test_parts_of_sectors_written_at_the_same_time_do_not_undo_each_other(core, disk):
     operations = Operations(core)
-    await asyncio.gather(*(operations.disk_write(p.DiskWrite(disk="LAB-DISK0", offset=i * 100, octets=bytes([i]) * 100))
-                           for i in range(5)))
+    await asyncio.gather(*(operations.disk_write(p.DiskWrite(disk="LAB-DISK0", token="LAB-DISK0", offset=i * 100,
+                                                             octets=bytes([i]) * 100)) for i in range(5)))
     assert disk.octets[:500] == b"".join(bytes([i]) * 100 for i in range(5)) and disk.octets[500:] == pattern(SIZE)[500:]
+
+
+@pytest.mark.parametrize("token", ["", "LAB-DISK1", "lab-disk0", f"{OUR_AHCI}/0"])
+async def test_only_who_names_the_very_disk_writes_to_it(core, disk, token):
+    with pytest.raises(OperationFailed, match="repeat LAB-DISK0 as the token"):
+        await Operations(core).disk_write(p.DiskWrite(disk="LAB-DISK0", token=token, offset=0, octets=b"x"))
+    disk.info.serial = ""
+    await Operations(core).disk_write(p.DiskWrite(disk=f"{OUR_AHCI}/0", token=f"{OUR_AHCI}/0", offset=0, octets=b"x"))
+    assert disk.octets == b"x" + pattern(SIZE)[1:]
 
 
 def test_the_longest_write_fits_a_request():

@@ -142,7 +142,7 @@ async def test_the_operator_sees_partitions_users_and_latencies(image, storage):
     assert shown.users[0].requests > 0 and shown.users[1].requests == 0
     (latency,) = shown.latency
     assert latency.operation == "read" and 0 < latency.p50_us <= latency.p99_us
-    await operations.disk_write(p.DiskWrite(disk="ram0", offset=1000, octets=b"hello"))
+    await operations.disk_write(p.DiskWrite(disk="ram0", token="ram0", offset=1000, octets=b"hello"))
     await operations.disk_flush(p.DiskName(disk="ram0"))
     assert (await operations.disk_read(p.DiskRead(disk="ram0", offset=998, octets=9))).octets == b"\0\0hello\0\0"
     measured = await operations.disk_bench(p.DiskBench(disk="ram0", depth=64, seconds=0.05))

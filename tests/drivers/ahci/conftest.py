@@ -29,10 +29,10 @@ class AhciDevice(FakeDevice):
 class Rig:
     """The model, its driver and the first disk. Time goes on by a microsecond at each look, and when somebody sleeps."""
 
-    def __init__(self, *drives, kind="msi", lazy=False, cap=None, ports=None, handoff=False, **options):
+    def __init__(self, *drives, kind="msi", lazy=False, cap=None, ports=None, firmware=None, **options):
         self.now = 1_000_000_000
         extra = {} if cap is None else {"cap": cap}
-        self.model = Model(*(drives or (Drive(),)), ports=ports, handoff=handoff, **extra)
+        self.model = Model(*(drives or (Drive(),)), ports=ports, firmware=firmware, **extra)
         self.model.clock = lambda: self.now
         self.device = AhciDevice(self.model, (kind,) if kind else ())
         self.controller = AhciController(self.device, interrupts=(kind,) if kind else (), clock=self.clock, sleep=self.sleep,

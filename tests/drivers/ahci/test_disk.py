@@ -18,6 +18,7 @@ from drivers.errors import DeviceGone, DeviceRefused
 from drivers.request import REQUESTS, Operation
 from tests.drivers.ahci.conftest import AhciDevice, Rig
 from tests.models.ahci import FLUSH, IDENTIFY, READ_DMA, READ_FPDMA, READ_LOG, SECTOR, WRITE_DMA, Drive, Model, identification
+from tests.models.ahci.firmware import MS, Firmware
 
 READ, WRITE = Operation.READ, Operation.WRITE
 UNC, IDNF, ABRT, ICRC = 0x40, 0x10, 0x04, 0x84
@@ -49,9 +50,18 @@ def test_bring_up_keeps_the_specifications_order(rig):
     assert names.index("PxCI[0]") < max(i for i, (name, value) in enumerate(writes) if name == "GHC" and value & 2)
 
 
-def test_firmware_is_asked_to_let_go_first(rig):
-    made = rig(handoff=True)
-    assert [name for name, _ in made.model.writes[:3]] == ["GHC", "BOHC", "GHC"] and made.model.bohc == 2
+@pytest.mark.parametrize(("behaves", "least_ms", "most_ms"), [
+    ({}, 0, 2), ({"smi": True, "lets_go_after_ns": 10 * MS}, 10, 13), ({"lets_go_after_ns": None}, 25, 28),
+    ({"lets_go_after_ns": 1500 * MS, "busy_after_ns": 20 * MS, "smi": True}, 1500, 1510),
+    ({"lets_go_after_ns": None, "busy_after_ns": 5 * MS}, 2000, 2030)],
+    ids=["at once", "within its time", "deaf", "busy", "busy for ever"])
+def test_firmware_is_asked_to_let_go_first_and_has_its_time(rig, behaves, least_ms, most_ms):
+    """The model objects to a register used too early; the other way round this waits no longer than it has to."""
+    firmware = Firmware(**behaves)
+    made = rig(firmware=firmware)
+    assert [name for name, _ in made.model.writes[:3]] == ["GHC", "BOHC", "GHC"]
+    assert least_ms <= (firmware.taken_at - firmware.asked_at) / MS <= most_ms
+    assert r.BOHC(firmware.read(made.now)).OOS and made.disk.state is State.READY
 
 
 def test_ports_without_a_disk_say_why(rig):

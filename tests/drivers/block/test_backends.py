@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from drivers.block import host_file
+from drivers.block import host_file, loop_writes
 from drivers.block.file import FileDisk
 from drivers.block.memory import HostBuffer
 from drivers.block.ram import RamDisk
@@ -222,6 +222,64 @@ def test_a_flush_with_nothing_to_do_is_done_at_once(tmp_path):
     driver.write(0, b"x" * 512)
     tag = driver.post(Operation.FLUSH)
     assert driver.wait(tag) == 0
+    driver.close()
+
+
+@pytest.fixture
+def ext4(tmp_path):
+    """A filesystem of its own, where it is mounted."""
+    image, where = tmp_path / "ext4", tmp_path / "on"
+    where.mkdir()
+    image.write_bytes(b"")
+    os.truncate(image, 64 * MIB)
+    commands = ["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, where]
+    if os.geteuid() or any(subprocess.run(command, check=False, capture_output=True).returncode for command in commands):
+        pytest.skip("cannot mount an ext4 here")
+    yield where
+    subprocess.run(["umount", "-l", where], check=True)
+
+
+def at_once(driver, lba, octets):
+    """Whether a write ends within `submit`."""
+    before = driver.disk.statistics()["at_once"]
+    assert driver.write(lba, octets) == 0
+    return driver.disk.statistics()["at_once"] > before
+
+
+def test_on_ext4_the_loop_writes_itself_until_a_write_has_held_it_up(ext4):
+    driver = Driver(FileDisk.open(str(ext4 / "a.img"), create_octets=8 * MIB))
+    at_once(driver, 0, b"x" * 4096)                 # finds out that it cannot say that it would block
+    assert at_once(driver, 0, b"x" * 4096) and at_once(driver, 64, b"x" * 4096)
+    assert at_once(driver, 1, b"y" * 512)
+    driver.flush()
+    with (ext4 / "a.img").open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert not at_once(driver, 1, b"y" * 512)       # the rest of that page has to be read before
+    assert at_once(driver, 1, b"y" * 512)
+    subprocess.run(["fsfreeze", "--freeze", ext4], check=True)
+    thaw = subprocess.Popen(f"sleep 0.1; fsfreeze --unfreeze {ext4}", shell=True)
+    assert at_once(driver, 0, b"z" * 4096) and driver.disk.statistics()["held_up"] == 1
+    assert thaw.wait(10) == 0
+    assert not at_once(driver, 0, b"z" * 4096)      # for a hundred times as long
+    assert driver.read(0, 8) == b"z" * 4096
+    driver.close()
+
+
+@pytest.mark.parametrize("figures", [
+    "nr_dirty_threshold 1000\nnr_dirty_background_threshold 500\nnr_dirty 700\nnr_writeback 49\n", "nr_dirty 1\n", ""])
+def test_near_the_kernels_limit_for_dirty_memory_a_helper_writes(ext4, monkeypatch, tmp_path, figures):
+    (tmp_path / "vmstat").write_text("nr_free_pages 5\n" + figures)
+    room = loop_writes.dirty_room(str(tmp_path / "vmstat"))
+    assert room == (os.sysconf("SC_PAGE_SIZE") if "threshold" in figures else 0)
+    monkeypatch.setattr(loop_writes, "dirty_room", lambda: room)
+    driver = Driver(FileDisk.open(str(ext4 / "a.img"), create_octets=8 * MIB))
+    assert not any(at_once(driver, 0, b"x" * 4096) for _ in range(3))
+    driver.close()
+
+
+def test_the_loop_leaves_all_writes_to_a_helper_if_told_to(ext4):
+    driver = Driver(FileDisk.open(str(ext4 / "a.img"), create_octets=8 * MIB, write_in_loop=False))
+    assert not any(at_once(driver, 0, b"x" * 4096) for _ in range(3))
     driver.close()
 
 

@@ -6,6 +6,7 @@ Commands are carried out when `run` is called, or at once while `lazy` is False;
 from drivers.ahci import registers as r
 from drivers.ahci.registers import ahci_map
 from drivers.registers import W1C, W1S, Access
+from tests.models.ahci.firmware import Firmware
 from tests.models.ahci.port import ONES, Port
 from tests.models.device import Misuse
 
@@ -15,14 +16,14 @@ class Model:
 
     size, address = 0x1100, 0
 
-    def __init__(self, *drives, cap=None, ports=None, handoff=False, strict=True, hot_plug=False):
-        """`strict` False: what is only unwise goes into `habits` and is done. Linux has some."""
+    def __init__(self, *drives, cap=None, ports=None, firmware=None, strict=True, hot_plug=False):
+        """`firmware`: who has it at first. `strict` False: what is unwise goes into `habits` and is done. Linux has some."""
         self.drives, self.strict, self.hot_plug = drives, strict, hot_plug
         self.habits = set()
         self.implemented = ports if ports is not None else (1 << max(len(drives), 1)) - 1
         self.cap = int(r.CAP(NP=3, NCS=31, SAM=1, SNCQ=1, S64A=1) if cap is None else cap)
         self.map = ahci_map(32)
-        self.cap2, self.bohc = int(handoff), int(handoff)
+        self.firmware: Firmware | None = firmware
         self.gone = self.zeros = self.lazy = False
         self.resets = 0
         self.writes = []
@@ -73,7 +74,8 @@ class Model:
         if name.startswith("Px"):
             return self.ports[index].read(name) & ONES
         return {"CAP": self.cap, "GHC": self.ghc, "IS": self.status, "PI": self.implemented, "VS": 0x10301,
-                "CAP2": self.cap2, "BOHC": self.bohc}.get(name, 0)
+                "CAP2": int(self.firmware is not None),
+                "BOHC": self.firmware.read(self.clock()) if self.firmware else 0}.get(name, 0)
 
     def write32(self, at, value):
         if not 0 <= value <= ONES:
@@ -93,6 +95,9 @@ class Model:
         self.writes.append((register.label(index) if name.startswith("Px") else name, value))
         if not self.ghc >> 31 and name != "GHC":
             raise Misuse(f"{name} before GHC.AE (AHCI 3.1.2)")
+        own = name == "BOHC" or (name == "GHC" and value == 1 << 31)
+        if self.firmware and not own and (wrong := self.firmware.used(self.clock())):
+            self.forbid(wrong)
         if name.startswith("Px"):
             if not self.implemented >> index & 1:
                 raise Misuse(f"port {index} is not implemented")
@@ -108,5 +113,5 @@ class Model:
             if self.device and self.device.interrupt:
                 self.device.interrupt.line(False)       # what is still pending is told again. AHCI 10.7.2.1
             self.line()
-        elif name == "BOHC":
-            self.bohc = value & ~1 if value & 2 else value
+        elif name == "BOHC" and self.firmware:
+            self.firmware.write(value, self.clock())

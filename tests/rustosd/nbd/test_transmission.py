@@ -213,8 +213,17 @@ async def test_extended_payloads_where_none_belong_are_read_to_their_end(running
     for command in (wire.CMD_READ, wire.CMD_FLUSH, wire.CMD_BLOCK_STATUS, 99):
         cookie = client.request(command, 0, 1000, flag, bytes(1000))
         assert (await client.answer(cookie)).error == wire.NBD_EINVAL
-    assert (await client.ask(wire.CMD_WRITE, 0, 512)).error == wire.NBD_EINVAL       # without the flag there is none
     assert (await client.ask(wire.CMD_READ, 0, 512)).error == 0
+
+
+async def test_the_payload_of_an_extended_write_comes_with_its_flag_and_without(running):
+    """It must have the flag, and QEMU 10.0 sends none."""
+    client = await running.client(extended=True)
+    for flag in (0, wire.CMD_FLAG_PAYLOAD_LEN):
+        data = bytes([flag + 1]) * 70000
+        data = data[:len(data) // 512 * 512]
+        assert (await client.answer(client.request(wire.CMD_WRITE, 512, len(data), flag, data))).error == 0
+        assert (await client.ask(wire.CMD_READ, 512, len(data))).content(512, len(data)) == data
 
 
 async def test_disconnect_lets_what_was_asked_end(client):

@@ -62,10 +62,14 @@ class Judged:
         self.exceptions = Exceptions(traced.monitor.process_of, terminating)
         traced.monitor.judge = self.exceptions.judge
         try:
+            self.ready(traced)
             self.status = traced.run()
         finally:
             traced.end()
-        assert not self.exceptions._doomed and not traced.monitor.threads
+        assert not self.exceptions._doomed and not self.exceptions._swap and not traced.monitor.threads
+
+    def ready(self, traced):
+        """It is about to run."""
 
 
 def test_the_protocol_has_every_kind():
@@ -119,6 +123,37 @@ def test_a_child_goes_alone(program):
 def test_a_signal_that_somebody_sends_is_no_exception(program):
     run = Judged(program, "sent")
     assert (run.status, run.faults, run.exceptions.counts) == (-signal.SIGSEGV, [], {})
+
+
+class Waiting(Judged):
+    """A program whose thread waits, as for memory that does not come, and is told that it never will."""
+
+    def ready(self, traced):
+        traced.until(lambda: Path(f"/proc/{traced.pid}/syscall").read_text().startswith("34 "))     # pause
+        self.exceptions.swap_fault(traced.pid, WILD, "disk0 answers EIO")
+        traced.tidy = self.exceptions.tidy
+
+
+def test_memory_that_cannot_be_brought_in_ends_who_waits_for_it(program):
+    run = Waiting(program, "wait")
+    (fault,) = run.faults
+    assert (run.status, fault.kind, fault.address) == (-signal.SIGBUS, "swap-fault", WILD)
+    assert fault.words == "memory at 0x123456 was swapped out and cannot be brought in: disk0 answers EIO"
+    assert "back-trace" not in report.compose(fault) and run.exceptions.counts == {("swap-fault", "terminated"): 1}
+
+
+def test_a_handler_of_bus_errors_is_told_where_memory_is_lost(program):
+    seen, end = os.pipe()
+    run = Waiting(program, "wait", "handler", stdout=end)
+    os.close(end)
+    assert (run.status, run.faults, os.read(seen, 20)) == (42, [], b"0x123456\n")
+    assert run.exceptions.counts == {("swap-fault", "handled"): 1}
+    os.close(seen)
+
+
+def test_who_does_not_hear_of_lost_memory_is_killed(program):
+    run = Waiting(program, "wait", "blocked")
+    assert (run.status, [fault.kind for fault in run.faults]) == (-signal.SIGKILL, ["swap-fault"])
 
 
 def test_without_room_for_a_clone_the_signal_tells(program):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rustosd.process import syscalls as nr
-from rustosd.process.filter import ALLOW, NOTIFY, RULES, Is, NotNull, Rule, assemble, refuse
+from rustosd.process.filter import ALLOW, NOTIFY, RULES, TRACE, Has, Is, NotNull, Rule, assemble, memory_rules, refuse
 
 ENOSYS, EPERM = refuse(38), refuse(1)
 
@@ -26,6 +26,8 @@ def run(program: bytes, number: int, *arguments: int, arch: int = nr.AUDIT_ARCH)
             at += if_true if accumulator == constant else if_false
         elif operation == 0x35:
             at += if_true if accumulator >= constant else if_false
+        elif operation == 0x45:
+            at += if_true if accumulator & constant else if_false
         else:
             assert operation == 0x06
             return constant
@@ -56,11 +58,31 @@ def test_calls_that_matter(call, action):
     assert run(PROGRAM, *call) == action
 
 
+COOKIE = 0x1234_5679
+PAGED = assemble(RULES | memory_rules(COOKIE))
+
+
+@pytest.mark.parametrize(("call", "action"), [
+    ((nr.MUNMAP, 0x1000, 0x1000), TRACE), ((nr.MREMAP, 0x1000, 0x1000, 0x2000), TRACE),
+    ((nr.BRK, 0), ALLOW), ((nr.BRK, 1 << 32), TRACE),
+    ((nr.MMAP, 0, 4096, 3, 0x22), ALLOW), ((nr.MMAP, 0x1000, 4096, 3, 0x32), TRACE),
+    *(((nr.MADVISE, 0x1000, 4096, advice), TRACE) for advice in (4, 8, 9, 10, 11, 18, 19, 24, 102)),
+    *(((nr.MADVISE, 0x1000, 4096, advice), ALLOW) for advice in (0, 3, 14, 15, 23)),
+    ((nr.MADVISE, 0x1000, 4096, 4, 0, 0, COOKIE), ALLOW), ((nr.MADVISE, 0x1000, 4096, 4, 0, 0, COOKIE + 1), TRACE),
+    ((nr.USERFAULTFD, 0), EPERM), ((nr.USERFAULTFD, 0, COOKIE), ALLOW), ((nr.PROCESS_MADVISE, 3), ENOSYS),
+    ((nr.SHMAT, 1, 0x1000, 0x4000), refuse(22)), ((nr.SHMAT, 1, 0x1000, 0), ALLOW),
+    ((nr.SOCKET, socket.AF_INET, socket.SOCK_STREAM), NOTIFY),
+])
+def test_calls_that_matter_when_memory_is_paged(call, action):
+    assert run(PAGED, *call) == action
+
+
 def test_another_architectures_calls_do_not_exist():
     assert run(PROGRAM, 0, arch=0x4000_0003) == ENOSYS
 
 
-conditions = st.one_of(st.builds(Is, st.integers(0, 5), st.integers(0, 3)), st.builds(NotNull, st.integers(0, 5)))
+conditions = st.one_of(st.builds(Is, st.integers(0, 5), st.integers(0, 3)), st.builds(NotNull, st.integers(0, 5)),
+                       st.builds(Has, st.integers(0, 5), st.integers(1, 3)))
 rules = st.lists(st.builds(Rule, st.sampled_from([NOTIFY, EPERM, ENOSYS]), st.lists(conditions, max_size=3).map(tuple)),
                  max_size=4)
 
@@ -70,6 +92,8 @@ rules = st.lists(st.builds(Rule, st.sampled_from([NOTIFY, EPERM, ENOSYS]), st.li
 def test_the_first_rule_that_holds_decides(table, number, arguments):
     def holds(condition):
         value = arguments[condition.argument]
+        if isinstance(condition, Has):
+            return bool(value & condition.bits)
         return value != 0 if isinstance(condition, NotNull) else value & 0xFFFF_FFFF == condition.value
 
     expected = next((rule.action for rule in table.get(number, ()) if all(map(holds, rule.conditions))), ALLOW)

@@ -21,6 +21,7 @@ class Traced:
         self.monitor = monitor or Monitor()
         self.monitor.on_exit.append(self._ended)
         self.status: int | None = None
+        self.tidy: Callable[[], None] = lambda: None
         nr.prctl(36, 1)                 # PR_SET_CHILD_SUBREAPER
         waits, gate = os.pipe()
         self.pid = os.fork()
@@ -63,6 +64,7 @@ class Traced:
                 raise AssertionError("all of it has ended")
             if time.monotonic() > tick:
                 self.monitor.tidy()
+                self.tidy()
                 tick = time.monotonic() + 0.2
             time.sleep(0.0005)
 

@@ -1,0 +1,532 @@
+"""Answers page faults: what is in swap is copied in, with its neighbours when they are used in order; what is new is zero.
+
+`serve` is a thread's whole life, without the GIL. It holds the lock while it answers one fault, also when it reads from swap.
+"""
+
+import os
+
+import cython
+from cython.cimports.libc.errno import EAGAIN, EEXIST, ENOENT, ENOMEM, ESRCH
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free, realloc
+from cython.cimports.libc.string import memset
+from cython.cimports.mm.hw import now_ns
+from cython.cimports.mm.paging.space import (
+    RUN_PAGES,
+    Space,
+    forget_slot,
+    in_batch,
+    space_fork,
+    space_free,
+)
+from cython.cimports.mm.paging.table import (
+    CHUNK_PAGES,
+    Chunk,
+    bit,
+    chunk_of,
+    set_bit,
+    slot_of,
+)
+from cython.cimports.mm.paging.userfault import (
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLLIN,
+    PAGE,
+    PAGE_BITS,
+    UFFD_EVENT_FORK,
+    UFFD_EVENT_PAGEFAULT,
+    UFFD_PAGEFAULT_FLAG_WP,
+    UFFD_PAGEFAULT_FLAG_WRITE,
+    Message,
+    epoll_ctl,
+    epoll_event,
+    epoll_wait,
+    pread,
+    read,
+    uffd_copy,
+    uffd_protect,
+    uffd_wake,
+    uffd_zero,
+    write,
+)
+from cython.cimports.mm.swap.policy import policy_arrive, policy_touch
+from cython.cimports.mm.swap.store import Failure
+from cython.cimports.mm.swap.sys import (
+    aligned_alloc,
+    explicit_bzero,
+    pthread_mutex_destroy,
+    pthread_mutex_init,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+)
+from cython.cimports.libc.signal import SIGKILL
+from cython.cimports.posix.signal import kill
+from cython.cimports.posix.unistd import close
+
+if not cython.compiled:
+    raise ImportError("mm.paging.faults must be compiled: python setup.py build_ext --inplace")
+
+ZERO_PAGES = cython.declare(uint32_t, 16)
+WAIT_FOR_ROOM_NS = cython.declare(int64_t, 2_000_000_000)
+_RETRY_MS = cython.declare(cython.int, 1)
+_WAKE = cython.declare(uint64_t, 0xFFFFFFFF)
+_EBADMSG = cython.declare(cython.int, 74)
+
+
+@cython.cclass
+class FaultServer:
+    """Spaces, and the thread that answers for them."""
+
+    def __cinit__(self):
+        pthread_mutex_init(cython.address(self.lock), cython.NULL)
+        self.epoll = self.wake = self.told = -1
+
+    def __init__(self, store: SwapStore):
+        event: epoll_event
+        self.store = store
+        self.spaces = cython.cast(cython.pointer[cython.pointer[Space]], calloc(SPACES_MOST, cython.sizeof(cython.p_void)))
+        self.buffer = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, RUN_PAGES * PAGE))
+        self.zeros = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, ZERO_PAGES * PAGE))
+        if self.spaces == cython.NULL or self.buffer == cython.NULL or self.zeros == cython.NULL:
+            raise MemoryError
+        memset(self.buffer, 0, RUN_PAGES * PAGE)        # now, not in the middle of a fault
+        memset(self.zeros, 0, ZERO_PAGES * PAGE)
+        self.wake, self.told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.epoll = _epoll()
+        event.events, event.data.u64 = EPOLLIN, _WAKE
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.wake, cython.address(event)) < 0:
+            raise OSError("epoll_ctl")
+
+    def __dealloc__(self):
+        i: uint32_t
+        if self.spaces != cython.NULL and self.store is not None:
+            for i in range(self.highest):
+                if self.spaces[i] != cython.NULL:
+                    space_free(self.spaces[i], self.store)
+        free(self.spaces)
+        if self.buffer != cython.NULL:
+            explicit_bzero(self.buffer, RUN_PAGES * PAGE)
+        free(self.buffer)
+        free(self.zeros)
+        free(self.deferred)
+        for fd in (self.epoll, self.wake, self.told):
+            if fd >= 0:
+                close(fd)
+        pthread_mutex_destroy(cython.address(self.lock))
+
+    def serve(self) -> None:
+        """Answer faults until `stop`."""
+        with cython.nogil:
+            self._serve()
+
+    def stop(self) -> None:
+        """End `serve`. What is touched then waits for ever: do away with the memory first."""
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            self.stopping = True
+            pthread_mutex_unlock(cython.address(self.lock))
+            self._tell(self.wake)
+
+    @property
+    def told_fd(self) -> int:
+        """Readable when something failed, forked, or waits for room: an eventfd."""
+        return self.told
+
+    # spaces; with the lock
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _enter(self, space: cython.pointer[Space]) -> cython.int:
+        """Answer for one more. An errno: there are too many, and it is the caller's still."""
+        event: epoll_event
+        index: uint32_t = 0
+        while index < SPACES_MOST and self.spaces[index] != cython.NULL:
+            index += 1
+        if index == SPACES_MOST:
+            return ENOMEM
+        self.next_generation += 1
+        space.index, space.generation = index, self.next_generation
+        event.events, event.data.u64 = EPOLLIN, index
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, space.fd, cython.address(event)) < 0:
+            return ENOMEM
+        self.spaces[index] = space
+        self.highest = max(self.highest, index + 1)
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _remove(self, space: cython.pointer[Space]) -> cython.void:
+        event: epoll_event
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, space.fd, cython.address(event))
+        self.spaces[space.index] = cython.NULL
+        space_free(space, self.store)
+
+    # the thread
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _serve(self) -> cython.void:
+        events: epoll_event[64]
+        value: uint64_t
+        count: cython.int
+        i: cython.int
+        running: cython.bint = True
+        while running:
+            count = epoll_wait(self.epoll, events, 64, _RETRY_MS if self.deferred_count else -1)
+            pthread_mutex_lock(cython.address(self.lock))
+            for i in range(count):
+                if events[i].data.u64 == _WAKE:
+                    read(self.wake, cython.address(value), 8)
+                elif self.spaces[events[i].data.u64] != cython.NULL:
+                    self._take(self.spaces[events[i].data.u64])
+            if self.deferred_count:
+                self._retry()
+            running = not self.stopping
+            pthread_mutex_unlock(cython.address(self.lock))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _take(self, space: cython.pointer[Space]) -> cython.void:
+        """Some of what the kernel has to say about a space."""
+        messages: Message[MESSAGES]
+        got: int64_t = read(space.fd, messages, cython.sizeof(messages))
+        i: int64_t
+        for i in range(got // cython.cast(int64_t, cython.sizeof(Message))):
+            if messages[i].event == UFFD_EVENT_PAGEFAULT:
+                self._fault(space, messages[i].address, messages[i].flags, messages[i].thread, cython.NULL)
+            elif messages[i].event == UFFD_EVENT_FORK:
+                self._forked(space, cython.cast(cython.int, cython.cast(uint32_t, messages[i].flags)))
+        if space.limit:
+            self._balance(space)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _forked(self, space: cython.pointer[Space], fd: cython.int) -> cython.void:
+        """The space of a child that has not run yet. Whoever looks after processes claims it."""
+        child: cython.pointer[Space] = space_fork(space, fd, self.store)
+        if child == cython.NULL or self._enter(child):
+            if child != cython.NULL:
+                space_free(child, self.store)
+            space.broken = True                         # the child's faults would never be answered
+            self._fail(space, 0, ENOMEM, -1)
+            return
+        self._tell(self.told)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _fault(self, space: cython.pointer[Space], address: uint64_t, flags: uint64_t, thread: uint32_t,
+               again: cython.pointer[Deferred]) -> cython.void:
+        """Answer one. `again`: it was deferred already."""
+        page: uint64_t = address >> PAGE_BITS
+        written: cython.bint = flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP) != 0
+        error: cython.int
+        if space.broken:
+            return                                      # its owner is about to be ended
+        self.asking = thread
+        if space.batch_runs and in_batch(space, page) and thread != self.evictor:
+            space.parked = True                         # the end of the batch wakes it
+            return
+        if flags & UFFD_PAGEFAULT_FLAG_WP:
+            error = self._unprotect(space, page)
+        elif self.hard_limit and space.pid and self.resident >= self.hard_limit and not self._is_ours(thread):
+            if again != cython.NULL and now_ns() - again.since_ns > WAIT_FOR_ROOM_NS:
+                self._fail(space, page, ENOMEM, -1)
+            else:
+                self._defer(space, address, flags, thread, again, True)
+            return
+        elif slot_of(cython.address(space.table), page):
+            error = self._bring(space, page, written)
+        else:
+            error = self._bring_zero(space, page, written)
+        if error == EAGAIN or error == ENOMEM:
+            self._defer(space, address, flags, thread, again, False)
+        elif error == EEXIST or error == ENOENT:
+            uffd_wake(space.fd, page << PAGE_BITS, PAGE)        # it is there, or the mapping is not: it sees for itself
+        elif error and error != ESRCH:
+            self._fail(space, page, error, -1)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _bring_zero(self, space: cython.pointer[Space], page: uint64_t, written: cython.bint) -> cython.int:
+        """A page that has nothing in it yet, and the next ones when they come in order. 0, or an errno."""
+        count: uint32_t = 1
+        most: uint32_t
+        done: uint64_t = 0
+        error: cython.int = 0
+        i: uint64_t
+        space.counts.zero_faults += 1
+        most = space.zero_window = min(space.zero_window * 2, ZERO_PAGES) if page == space.next_zero else 1
+        if space.limit:
+            most = min(most, cython.cast(uint32_t, max(space.limit // 16, cython.cast(uint64_t, 1))))
+        while (count < most and slot_of(cython.address(space.table), page + count) == 0
+               and not (space.batch_runs and in_batch(space, page + count))):
+            count += 1
+        while True:
+            if written or space.pid == 0:
+                error = uffd_copy(space.fd, page << PAGE_BITS, self.zeros, count << PAGE_BITS, False, cython.address(done))
+            else:
+                error = uffd_zero(space.fd, page << PAGE_BITS, count << PAGE_BITS, cython.address(done))
+            if error != ENOENT or count == 1:
+                break
+            count = 1                                   # the mapping ends before
+        done >>= PAGE_BITS
+        if written or space.pid == 0:
+            for i in range(done):
+                policy_arrive(cython.address(space.policy), page + i, i == 0)
+            if space.pid:
+                self.resident += done
+            else:
+                space.resident += done
+        space.next_zero = page + max(done, cython.cast(uint64_t, 1))
+        return 0 if done else error
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _cluster(self, space: cython.pointer[Space], page: uint64_t) -> uint32_t:
+        """How many pages to bring in: in order, more and more; else this one alone."""
+        count: uint32_t = 1
+        most: uint32_t
+        chunk: cython.pointer[Chunk]
+        if page == space.next_page:
+            space.window = min(space.window * 2, cython.cast(uint32_t, RUN_PAGES))
+            space.counts.ahead_used += space.last_ahead
+        else:
+            space.window = max(space.window // 4, 1)
+        most = space.window
+        if space.limit:
+            most = min(most, cython.cast(uint32_t, max(space.limit // 8, cython.cast(uint64_t, 1))))
+        while count < most:
+            chunk = chunk_of(cython.address(space.table), page + count)
+            if (chunk == cython.NULL or chunk.slots[(page + count) & (CHUNK_PAGES - 1)] == 0 or bit(chunk.present, page + count)
+                    or (space.batch_runs and in_batch(space, page + count))):
+                break
+            count += 1
+        return count
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _bring(self, space: cython.pointer[Space], page: uint64_t, written: cython.bint) -> cython.int:
+        """A page from swap, with those behind it that are likely to be next. 0, or an errno."""
+        failure: Failure
+        count: uint32_t = self._cluster(space, page)
+        done: uint64_t = 0
+        error: cython.int = 0
+        i: uint32_t = 0
+        run: uint32_t
+        slot: uint32_t
+        space.counts.faults += 1
+        while i < count:
+            slot = slot_of(cython.address(space.table), page + i)
+            run = 1
+            while i + run < count and slot_of(cython.address(space.table), page + i + run) == slot + run:
+                run += 1
+            if self.store.read_pages(slot - 1, run, self.buffer + (cython.cast(uint64_t, i) << PAGE_BITS),
+                                     cython.address(failure)):
+                if i == 0 and run > 1:                  # the page that is asked for may be whole
+                    count = run = 1
+                    if self.store.read_pages(slot - 1, 1, self.buffer, cython.address(failure)) == 0:
+                        i = 1
+                        break
+                if i == 0:
+                    self._fail(space, page, _EBADMSG if failure.corrupt else failure.error, slot - 1)
+                    return 0
+                break
+            i += run
+        count = i
+        if written:
+            done = self._install(space, page, 1, self.buffer, False, True, cython.address(error))
+            if done and count > 1:
+                done += self._install(space, page + 1, count - 1, self.buffer + PAGE, not self.spare, False,
+                                      cython.address(error))
+        else:
+            done = self._install(space, page, count, self.buffer, not self.spare, True, cython.address(error))
+        if done:
+            space.counts.pages_in += done
+            space.last_ahead = cython.cast(uint32_t, done - 1)
+            space.counts.pages_ahead += space.last_ahead
+            space.next_page = page + done
+            return 0
+        return error
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _install(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t,
+                 data: cython.pointer[cython.const[uint8_t]], keep: cython.bint, asked: cython.bint,
+                 error: cython.pointer[cython.int]) -> uint64_t:
+        """Copy pages in, and keep their slots until they are written, or give them back. How many it was.
+
+        `asked`: the first is what the fault is about.
+        """
+        done: uint64_t = 0
+        i: uint64_t
+        chunk: cython.pointer[Chunk]
+        error[0] = uffd_copy(space.fd, page << PAGE_BITS, data, cython.cast(uint64_t, count) << PAGE_BITS, keep,
+                             cython.address(done))
+        if error[0] == ENOENT and count > 1:            # the mapping ends before
+            error[0] = uffd_copy(space.fd, page << PAGE_BITS, data, PAGE, keep, cython.address(done))
+        done >>= PAGE_BITS
+        for i in range(done):
+            if keep:
+                chunk = chunk_of(cython.address(space.table), page + i)
+                set_bit(chunk.present, page + i)
+            else:
+                forget_slot(space, page + i, self.store)
+            policy_arrive(cython.address(space.policy), page + i, asked and i == 0)
+        if done:
+            space.copied_at_ns = now_ns()
+            if space.pid:
+                self.resident += done
+            else:
+                space.resident += done
+        return done
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _unprotect(self, space: cython.pointer[Space], page: uint64_t) -> cython.int:
+        """A page that is protected is written: it is not what its slot has any more. 0, or an errno."""
+        count: uint32_t = 1
+        error: cython.int
+        i: uint32_t
+        chunk: cython.pointer[Chunk]
+        space.counts.write_faults += 1
+        chunk = chunk_of(cython.address(space.table), page)
+        if (chunk != cython.NULL and chunk.slots[page & (CHUNK_PAGES - 1)] and not bit(chunk.present, page)
+                and not self._is_there(space, page)):
+            return EEXIST                               # it has left since it was touched: the slot is all there is of it
+        if page == space.next_write:                    # in order: the next ones as well
+            while count < ZERO_PAGES:
+                chunk = chunk_of(cython.address(space.table), page + count)
+                if (chunk == cython.NULL or not bit(chunk.present, page + count)
+                        or (space.batch_runs and in_batch(space, page + count))):
+                    break
+                count += 1
+        error = uffd_protect(space.fd, page << PAGE_BITS, cython.cast(uint64_t, count) << PAGE_BITS, False)
+        if error == ENOENT and count > 1:
+            count = 1
+            error = uffd_protect(space.fd, page << PAGE_BITS, PAGE, False)
+        if error:
+            return error
+        for i in range(count):
+            forget_slot(space, page + i, self.store)
+        policy_touch(cython.address(space.policy), page)
+        space.next_write = page + count
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _is_there(self, space: cython.pointer[Space], page: uint64_t) -> cython.bint:
+        """Whether a page is in memory that we did not bring in: a fork's child may have some that its parent has lost."""
+        entry: uint64_t = 0
+        return (space.pagemap >= 0 and pread(space.pagemap, cython.address(entry), 8, page * 8) == 8
+                and entry >> 63 != 0)
+
+    # what has to wait
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _defer(self, space: cython.pointer[Space], address: uint64_t, flags: uint64_t, thread: uint32_t,
+               again: cython.pointer[Deferred], room: cython.bint) -> cython.void:
+        """Answer it later: the address space is changing, or there is no room."""
+        size: uint32_t
+        grown: cython.pointer[Deferred]
+        one: cython.pointer[Deferred]
+        if self.deferred_count == self.deferred_size:
+            size = self.deferred_size * 2 if self.deferred_size else 64
+            grown = cython.cast(cython.pointer[Deferred], realloc(self.deferred, size * cython.sizeof(Deferred)))
+            if grown == cython.NULL or size > DEFERRED_MOST:
+                uffd_wake(space.fd, address >> PAGE_BITS << PAGE_BITS, PAGE)    # it asks again
+                return
+            self.deferred, self.deferred_size = grown, size
+        if room and (again == cython.NULL or not again.counted):
+            space.counts.waited += 1
+        one = cython.address(self.deferred[self.deferred_count])
+        if again == cython.NULL:
+            one.since_ns, one.counted = now_ns(), room
+        else:
+            one.since_ns, one.counted = again.since_ns, again.counted or room
+        one.index, one.generation, one.address, one.flags, one.thread = (
+            space.index, space.generation, address, flags, thread)
+        self.deferred_count += 1
+        if room and not self.waits_for_room:
+            self.waits_for_room = True
+            self._tell(self.told)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _retry(self) -> cython.void:
+        one: Deferred
+        count: uint32_t = self.deferred_count
+        i: uint32_t
+        space: cython.pointer[Space]
+        self.waits_for_room = False
+        for i in range(count):
+            one = self.deferred[i]
+            space = self.spaces[one.index]
+            if space != cython.NULL and space.generation == one.generation:
+                self._fault(space, one.address, one.flags, one.thread, cython.address(one))
+        for i in range(self.deferred_count - count):
+            self.deferred[i] = self.deferred[count + i]
+        self.deferred_count -= count
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _fail(self, space: cython.pointer[Space], page: uint64_t, error: cython.int, slot: int64_t) -> cython.void:
+        """A page cannot be had: whoever looks after the space is told, and ends who waits for it."""
+        one: cython.pointer[LostPage]
+        done: uint64_t
+        if self.lost_count == LOST_MOST:
+            uffd_wake(space.fd, page << PAGE_BITS, PAGE)        # it asks again
+            return
+        one = cython.address(self.lost_pages[self.lost_count])
+        one.index, one.page, one.error, one.slot, one.thread = space.index, page, error, slot, self.asking
+        if space.pid > 0 and (space.broken or self._is_ours(self.asking)):
+            # We must not wait for a page of a program, so it has to end, and never sees what we are given in place of it.
+            one.thread = 0
+            kill(space.pid, SIGKILL)
+            uffd_zero(space.fd, page << PAGE_BITS, PAGE, cython.address(done))
+        self.lost_count += 1
+        self._tell(self.told)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _is_ours(self, thread: uint32_t) -> cython.bint:
+        """Whether it is a thread without which nothing gets better."""
+        return thread != 0 and (thread == self.exempt or thread == self.evictor)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _tell(self, eventfd: cython.int) -> cython.void:
+        one: uint64_t = 1
+        write(eventfd, cython.address(one), 8)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _balance(self, space: cython.pointer[Space]) -> cython.void:
+        """Keep memory of our own within its limit; see `mm.paging.pager`."""
+
+
+@cython.cfunc
+def _epoll() -> cython.int:
+    """A descriptor that nothing else closes."""
+    import select
+    with select.epoll() as made:
+        return os.dup(made.fileno())

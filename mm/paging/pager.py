@@ -1,0 +1,664 @@
+"""Takes pages out of memory: chosen, protected from writes, put in swap, and dropped by whoever can.
+
+Of other processes the pages are dropped by a helper in their address space, between `begin_batch` and `end_batch`; meanwhile
+its owner must not unmap or move anything there. Memory of our own is evicted by the thread that answers its faults.
+"""
+
+import errno as errors
+import os
+import threading
+from typing import NamedTuple
+
+import cython
+from cython.cimports.libc.errno import EAGAIN, ENOENT, ENOMEM, ENOSPC, errno
+from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import free, qsort
+from cython.cimports.libc.string import memcmp, memcpy, memset
+from cython.cimports.mm.paging.faults import LOST_MOST, SPACES_MOST, FaultServer, LostPage
+from cython.cimports.mm.paging.space import (
+    BATCH_PAGES,
+    RUN_PAGES,
+    Run,
+    Space,
+    forget_range,
+    forget_slot,
+    move_range,
+    space_free,
+    space_new,
+)
+from cython.cimports.mm.paging.table import (
+    CHUNK_PAGES,
+    Chunk,
+    clear_bit,
+    make_chunk,
+    slot_of,
+)
+from cython.cimports.mm.paging.userfault import (
+    MADV_DONTNEED,
+    PAGE,
+    PAGE_BITS,
+    ScanRegion,
+    iovec,
+    madvise,
+    pread,
+    present_regions,
+    process_vm_readv,
+    uffd_protect,
+    uffd_register,
+    uffd_wake,
+)
+from cython.cimports.mm.swap.policy import (
+    policy_arrive,
+    policy_choose,
+    policy_is_in_memory,
+    policy_resident,
+    policy_stay,
+)
+from cython.cimports.mm.swap.runs import NONE
+from cython.cimports.mm.swap.store import Failure, SwapStore
+from cython.cimports.mm.swap.sys import aligned_alloc, explicit_bzero, pthread_mutex_lock, pthread_mutex_unlock
+
+if not cython.compiled:
+    raise ImportError("mm.paging.pager must be compiled: python setup.py build_ext --inplace")
+
+BATCH = BATCH_PAGES
+_PRESENT_AND_PROTECTED = cython.declare(uint64_t, (1 << 63) | (1 << 57))       # of an entry of /proc/PID/pagemap
+_PRESENT = cython.declare(uint64_t, 1 << 63)
+
+
+
+class SpaceStats(NamedTuple):
+    """One address space, in pages."""
+
+    swapped: int                # with a slot in swap
+    queued: int                 # that are known to have been in memory
+    faults: int                 # that read from swap
+    zero_faults: int
+    write_faults: int           # first writes to pages that swap had as well
+    again: int                  # faults of pages that had left not long ago
+    waited: int                 # faults that waited for room
+    pages_in: int
+    pages_ahead: int            # of those, read ahead
+    ahead_used: int             # of those, the ones that are known to have been used
+    pages_out: int              # written to swap
+    clean_out: int              # that left without being written: swap had them
+    zero_out: int               # that left without being written: they were zero
+    resident: int               # of our own memory
+
+
+class Lost(NamedTuple):
+    """A page that somebody waits for and that cannot be had."""
+
+    index: int
+    errno: int
+    address: int
+    slot: int                   # -1: no slot was to blame
+    thread: int                 # that waits for it; 0: of our own memory, or its process was killed already
+
+
+@cython.cclass
+class Pager(FaultServer):
+    """All that is paged by one thread of faults and, for other processes, one that evicts."""
+
+    def __init__(self, store: SwapStore):
+        FaultServer.__init__(self, store)
+        self.outgoing = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, BATCH_PAGES * PAGE))
+        if self.outgoing == cython.NULL:
+            raise MemoryError
+        memset(self.outgoing, 0, BATCH_PAGES * PAGE)
+
+    def __dealloc__(self):
+        if self.outgoing != cython.NULL:
+            explicit_bzero(self.outgoing, BATCH_PAGES * PAGE)
+        free(self.outgoing)
+
+    # spaces
+
+    def add(self, fd: int, pid: int) -> int:
+        """Page another process's memory; `fd` is its userfaultfd, and ours from now on. The space's number. Raises OSError."""
+        return self._added(fd, pid, 0)
+
+    def add_own(self, fd: int, start: int, octets: int, limit: int) -> int:
+        """Page a mapping of our own, of which at most `limit` octets are in memory. The space's number. Raises OSError."""
+        error: cython.int = uffd_register(fd, start, octets)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return self._added(fd, 0, max(limit // PAGE, 4))
+
+    def _added(self, fd: int, pid: int, limit: int) -> int:
+        error: cython.int
+        space: cython.pointer[Space] = space_new(fd, pid)
+        if space == cython.NULL:
+            raise MemoryError
+        space.limit = limit
+        if pid:
+            space.pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            error = self._enter(space)
+            pthread_mutex_unlock(cython.address(self.lock))
+        if error:
+            space.fd = -1
+            space_free(space, self.store)
+            raise OSError(error, f"cannot page more than {SPACES_MOST} address spaces")
+        return space.index
+
+    def end(self, index: int) -> None:
+        """The address space is no more, or nobody touches it any more."""
+        space: cython.pointer[Space] = self._find(index)
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            self._remove(space)
+            pthread_mutex_unlock(cython.address(self.lock))
+
+    def set_limit(self, index: int, limit: int) -> None:
+        """Another limit for memory of our own, in octets; 0: nothing is evicted from now on."""
+        space: cython.pointer[Space] = self._find(index)
+        pages: uint64_t = max(limit // PAGE, 4) if limit else 0
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            space.limit = pages
+            pthread_mutex_unlock(cython.address(self.lock))
+
+    def unclaimed(self, parent: int) -> list[int]:
+        """The spaces of a space's forked children that have no process yet, the oldest first; dead ones are ended."""
+        i: uint32_t
+        space: cython.pointer[Space]
+        found: list = []
+        dead: list = []
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+        for i in range(self.highest):
+            space = self.spaces[i]
+            if space != cython.NULL and space.pid < 0 and space.parent == parent:
+                if uffd_protect(space.fd, PAGE, PAGE, False) == errors.ESRCH:
+                    dead.append(i)
+                else:
+                    found.append((space.generation, i))
+        pthread_mutex_unlock(cython.address(self.lock))
+        for i in dead:
+            self.end(i)
+        return [index for _, index in sorted(found)]
+
+    def claim(self, index: int, pid: int) -> None:
+        """An unclaimed space is this process's. Raises OSError."""
+        space: cython.pointer[Space] = self._find(index)
+        pagemap: cython.int = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        number: cython.int = pid
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            space.pid, space.pagemap = number, pagemap
+            pthread_mutex_unlock(cython.address(self.lock))
+
+    def marks(self, index: int, pid: int, page: int) -> bool:
+        """Whether a space is this process's: what is protected through the one is seen at the other. `page` is present."""
+        space: cython.pointer[Space] = self._find(index)
+        entries: list = []
+        protect: cython.bint
+        at: uint64_t = page << PAGE_BITS
+        for protect in (True, False, True):
+            if uffd_protect(space.fd, at, PAGE, protect):
+                return False
+            with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+                entries.append(int.from_bytes(os.pread(pagemap.fileno(), 8, page * 8), "little") >> 57 & 1)
+        return entries == [1, 0, 1]
+
+    def descriptor(self, index: int) -> int:
+        """The userfaultfd of a space; it stays ours."""
+        return self._find(index).fd
+
+    @cython.cfunc
+    def _find(self, index: uint32_t) -> cython.pointer[Space]:
+        if index >= SPACES_MOST or self.spaces[index] == cython.NULL:
+            raise LookupError(f"there is no space {index}")
+        return self.spaces[index]
+
+    def lost(self) -> list[Lost]:
+        """The pages that somebody waits for and that cannot be had, since the last time."""
+        i: uint32_t
+        count: uint32_t
+        pages: LostPage[LOST_MOST]
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            count = self.lost_count
+            for i in range(count):
+                pages[i] = self.lost_pages[i]
+            self.lost_count = 0
+            pthread_mutex_unlock(cython.address(self.lock))
+        return [Lost(pages[i].index, pages[i].error, pages[i].page << PAGE_BITS, pages[i].slot, pages[i].thread)
+                for i in range(count)]
+
+    def stats(self, index: int) -> SpaceStats:
+        """A moment's figures of one space."""
+        space: cython.pointer[Space] = self._find(index)
+        return SpaceStats(space.table.swapped, policy_resident(cython.address(space.policy)), space.counts.faults,
+                          space.counts.zero_faults, space.counts.write_faults, space.policy.returned, space.counts.waited,
+                          space.counts.pages_in, space.counts.pages_ahead, space.counts.ahead_used, space.counts.pages_out,
+                          space.counts.clean_out, space.counts.zero_out, space.resident)
+
+    # limits of other processes
+
+    def set_room(self, resident: int, hard_limit: int, exempt: int, spare: bool) -> None:
+        """What is in memory now and what may be, in pages (0: all); whose faults never wait; whether slots are short."""
+        pages: int64_t = resident
+        limit: int64_t = hard_limit
+        thread: uint32_t = exempt
+        short: cython.bint = spare
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            self.resident, self.hard_limit, self.exempt, self.spare = pages, limit, thread, short
+            pthread_mutex_unlock(cython.address(self.lock))
+
+    @property
+    def expected(self) -> int:
+        """Pages in memory by what we brought in and took out since `set_room`."""
+        return self.resident
+
+    @property
+    def waiting(self) -> bool:
+        """Whether faults wait for room."""
+        return self.waits_for_room
+
+    def register(self, index: int, start: int, end: int) -> int:
+        """Answer for a whole mapping from now on. 0, or an errno."""
+        return uffd_register(self._find(index).fd, start, end - start)
+
+    # what an owner does to its mappings
+
+    def forget(self, index: int, start: int, end: int, since_ns: int) -> bool:
+        """The pages of a range are its owner's no more. Whether something may have been copied in there since."""
+        space: cython.pointer[Space] = self._find(index)
+        first: uint64_t = start >> PAGE_BITS
+        last: uint64_t = (end + PAGE - 1) >> PAGE_BITS
+        since: int64_t = since_ns
+        copied: cython.bint
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            forget_range(space, first, last, self.store)
+            copied = space.copied_at_ns >= since
+            pthread_mutex_unlock(cython.address(self.lock))
+        return copied
+
+    def move(self, index: int, start: int, end: int, to: int) -> None:
+        """The pages of a range are at `to` now; what was known of that place is not true any more."""
+        space: cython.pointer[Space] = self._find(index)
+        first: uint64_t = start >> PAGE_BITS
+        last: uint64_t = (end + PAGE - 1) >> PAGE_BITS
+        target: uint64_t = to >> PAGE_BITS
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            move_range(space, first, last, target, self.store)
+            if space.broken:
+                self._fail(space, target, ENOMEM, -1)
+            pthread_mutex_unlock(cython.address(self.lock))
+
+    # eviction
+
+    def discover(self, index: int, start: int, end: int) -> int:
+        """Queue what is in memory of a range and is not queued yet; how many pages that was."""
+        space: cython.pointer[Space] = self._find(index)
+        at: uint64_t = start
+        stop: uint64_t = end
+        found: cython.int
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            found = _discover(space, at, stop)
+            pthread_mutex_unlock(cython.address(self.lock))
+        return found
+
+    def begin_batch(self, index: int, want: int) -> list[tuple[int, int]]:
+        """Put up to `want` pages, at most BATCH, in swap; the ranges (start, octets) that are to be dropped now.
+
+        Raises OSError when swap does not take them (ENOSPC: it is full); what of them it took is lost to nobody.
+        """
+        space: cython.pointer[Space] = self._find(index)
+        error: cython.int
+        i: uint32_t
+        count: uint32_t = min(want, BATCH_PAGES)
+        self.evictor = threading.get_native_id()
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            self._choose(space, count)
+            pthread_mutex_unlock(cython.address(self.lock))
+            error = self._evict(space, False)
+        if error and self.drop_count == 0:
+            self.end_batch(index)
+            raise OSError(error, os.strerror(error))
+        return [(self.drops[i].first << PAGE_BITS, self.drops[i].count << PAGE_BITS) for i in range(self.drop_count)]
+
+    def end_batch(self, index: int) -> None:
+        """What was to be dropped is dropped; whoever touched it meanwhile goes on."""
+        space: cython.pointer[Space] = self._find(index)
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            self._end_batch(space)
+            pthread_mutex_unlock(cython.address(self.lock))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _choose(self, space: cython.pointer[Space], want: uint32_t) -> cython.void:
+        """The pages that leave next, as runs in the order of their addresses: the space's batch. Locked."""
+        count: uint32_t = policy_choose(cython.address(space.policy), self.chosen, want)
+        runs: uint32_t = 0
+        i: uint32_t
+        qsort(self.chosen, count, 8, _by_number)
+        for i in range(count):
+            if (runs and space.batch[runs - 1].first + space.batch[runs - 1].count == self.chosen[i]
+                    and space.batch[runs - 1].count < RUN_PAGES):
+                space.batch[runs - 1].count += 1
+            else:
+                space.batch[runs].first, space.batch[runs].count = self.chosen[i], 1
+                runs += 1
+        space.batch_runs = runs
+        space.parked = False
+        self.drop_count = 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _evict(self, space: cython.pointer[Space], locked: cython.bint) -> cython.int:
+        """Put the batch in swap. 0, or the errno of what stopped it."""
+        run: uint32_t
+        i: uint64_t
+        error: cython.int = 0
+        for run in range(space.batch_runs):
+            if error:                                   # swap is full or broken: the rest stays
+                self._acquire(locked)
+                for i in range(space.batch[run].count):
+                    policy_stay(cython.address(space.policy), space.batch[run].first + i)
+                self._release(locked)
+            else:
+                error = self._evict_run(space, space.batch[run].first, cython.cast(uint32_t, space.batch[run].count), locked)
+        return error
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _evict_run(self, space: cython.pointer[Space], first: uint64_t, count: uint32_t, locked: cython.bint) -> cython.int:
+        """Protect a run, and put in swap what of it is there and not there already. 0, or swap's errno."""
+        entries: uint64_t[RUN_PAGES]
+        i: uint32_t = 0
+        dirty: uint32_t
+        got: uint32_t
+        error: cython.int = uffd_protect(space.fd, first << PAGE_BITS, cython.cast(uint64_t, count) << PAGE_BITS, True)
+        if error == ENOENT and count > 1:               # more than one mapping, or a hole
+            error = 0
+            for i in range(count):
+                if error == 0:
+                    error = self._evict_run(space, first + i, 1, locked)
+                else:
+                    self._give_up(space, first + i, 1, locked)
+            return error
+        if error == EAGAIN:                             # a fork or a move is under way
+            self._acquire(locked)
+            for i in range(count):
+                policy_stay(cython.address(space.policy), first + i)
+            self._release(locked)
+            return 0
+        if error:
+            return 0                                    # not ours to evict any more
+        if space.pid == 0:
+            for i in range(count):
+                entries[i] = _PRESENT_AND_PROTECTED
+        elif pread(space.pagemap, entries, count * 8, first * 8) != count * 8:
+            return 0                                    # it has ended
+        i = 0
+        while i < count:
+            if entries[i] & _PRESENT_AND_PROTECTED != _PRESENT_AND_PROTECTED:
+                i += 1
+                continue
+            self._acquire(locked)
+            got = slot_of(cython.address(space.table), first + i)
+            self._release(locked)
+            if got:
+                self._acquire(locked)
+                self._clean(space, first + i)
+                self._release(locked)
+                self._add_drop(first + i, 1)
+                i += 1
+                continue
+            dirty = 1
+            while (i + dirty < count and entries[i + dirty] & _PRESENT_AND_PROTECTED == _PRESENT_AND_PROTECTED
+                   and self._has_no_slot(space, first + i + dirty, locked)):
+                dirty += 1
+            got = self._read(space, first + i, dirty, self.outgoing)
+            if got:
+                error = self._save(space, first + i, got, self.outgoing, locked)
+            if got < dirty:
+                self._give_up(space, first + i + got, dirty - got, locked)
+            if error:
+                self._give_up(space, first + i + dirty, count - i - dirty, locked)
+                return error
+            i += dirty
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _clean(self, space: cython.pointer[Space], page: uint64_t) -> cython.void:
+        """A page leaves that swap has as it is. Locked."""
+        chunk: cython.pointer[Chunk] = make_chunk(cython.address(space.table), page)
+        if chunk != cython.NULL:
+            clear_bit(chunk.present, page)
+        space.counts.clean_out += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _has_no_slot(self, space: cython.pointer[Space], page: uint64_t, locked: cython.bint) -> cython.bint:
+        found: cython.bint
+        self._acquire(locked)
+        found = slot_of(cython.address(space.table), page) == 0
+        self._release(locked)
+        return found
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _read(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t, to: cython.pointer[uint8_t]) -> uint32_t:
+        """Copy pages out; how many. Not locked for others' memory: a page that the kernel took meanwhile is a fault of ours."""
+        local: iovec
+        remote: iovec
+        got: int64_t
+        if space.pid == 0:
+            memcpy(to, cython.cast(cython.p_void, page << PAGE_BITS), cython.cast(uint64_t, count) << PAGE_BITS)
+            return count
+        local.iov_base, remote.iov_base = to, cython.cast(cython.p_void, page << PAGE_BITS)
+        local.iov_len = remote.iov_len = cython.cast(uint64_t, count) << PAGE_BITS
+        got = process_vm_readv(space.pid, cython.address(local), 1, cython.address(remote), 1, 0)
+        return cython.cast(uint32_t, got >> PAGE_BITS) if got > 0 else 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _save(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t, data: cython.pointer[cython.const[uint8_t]],
+              locked: cython.bint) -> cython.int:
+        """Give pages slots, and put them there; those that are zero need none. 0, or why swap does not take the rest."""
+        failure: Failure
+        done: uint32_t = 0
+        run: uint32_t
+        got: uint32_t
+        i: uint32_t
+        first: int64_t
+        chunk: cython.pointer[Chunk]
+        while done < count:
+            run = 0
+            while done + run < count and _is_zero(data + (cython.cast(uint64_t, done + run) << PAGE_BITS)):
+                run += 1
+            if run:
+                space.counts.zero_out += run
+                self._add_drop(page + done, run)
+                done += run
+                continue
+            while done + run < count and not _is_zero(data + (cython.cast(uint64_t, done + run) << PAGE_BITS)):
+                run += 1
+            first = self.store.take(run, cython.address(got))
+            if first == NONE:
+                self._give_up(space, page + done, count - done, locked)
+                return ENOSPC
+            if self.store.write_pages(cython.cast(uint32_t, first), got, data + (cython.cast(uint64_t, done) << PAGE_BITS),
+                                      cython.address(failure)):
+                self.store.release_pages(cython.cast(uint32_t, first), got)
+                self._give_up(space, page + done, count - done, locked)
+                return failure.error
+            self._acquire(locked)
+            for i in range(got):
+                chunk = make_chunk(cython.address(space.table), page + done + i)
+                if chunk == cython.NULL:
+                    self.store.release_pages(cython.cast(uint32_t, first) + i, got - i)
+                    break
+                forget_slot(space, page + done + i, self.store)
+                chunk.slots[(page + done + i) & (CHUNK_PAGES - 1)] = cython.cast(uint32_t, first) + i + 1
+                chunk.used += 1
+                space.table.swapped += 1
+            else:
+                i = got
+            self._release(locked)
+            self._add_drop(page + done, i)
+            space.counts.pages_out += i
+            done += i
+            if i < got:
+                self._give_up(space, page + done, count - done, locked)
+                return ENOMEM
+        return 0
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _add_drop(self, page: uint64_t, count: uint64_t) -> cython.void:
+        last: cython.pointer[Run] = cython.address(self.drops[self.drop_count - 1]) if self.drop_count else cython.NULL
+        if count == 0:
+            return
+        if last != cython.NULL and last.first + last.count == page:
+            last.count += count
+            return
+        self.drops[self.drop_count].first, self.drops[self.drop_count].count = page, count
+        self.drop_count += 1
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _give_up(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t, locked: cython.bint) -> cython.void:
+        """These stay in memory: they may be written. A page that swap has as well stays protected."""
+        i: uint32_t
+        self._acquire(locked)
+        for i in range(count):
+            policy_stay(cython.address(space.policy), page + i)
+            if slot_of(cython.address(space.table), page + i) == 0:
+                uffd_protect(space.fd, (page + i) << PAGE_BITS, PAGE, False)
+        self._release(locked)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _end_batch(self, space: cython.pointer[Space]) -> cython.void:
+        """Locked."""
+        run: uint32_t
+        count: uint32_t = space.batch_runs
+        space.batch_runs = 0
+        for run in range(self.drop_count):
+            if space.pid:
+                self.resident -= self.drops[run].count
+            else:
+                space.resident -= self.drops[run].count
+        self.drop_count = 0
+        if space.parked:
+            for run in range(count):
+                uffd_wake(space.fd, space.batch[run].first << PAGE_BITS, space.batch[run].count << PAGE_BITS)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _balance(self, space: cython.pointer[Space]) -> cython.void:
+        """Memory of our own above its limit: evict here and now. Locked, and it is we who would answer faults."""
+        run: uint32_t
+        i: uint64_t
+        error: cython.int
+        want: uint32_t
+        while space.resident > space.limit and not space.broken:
+            want = cython.cast(uint32_t, min(max(space.resident - space.limit, space.limit // 16),
+                                             cython.cast(uint64_t, RUN_PAGES)))
+            self._choose(space, max(want, 1))
+            if space.batch_runs == 0:
+                return
+            error = self._evict(space, True)
+            for run in range(self.drop_count):
+                if madvise(cython.cast(cython.p_void, self.drops[run].first << PAGE_BITS),
+                           self.drops[run].count << PAGE_BITS, MADV_DONTNEED):
+                    error = errno
+            self._end_batch(space)
+            if error:
+                return                                  # above the limit for now; the next fault tries again
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _acquire(self, locked: cython.bint) -> cython.void:
+        if not locked:
+            pthread_mutex_lock(cython.address(self.lock))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _release(self, locked: cython.bint) -> cython.void:
+        if not locked:
+            pthread_mutex_unlock(cython.address(self.lock))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _discover(space: cython.pointer[Space], start: uint64_t, end: uint64_t) -> cython.int:
+    """Queue pages that are present. Locked."""
+    regions: ScanRegion[REGIONS]
+    entries: uint64_t[CHUNK_PAGES]
+    walked: uint64_t = start
+    page: uint64_t
+    found: cython.int = 0
+    count: int64_t = present_regions(space.pagemap, start, end, regions, REGIONS, cython.address(walked))
+    i: int64_t
+    while count >= 0:
+        for i in range(count):
+            for page in range(regions[i].start >> PAGE_BITS, regions[i].end >> PAGE_BITS):
+                found += _queue(space, page)
+        if walked <= start or walked >= end:
+            return found
+        start = walked
+        count = present_regions(space.pagemap, start, end, regions, REGIONS, cython.address(walked))
+    while start < end:                                  # a kernel before 6.7
+        count = min((end - start) >> PAGE_BITS, cython.cast(uint64_t, CHUNK_PAGES))
+        if pread(space.pagemap, entries, count * 8, (start >> PAGE_BITS) * 8) != count * 8:
+            return found
+        for i in range(count):
+            if entries[i] & _PRESENT:
+                found += _queue(space, (start >> PAGE_BITS) + i)
+        start += cython.cast(uint64_t, count) << PAGE_BITS
+    return found
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _queue(space: cython.pointer[Space], page: uint64_t) -> cython.bint:
+    """A page was found in memory. Whether that is news."""
+    return (not policy_is_in_memory(cython.address(space.policy), page)
+            and policy_arrive(cython.address(space.policy), page, False))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _by_number(a: cython.pointer[cython.const[cython.void]], b: cython.pointer[cython.const[cython.void]]) -> cython.int:
+    x: uint64_t = cython.cast(cython.pointer[uint64_t], a)[0]
+    y: uint64_t = cython.cast(cython.pointer[uint64_t], b)[0]
+    return (x > y) - (x < y)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.inline
+@cython.exceptval(check=False)
+def _is_zero(page: cython.pointer[cython.const[uint8_t]]) -> cython.bint:
+    words: cython.pointer[cython.const[uint64_t]] = cython.cast(cython.pointer[cython.const[uint64_t]], page)
+    return words[0] == 0 and memcmp(page, page + 8, PAGE - 8) == 0

@@ -1,0 +1,327 @@
+"""The pager of a group of programs: a process of its own, locked in memory, that owns what of theirs is in swap.
+
+    python -m rustosd.process.pager FD
+
+One thread answers faults (`mm.paging.faults`); this one watches how much is in memory and evicts, when the supervisor lets
+it. It never waits for the supervisor, which may itself touch a page that is in swap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from mm.paging.pager import BATCH, Pager
+from rustosd.process import packets
+from rustosd.process.pressure import Pressure
+from rustosd.swap.opening import open_store
+from rustosd.swap.place import from_builtins
+from rustosd.swap.report import report
+
+_PAGE: Final = 4096
+_MCL_CURRENT_AND_FUTURE: Final = 3
+_BUSY_MS, _NEAR_MS, _QUIET_MS = 1, 3, 100
+_SCAN_AGAIN_S: Final = 0.1
+_UNSEEN_PAGES: Final = 256
+_NOTHING_FOUND_S: Final = 0.05
+_SLACK_PARTS: Final = 16            # of the limit: how much more than must is evicted
+_NEAR_PARTS: Final = 2              # of the limit: from where on it is watched closely
+_SPARE_PARTS: Final = 4             # of the slots: with fewer free, pages in memory keep none
+_NICE: Final = -10
+_TELL_EVERY_S: Final = 1.0
+_ROWS_MOST: Final = 128
+_KINDS: Final = ("rw-p", "r--p")    # of mappings, that are evicted
+
+
+class Group:
+    """The address spaces of one group, and how much of them may be in memory."""
+
+    def __init__(self, end: socket.socket, pager: Pager, soft: int, hard: int, supervisor: int) -> None:
+        self._end, self._pager = end, pager
+        self._soft, self._hard, self._supervisor = soft // _PAGE, hard // _PAGE, supervisor
+        self._pressure = Pressure()
+        self._keys: dict[int, int] = {}         # the supervisor's number of a space -> the pager's
+        self._pids: dict[int, int] = {}
+        self._resident: dict[int, int] = {}     # pages
+        self._wanted: int | None = None         # the space that an eviction is asked for, or under way in
+        self._scanned: dict[int, float] = {}
+        self._idle_until: dict[int, float] = {}
+        self._peak = 0
+        self._failed = ""
+        self._told_at = 0.0
+        self._faults = self._ahead = self._ahead_used = 0       # of spaces that have ended
+        self._verbs = {"attach": self._attach, "claim": self._claim, "end": self._ended, "call": self._call,
+                       "grant": self._grant, "dropped": self._dropped, "tell": self._tell}
+
+    def run(self) -> None:
+        """Until the supervisor has gone."""
+        poll = select.poll()
+        poll.register(self._end, select.POLLIN)
+        poll.register(self._pager.told_fd, select.POLLIN)
+        self._pressure.register(poll)
+        while True:
+            for fd, _events in poll.poll(self._pause()):
+                if fd == self._pager.told_fd:
+                    os.eventfd_read(fd)
+                    self._tell_lost()
+                elif fd == self._end.fileno():
+                    if not self._take():
+                        return
+                else:
+                    self._pressure.felt()
+            self._watch()
+            if time.monotonic() - self._told_at >= _TELL_EVERY_S:
+                self._tell()
+
+    def _pause(self) -> int:
+        total = sum(self._resident.values())
+        if self._pager.waiting:
+            return _BUSY_MS
+        return _NEAR_MS if total > self._soft // _NEAR_PARTS else _QUIET_MS
+
+    def _take(self) -> bool:
+        """All that the supervisor has to say; False: it has gone."""
+        while True:
+            try:
+                packet = packets.receive(self._end)
+            except BlockingIOError:
+                return True
+            if packet is None:
+                return False
+            fields, fd = packet
+            verb = self._verbs[fields.pop("op")]
+            verb(**fields, fd=fd) if fd >= 0 else verb(**fields)
+
+    def _say(self, op: str, fd: int = -1, **fields: Any) -> None:
+        packets.send(self._end, {"op": op, **fields}, fd)
+
+    # spaces
+
+    def _attach(self, key: int, pid: int, fd: int) -> None:
+        try:
+            self._enter(key, pid, self._pager.add(fd, pid))
+        except OSError as error:                # it has ended already, or there are too many
+            os.close(fd)
+            if error.errno not in (errno.ENOENT, errno.ESRCH):
+                self._failed = str(error)
+
+    def _enter(self, key: int, pid: int, index: int) -> None:
+        self._keys[key], self._pids[key], self._resident[key] = index, pid, 0
+
+    def _claim(self, parent: int, key: int, pid: int, forget: list[tuple[int, int]]) -> None:
+        """A forked process's space: the oldest of its parent's that is its own, which matters when two forked at once."""
+        found = self._pager.unclaimed(self._keys[parent]) if parent in self._keys else []
+        if len(found) > 1:
+            found = [index for index in found if self._belongs(index, pid)]
+        if not found:
+            return self._say("claimed", key=key)
+        self._pager.claim(found[0], pid)
+        for start, end in forget:
+            self._pager.forget(found[0], start, end, 0)
+        self._enter(key, pid, found[0])
+        self._say("claimed", self._pager.descriptor(found[0]), key=key)
+
+    def _belongs(self, index: int, pid: int) -> bool:
+        """Whether a space is a process's."""
+        for start, end in mappings(pid):
+            with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+                for page in range(start // _PAGE, min(end // _PAGE, start // _PAGE + 512)):
+                    if int.from_bytes(os.pread(pagemap.fileno(), 8, page * 8), "little") >> 63:
+                        if self._pager.register(index, start, end) == 0:
+                            return self._pager.marks(index, pid, page)
+                        break
+        return False
+
+    def _ended(self, key: int) -> None:
+        index = self._keys.pop(key, None)
+        for table in (self._pids, self._resident, self._scanned, self._idle_until):
+            table.pop(key, None)
+        if self._wanted == key:
+            self._wanted = None
+        if index is not None:
+            one = self._pager.stats(index)
+            self._faults += one.faults
+            self._ahead += one.pages_ahead
+            self._ahead_used += one.ahead_used
+            self._pager.end(index)
+
+    def _call(self, key: int, token: int, since: int, forget: list[tuple[int, int]],
+              move: tuple[int, int, int] | None = None, unmapped: bool = False) -> None:
+        """A thread has changed mappings."""
+        copied = False
+        if (index := self._keys.get(key)) is not None:
+            for start, end in self._holes(self._pids[key]) if unmapped else forget:
+                copied |= self._pager.forget(index, start, end, since)
+            if move is not None:
+                self._pager.move(index, *move)
+        self._say("done", token=token, copied=copied)
+
+    @staticmethod
+    def _holes(pid: int) -> list[tuple[int, int]]:
+        """Where a process has nothing mapped."""
+        holes, at = [], 0
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                start, _, end = line.split(" ", 1)[0].partition("-")
+                holes.append((at, int(start, 16)))
+                at = int(end, 16)
+        return [hole for hole in holes if hole[0] < hole[1]]
+
+    def _tell_lost(self) -> None:
+        keys = {index: key for key, index in self._keys.items()}
+        for one in self._pager.lost():
+            if one.index in keys:
+                self._say("lost", key=keys[one.index], thread=one.thread, address=one.address, why=self._why(one))
+
+    def _why(self, one: Any) -> str:
+        device = self._pager.store.device.describe()
+        if one.errno == errno.EBADMSG:
+            return f"{device}: slot {one.slot} is not what was written"
+        if one.errno == errno.ENOMEM:
+            return (f"the memory limit is reached and nothing more can be swapped out"
+                    f"{': ' + self._failed if self._failed else ''}")
+        return f"{device}: {os.strerror(one.errno)}{f', slot {one.slot}' if one.slot >= 0 else ''}"
+
+    # limits
+
+    def _watch(self) -> None:
+        """See what is in memory, and ask for an eviction if it is too much."""
+        for key, pid in self._pids.items():
+            self._resident[key] = anonymous_pages(pid)
+        total = sum(self._resident.values())
+        if total > self._pager.expected + _UNSEEN_PAGES:
+            self._scanned.clear()               # memory that we do not answer for has grown
+        self._peak = max(self._peak, total)
+        slots = self._pager.store.slots
+        self._pager.set_room(total, self._hard, self._supervisor, slots.free < slots.count // _SPARE_PARTS)
+        if self._wanted is not None or total <= self._pressure.lowered(self._soft):
+            return
+        now = time.monotonic()
+        ready = [key for key in self._keys if self._idle_until.get(key, 0) <= now]
+        if ready:
+            self._wanted = max(ready, key=lambda key: self._resident[key])
+            self._say("want", key=self._wanted)
+
+    def _grant(self, key: int) -> None:
+        """Evict: nobody changes mappings now."""
+        if key != self._wanted:
+            return self._say("drop", key=key, ranges=[])
+        index, pid = self._keys[key], self._pids[key]
+        soft = self._pressure.lowered(self._soft)
+        want = min(BATCH, max(1, sum(self._resident.values()) - soft + soft // _SLACK_PARTS))
+        now = time.monotonic()
+        found = 1
+        if self._pager.stats(index).queued < 2 * want or self._scanned.get(key, 0) + _SCAN_AGAIN_S < now:
+            found = self._scan(index, pid)
+            self._scanned[key] = time.monotonic()
+        ranges: list[tuple[int, int]] = []
+        try:
+            ranges = self._pager.begin_batch(index, want)
+        except OSError as error:
+            self._failed = f"{self._pager.store.device.describe()}: {error.strerror}"
+            found = 0
+        if not ranges and not found:
+            self._idle_until[key] = now + _NOTHING_FOUND_S
+        self._say("drop", key=key, ranges=ranges)
+
+    def _scan(self, index: int, pid: int) -> int:
+        """Answer for all mappings that can be evicted, and find what is in memory of them."""
+        found = 0
+        with contextlib.suppress(OSError):
+            for start, end in mappings(pid):
+                if self._pager.register(index, start, end) == 0:
+                    found += self._pager.discover(index, start, end)
+        return found
+
+    def _dropped(self, key: int, failed: list[int]) -> None:
+        if (index := self._keys.get(key)) is not None:
+            self._pager.end_batch(index)
+        if self._wanted == key:
+            self._wanted = None
+        if failed:
+            self._idle_until[key] = time.monotonic() + _NOTHING_FOUND_S
+
+    # figures
+
+    def _tell(self) -> None:
+        """All there is to know, for people."""
+        self._told_at = time.monotonic()
+        rows, ahead, used, faults = [], 0, 0, 0
+        for key, index in list(self._keys.items())[:_ROWS_MOST]:
+            one = self._pager.stats(index)
+            ahead, used, faults = ahead + one.pages_ahead, used + one.ahead_used, faults + one.faults
+            rows.append({
+                "pid": self._pids[key], "resident_octets": self._resident[key] * _PAGE, "swapped_octets": one.swapped * _PAGE,
+                "faults": one.faults, "zero_faults": one.zero_faults, "write_faults": one.write_faults, "again": one.again,
+                "waited": one.waited, "in_octets": one.pages_in * _PAGE, "out_octets": one.pages_out * _PAGE,
+                "clean_octets": (one.clean_out + one.zero_out) * _PAGE, "ahead_pages": one.pages_ahead,
+                "ahead_used": one.ahead_used})
+        memory = {
+            "limit_octets": self._soft * _PAGE, "most_octets": self._hard * _PAGE,
+            "lowered_octets": self._pressure.lowered(self._soft) * _PAGE,
+            "resident_octets": sum(self._resident.values()) * _PAGE, "peak_octets": self._peak * _PAGE, "failure": self._failed,
+            "spaces": rows}
+        self._say("figures", memory=memory,
+                  swap=report(self._pager.store, faults=self._faults + faults, ahead_pages=self._ahead + ahead,
+                              ahead_used=self._ahead_used + used))
+
+
+def anonymous_pages(pid: int) -> int:
+    """What is in memory of a process that no file has, in pages; 0: it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as statm:
+            fields = statm.read(128).split()
+        return max(0, int(fields[1]) - int(fields[2]))
+    except (OSError, IndexError):
+        return 0
+
+
+def mappings(pid: int) -> list[tuple[int, int]]:
+    """Private anonymous memory of a process, without its first stack. Raises OSError."""
+    found = []
+    with open(f"/proc/{pid}/maps") as maps:
+        for line in maps:
+            fields = line.split(None, 5)
+            if fields[1] in _KINDS and fields[4] == "0" and (len(fields) == 5 or fields[5].startswith(("[heap]", "[anon:"))):
+                start, _, end = fields[0].partition("-")
+                found.append((int(start, 16), int(end, 16)))
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Serve the supervisor at the other end of a descriptor."""
+    end = socket.socket(fileno=int(argv[0]))
+    first = packets.receive(end)
+    if first is None:
+        return 1
+    settings, fd = first
+    try:
+        store = open_store(from_builtins(settings["place"]), fd)
+    except (OSError, ValueError) as error:
+        packets.send(end, {"error": f"no swap: {error}"})
+        return 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_MCL_CURRENT_AND_FUTURE):
+        packets.send(end, {"error": f"the pager cannot be locked in memory: {os.strerror(ctypes.get_errno())}"})
+        return 1
+    with contextlib.suppress(OSError):  # threads wait for us: we go first
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    pager = Pager(store)
+    threading.Thread(target=pager.serve, name="faults", daemon=True).start()
+    packets.send(end, {"op": "ready"})
+    end.setblocking(False)
+    Group(end, pager, settings["soft"], settings["hard"], settings["supervisor"]).run()
+    os._exit(0)                         # the programs have ended, and what is in swap is nobody's
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,197 @@
+"""Regions of our own memory that are in swap in parts: whoever touches them sees what was written, whatever thread it is."""
+
+import errno
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mm.paging.userfault import begin, open_own
+from mm.region import PAGE, SwappedRegion
+from mm.swap.device import FileDevice, RamDevice
+from mm.swap.store import SwapStore
+
+PAGES = 2048
+LIMIT = 128 * PAGE
+
+
+def possible() -> str:
+    """Empty, or why this machine has no page faults for us."""
+    try:
+        fd = open_own()
+    except OSError as error:
+        return str(error)
+    try:
+        begin(fd)
+    except OSError as error:
+        return str(error)
+    finally:
+        os.close(fd)
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(possible()), reason=f"no userfaultfd: {possible()}")
+
+
+@pytest.fixture
+def device() -> RamDevice:
+    return RamDevice(2 * PAGES * PAGE)
+
+
+@pytest.fixture
+def store(device: RamDevice) -> SwapStore:
+    return SwapStore(device)
+
+
+@pytest.fixture
+def region(store: SwapStore) -> Iterator[SwappedRegion]:
+    with SwappedRegion(PAGES * PAGE, LIMIT, store) as region:
+        yield region
+    assert store.held() == []           # no slot was forgotten
+
+
+def mark(number: int) -> bytes:
+    return b"%016d" % number
+
+
+def test_memory_that_was_never_written_is_zero(region: SwappedRegion) -> None:
+    with memoryview(region.memory) as view:
+        assert all(view[page * PAGE] == 0 for page in range(PAGES))
+
+
+def test_every_page_comes_back_and_no_more_than_the_limit_is_in_memory(region: SwappedRegion) -> None:
+    with memoryview(region.memory) as view:
+        for order in (range(PAGES), range(PAGES - 1, -1, -1), random.Random(1).sample(range(PAGES), PAGES)):
+            for page in order:
+                view[page * PAGE:page * PAGE + 16] = mark(page)
+            for page in order:
+                assert view[page * PAGE:page * PAGE + 16] == mark(page)
+                assert view[(page + 1) * PAGE - 1] == 0
+    assert region.stats.resident <= LIMIT // PAGE
+    assert region.stats.pages_out >= PAGES - LIMIT // PAGE
+
+
+def test_what_is_only_read_leaves_without_being_written_again(region: SwappedRegion) -> None:
+    with memoryview(region.memory) as view:
+        for page in range(PAGES):
+            view[page * PAGE] = 1
+        for _ in range(3):
+            assert all(view[page * PAGE] for page in range(PAGES))
+    stats = region.stats
+    assert stats.pages_out <= PAGES + LIMIT // PAGE
+    assert stats.clean_out > PAGES
+
+
+def test_pages_used_in_order_come_many_at_a_time(region: SwappedRegion) -> None:
+    with memoryview(region.memory) as view:
+        for page in range(PAGES):
+            view[page * PAGE] = 1
+        before = region.stats.faults
+        assert all(view[page * PAGE] for page in range(PAGES))
+    assert region.stats.faults - before < PAGES // 8
+    assert region.stats.ahead_used > region.stats.pages_ahead // 2
+
+
+def test_threads_see_their_own_words(region: SwappedRegion) -> None:
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        chance, known = random.Random(number), {}
+        for _ in range(4000):
+            at = (chance.randrange(PAGES // 4) * 4 + number) * PAGE + 64 * number
+            if view[at:at + 16] != known.get(at, bytes(16)):
+                wrong.append(at)
+            known[at] = mark(chance.randrange(1 << 40))
+            view[at:at + 16] = known[at]
+        wrong.extend(at for at, octets in known.items() if view[at:at + 16] != octets)
+
+    with memoryview(region.memory) as view:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_system_calls_may_read_and_write_it(region: SwappedRegion, tmp_path: Path) -> None:
+    octets = random.Random(7).randbytes(PAGES * PAGE)
+    with memoryview(region.memory) as view, open(tmp_path / "file", "w+b", buffering=0) as file:
+        view[:] = octets
+        assert file.write(view) == len(octets)
+        view[:] = bytes(len(octets))
+        file.seek(0)
+        assert file.readinto(view) == len(octets)
+        assert view == octets
+
+
+def test_several_regions_share_a_file(tmp_path: Path) -> None:
+    store = SwapStore(FileDevice(str(tmp_path / "swap"), 2 * PAGES * PAGE))
+    regions = [SwappedRegion(256 * PAGE, 16 * PAGE, store) for _ in range(3)]
+    for number, region in enumerate(regions):
+        region.memory[:] = bytes([number + 1]) * len(region)
+    for number, region in enumerate(regions):
+        assert region.memory[:] == bytes([number + 1]) * len(region)
+        region.close()
+    assert store.held() == []
+
+
+def test_a_region_with_a_view_cannot_be_closed(region: SwappedRegion) -> None:
+    view = memoryview(region.memory)
+    with pytest.raises(BufferError, match="somebody still has a view"):
+        region.close()
+    view[5 * PAGE] = 9
+    for page in range(PAGES):
+        view[page * PAGE + 1] = 1
+    assert view[5 * PAGE] == 9
+    view.release()
+
+
+def test_swap_that_is_full_leaves_more_in_memory_and_loses_nothing() -> None:
+    store = SwapStore(RamDevice(256 * PAGE))
+    with SwappedRegion(1024 * PAGE, LIMIT, store) as region, memoryview(region.memory) as view:
+        for page in range(1024):
+            view[page * PAGE:page * PAGE + 16] = mark(page + 1)
+        assert all(view[page * PAGE:page * PAGE + 16] == mark(page + 1) for page in range(1024))
+        assert region.stats.resident > LIMIT // PAGE
+
+
+LOSES = """
+import sys, threading
+from mm.region import SwappedRegion
+from mm.swap.device import RamDevice
+from mm.swap.store import SwapStore
+device = RamDevice(1024 * 4096)
+region = SwappedRegion(512 * 4096, 64 * 4096, SwapStore(device), on_failure=lambda why: (print(why, flush=True), over.set()))
+over = threading.Event()
+for page in range(512):
+    region.memory[page * 4096] = 1
+if sys.argv[1] == "corrupt":
+    for octet in range(0, 1024 * 4096, 64):
+        device.flip(octet, 1)
+else:
+    device.fail(5)
+import ctypes
+touch = ctypes.CDLL(None).memchr        # without the GIL
+threading.Thread(target=touch, args=(ctypes.c_void_p(region.address), 2, ctypes.c_size_t(512 * 4096)), daemon=True).start()
+assert over.wait(20)
+import os
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("how", "number"), [("corrupt", errno.EBADMSG), ("broken", errno.EIO)])
+def test_a_page_that_cannot_be_had_is_told_and_never_made_up(how: str, number: int) -> None:
+    done = subprocess.run([sys.executable, "-c", LOSES, how], capture_output=True, text=True, timeout=60, check=True)
+    assert os.strerror(number) in done.stdout
+
+
+@pytest.mark.parametrize(("size", "limit"), [(0, LIMIT), (PAGE + 1, LIMIT), (64 * PAGE, PAGE)])
+def test_sizes_that_make_no_sense_are_refused(store: SwapStore, size: int, limit: int) -> None:
+    with pytest.raises(ValueError, match="whole pages"):
+        SwappedRegion(size, limit, store)

@@ -1,0 +1,229 @@
+"""Programs whose memory is limited: whatever they do to it, they find what they have put there."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rustosd.process.memory import MemoryRefused, check_rights
+from tests.mm.test_region import possible
+from tests.rustosd.process.paged import FAILING, Paged
+
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+MIB = 1 << 20
+
+
+def _refused() -> str:
+    try:
+        check_rights()
+    except MemoryRefused as refused:
+        return str(refused)
+    return possible()
+
+
+pytestmark = pytest.mark.skipif(bool(_refused()), reason=f"no paging of programs: {_refused()}")
+Start = Callable[..., Paged]
+
+
+@pytest.fixture(scope="session")
+def stress(tmp_path_factory: pytest.TempPathFactory) -> str:
+    target = tmp_path_factory.mktemp("programs") / "stress"
+    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-pthread", "-o", target, PROGRAMS / "stress.c"], check=True)
+    return str(target)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Programs that are ended with the test."""
+    started: list[Paged] = []
+
+    def begin(*argv: str, soft: int = 16 * MIB, hard: int = 24 * MIB, **more) -> Paged:
+        started.append(Paged(*argv, soft=soft, hard=hard, folder=tmp_path, **more))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.end()
+
+
+def output_of(start: Start, tmp_path: Path, *argv: str, status: int = 0, **more) -> tuple[Paged, str]:
+    """Run it to its end, which must be this; what it wrote."""
+    with open(tmp_path / "output", "w+") as file:
+        limit_s = more.pop("limit_s", 60)
+        one = start(*argv, stdout=file.fileno(), **more)
+        found = one.run(limit_s)
+        file.seek(0)
+        text = file.read()
+    assert (found, one.lost, one.gave_up) == (status, [], ""), text
+    return one, text
+
+
+def test_a_program_below_its_limit_is_not_slowed_by_faults(start: Start, tmp_path: Path) -> None:
+    one, text = output_of(start, tmp_path, "/bin/echo", "hello")
+    assert text == "hello\n"
+    assert one.swap_total("out_octets") == 0
+
+
+@pytest.mark.parametrize(("threads", "fork"), [(1, False), (3, False), (2, True)], ids=["one", "threads", "forks"])
+def test_what_programs_do_to_their_memory_never_changes_what_is_in_it(start: Start, stress: str, tmp_path: Path, threads: int,
+                                                                      fork: bool) -> None:
+    one, text = output_of(start, tmp_path, stress, str(threads), "3", "40", *(["fork"] if fork else []))
+    assert re.search(r"wrong 0$", text.strip())
+    assert one.swap_total("out_octets") > 8 * MIB
+    assert one.unclaimed_slots() == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("threads", [1, 4, 8])
+def test_the_same_for_minutes(start: Start, stress: str, tmp_path: Path, threads: int) -> None:
+    one, text = output_of(start, tmp_path, stress, str(threads), "120", "64", "fork", limit_s=280)
+    assert re.search(r"wrong 0$", text.strip())
+    assert one.unclaimed_slots() == 0
+
+
+GROW = """
+import os, sys
+pages = int(sys.argv[1]) * 256
+block = bytearray(pages * 4096)
+for page in range(pages):
+    block[page * 4096:page * 4096 + 8] = page.to_bytes(8, "little")
+most = 0
+for turn in range(2):
+    for page in range(pages):
+        assert block[page * 4096:page * 4096 + 8] == page.to_bytes(8, "little"), page
+print("whole")
+"""
+
+
+def test_four_times_the_limit_is_there_in_the_end_and_the_limit_is_kept(start: Start, tmp_path: Path) -> None:
+    one, text = output_of(start, tmp_path, sys.executable, "-c", GROW, "96", soft=24 * MIB, hard=32 * MIB)
+    assert text == "whole\n"
+    assert one.peak_octets() < 72 * MIB
+
+
+FORKS = """
+import os, sys, random
+chance = random.Random(3)
+block = [chance.randbytes(4096) for _ in range(6000)]
+sums = [hash(octets) for octets in block]
+children = []
+for number in range(4):
+    pid = os.fork()
+    if pid == 0:
+        ok = all(hash(octets) == total for octets, total in zip(block, sums))
+        block = [octets[::-1] for octets in block]
+        ok = ok and all(hash(octets[::-1]) == total for octets, total in zip(block, sums))
+        os._exit(0 if ok else 1)
+    children.append(pid)
+    for place in range(number, 6000, 5):
+        block[place] = chance.randbytes(4096)
+        sums[place] = hash(block[place])
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+assert all(hash(octets) == total for octets, total in zip(block, sums))
+print("whole")
+"""
+
+
+def test_python_allocates_and_forks(start: Start, tmp_path: Path) -> None:
+    one, text = output_of(start, tmp_path, sys.executable, "-c", FORKS)
+    assert text == "whole\n"
+    assert one.unclaimed_slots() == 0
+
+
+def test_programs_that_start_programs(start: Start, tmp_path: Path) -> None:
+    script = "i=0; while [ $i -lt 10 ]; do i=$((i+1)); echo $i | cat | sed s/^/x/; done; exec sh -c 'echo end; wait'"
+    one, text = output_of(start, tmp_path, "/bin/sh", "-c", script)
+    assert text == "".join(f"x{number}\n" for number in range(1, 11)) + "end\n"
+    assert one.memory.attendants == {one.memory.pager_pid}
+
+
+@pytest.mark.parametrize("mebibytes", [4, pytest.param(64, marks=pytest.mark.long)])
+def test_sort_of_a_file_four_times_the_limit(start: Start, tmp_path: Path, mebibytes: int) -> None:
+    limit = mebibytes // 4 * MIB
+    file = tmp_path / "lines"
+    with open(file, "wb") as lines:
+        for _ in range(mebibytes):
+            lines.write(b"".join(b"%s\n" % os.urandom(31).hex().encode() for _ in range(MIB // 63)))
+    environment = ["env", "LC_ALL=C"]
+    one, _ = output_of(start, tmp_path, *environment, "sort", "-S", f"{2 * mebibytes}M", "--parallel=2", str(file),
+                          "-o", str(tmp_path / "sorted"), soft=limit, hard=limit + 4 * MIB, limit_s=280)
+    subprocess.run([*environment, "sort", "-c", tmp_path / "sorted"], check=True)
+    assert (tmp_path / "sorted").stat().st_size == file.stat().st_size
+    assert one.swap_total("out_octets") > mebibytes * MIB // 2
+
+
+HOLD = """
+import os, sys, time
+block = bytearray(48 << 20)
+for page in range(48 << 8):
+    block[page * 4096] = page % 251 + 1
+print("ready", flush=True)
+if sys.argv[1] == "fork" and os.fork() == 0:
+    time.sleep(600)
+while True:
+    assert all(block[page * 4096] == page % 251 + 1 for page in range(48 << 8))
+"""
+
+
+def _ready(one: Paged, output: Path) -> None:
+    one.until(lambda: "ready" in output.read_text())
+
+
+def test_a_pager_that_is_killed_takes_its_programs_with_it_and_says_so(start: Start, tmp_path: Path) -> None:
+    with open(tmp_path / "output", "w") as file:
+        one = start(sys.executable, "-c", HOLD, "fork", stdout=file.fileno())
+        _ready(one, tmp_path / "output")
+        os.kill(one.memory.pager_pid, signal.SIGKILL)
+        assert one.run() == -signal.SIGKILL
+    assert "the pager of this program has ended" in one.gave_up
+    one.until(lambda: not one.turn())       # nothing is left
+
+
+@pytest.mark.parametrize(("how", "why"), [("corrupt", "is not what was written"), ("read-error", "Input/output error")])
+def test_swap_that_fails_ends_the_process_that_needs_the_page_and_no_other(start: Start, tmp_path: Path, how: str,
+                                                                           why: str) -> None:
+    script = f"{sys.executable} -c '{HOLD}' alone; echo ended $?; cat /proc/self/comm"
+    with open(tmp_path / "output", "w+") as file:
+        one = start("/bin/sh", "-c", script, stdout=file.fileno(), pager=FAILING, place={"fails": how})
+        assert one.run() == 0
+        file.seek(0)
+        assert file.read().removeprefix("ready\n") == "ended 137\ncat\n"
+    assert len({thread for thread, _, _ in one.lost}) == 1
+    assert why in one.lost[0][2]
+
+
+def test_swap_that_is_full_ends_who_needs_more(start: Start, tmp_path: Path) -> None:
+    one = start(sys.executable, "-c", GROW, "96", octets=8 * MIB)
+    assert one.run() == -signal.SIGKILL
+    assert "memory limit is reached and nothing more can be swapped out" in one.lost[0][2]
+
+
+def test_a_device_that_cannot_be_written_loses_nothing_while_there_is_room(start: Start, tmp_path: Path) -> None:
+    _, text = output_of(start, tmp_path, sys.executable, "-c", GROW, "20", soft=16 * MIB, hard=80 * MIB, pager=FAILING,
+                        place={"fails": "write-error"})
+    assert text == "whole\n"
+
+
+def test_a_supervisor_that_is_killed_takes_all_of_them_with_it(tmp_path: Path) -> None:
+    code = (f"import sys, json, pathlib; sys.path.insert(0, {str(Path.cwd())!r})\n"
+            "from tests.rustosd.process.paged import Paged\n"
+            f"one = Paged(sys.executable, '-c', {HOLD!r}, 'fork', soft=16 << 20, hard=24 << 20, "
+            f"folder=pathlib.Path({str(tmp_path)!r}))\n"
+            "print(json.dumps([one.pid, one.memory.pager_pid]), flush=True)\none.run()\n")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    program, pager = json.loads(process.stdout.readline())
+    assert process.stdout.readline() == "ready\n"
+    process.kill()
+    process.wait()
+    limit = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
+              for pid in (program, pager)):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
