@@ -46,7 +46,7 @@ def _kernel(context: typer.Context, as_json: Json = False) -> None:
 @kernel.command("show")
 def show(as_json: Json = False) -> None:
     """Whether it is on, and how much is there."""
-    _print(call("swap.kernel"), as_json)
+    _print(call("kernelswap.show"), as_json)
 
 
 @kernel.command()
@@ -58,13 +58,13 @@ def on(
 ) -> None:
     """Have Linux swap to an export of ours. The daemon is locked in memory meanwhile."""
     name = checked(ExportName, export)
-    _print(call("swap.kernel_on", p.KernelSwapOn(export=name, priority=priority, encryption=not plain)), as_json)
+    _print(call("kernelswap.on", p.KernelSwapOn(export=name, priority=priority, encryption=not plain)), as_json)
 
 
 @kernel.command()
 def off() -> None:
     """Bring back to memory what Linux has there, and give the disk back."""
-    call("swap.kernel_off")
+    call("kernelswap.off")
 
 
 def _print(state: p.KernelSwap | None, as_json: bool) -> None:

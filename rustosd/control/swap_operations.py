@@ -19,15 +19,15 @@ class SwapOperations:
     async def swap_list(self, _: Nothing) -> list[p.ProgramSwap]:
         return [_row(each) for each in await self.core.swap_watch.look()]
 
-    def swap_kernel(self, _: Nothing) -> p.KernelSwap | None:
+    def kernelswap_show(self, _: Nothing) -> p.KernelSwap | None:
         state = self.core.kernel_swap.state()
         return None if state is None else p.KernelSwap(**state._asdict())
 
-    async def swap_kernel_on(self, wanted: p.KernelSwapOn) -> p.KernelSwap:
+    async def kernelswap_on(self, wanted: p.KernelSwapOn) -> p.KernelSwap:
         state = await self.core.kernel_swap.on(str(wanted.export), wanted.priority, wanted.encryption)
         return p.KernelSwap(**state._asdict())
 
-    async def swap_kernel_off(self, _: Nothing) -> Done:
+    async def kernelswap_off(self, _: Nothing) -> Done:
         await self.core.kernel_swap.off()
         return Done()
 

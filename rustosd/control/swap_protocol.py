@@ -56,9 +56,9 @@ class KernelSwapOn(Parameters):
 
 
 METHODS = (
-    Method("swap.kernel", Nothing, KernelSwap | None, False, "Linux's own swap on a disk of ours, if it is on."),
-    Method("swap.kernel_on", KernelSwapOn, KernelSwap, True, "Have Linux swap to an export of ours, whose content is lost."),
-    Method("swap.kernel_off", Nothing, Done, True, "Bring back to memory what Linux has there, and give the disk back."),
+    Method("kernelswap.show", Nothing, KernelSwap | None, False, "Linux's own swap on a disk of ours, if it is on."),
+    Method("kernelswap.on", KernelSwapOn, KernelSwap, True, "Have Linux swap to an export of ours, whose content is lost."),
+    Method("kernelswap.off", Nothing, Done, True, "Bring back to memory what Linux has there, and give the disk back."),
     Method("swap.list", Nothing, list[ProgramSwap], False, "The swap of programs whose memory is limited."),
     Method("swap.take", Nothing, Place, False, "A place for a program's swap, with a descriptor: rustosd.swap.place.",
            for_programs=True),

@@ -44,20 +44,20 @@ def nbd_is_free(guest):
 
 def test_what_does_not_fit_goes_to_our_disk_and_comes_back_as_it_was(guest, daemon):
     call, pid = daemon
-    state = guest.call(inside_swap.control, "swap.kernel_on", export="swap0", priority=7, timeout=300)
+    state = guest.call(inside_swap.control, "kernelswap.on", export="swap0", priority=7, timeout=300)
     assert (state["device"], state["export"], state["priority"]) == ("/dev/nbd0", "swap0", 7), state
     assert swaps(guest)[0] == "/dev/nbd0"
     locked = guest.run(f"grep VmLck /proc/{state['server']}/status; "
                        f"cat /proc/{state['server']}/oom_score_adj /proc/{pid}/oom_score_adj")
     assert int(locked.stdout.split()[1]) > 0 and locked.stdout.split()[3:] == ["-1000", "-900"]
-    assert "is on already" in guest.call(inside_swap.control, "swap.kernel_on", export="swap0", timeout=300)
+    assert "is on already" in guest.call(inside_swap.control, "kernelswap.on", export="swap0", timeout=300)
     sums = guest.run(f"echo $$ > {GROUP}/cgroup.procs && head -c {OCTETS} /dev/urandom | tee {FILE} | sha256sum && "
                      f"sha256sum < {FILE}", timeout=600).stdout.splitlines()
     assert sums[0] == sums[1]
     assert int(guest.run(f"cat {GROUP}/memory.swap.current").stdout) > OCTETS - LIMIT - (4 << 20)
-    assert guest.call(inside_swap.control, "swap.kernel", timeout=300)["used_octets"] > OCTETS - LIMIT - (4 << 20)
+    assert guest.call(inside_swap.control, "kernelswap.show", timeout=300)["used_octets"] > OCTETS - LIMIT - (4 << 20)
     guest.run(f"echo max > {GROUP}/memory.max")
-    assert guest.call(inside_swap.control, "swap.kernel_off", timeout=600) == {}
+    assert guest.call(inside_swap.control, "kernelswap.off", timeout=600) == {}
     assert swaps(guest) == [] and nbd_is_free(guest)
     assert guest.run(f"sha256sum < {FILE}", timeout=120).stdout.splitlines()[0] == sums[0]
     assert guest.run(f"cat /proc/{pid}/oom_score_adj").stdout.strip() == "0"
@@ -68,7 +68,7 @@ def test_what_does_not_fit_goes_to_our_disk_and_comes_back_as_it_was(guest, daem
 
 def test_a_daemon_that_stops_takes_swap_back_first(guest, daemon):
     call, pid = daemon
-    guest.call(inside_swap.control, "swap.kernel_on", export="swap0", encryption=False, timeout=300)
+    guest.call(inside_swap.control, "kernelswap.on", export="swap0", encryption=False, timeout=300)
     assert len(swaps(guest)) == 5
     guest.run(f"kill {pid}")
     assert call.finished().status == 0
@@ -77,7 +77,7 @@ def test_a_daemon_that_stops_takes_swap_back_first(guest, daemon):
 
 def test_a_daemon_that_is_killed_leaves_no_swap(guest, daemon):
     call, pid = daemon
-    guest.call(inside_swap.control, "swap.kernel_on", export="swap0", timeout=300)
+    guest.call(inside_swap.control, "kernelswap.on", export="swap0", timeout=300)
     guest.run(f"kill -KILL {pid}")
     call.finished()
     limit = time.monotonic() + 120
@@ -90,9 +90,9 @@ def test_a_daemon_that_is_killed_leaves_no_swap(guest, daemon):
 
 def test_a_server_that_is_killed_is_noticed_when_swap_is_to_end(guest, daemon):
     call, pid = daemon
-    state = guest.call(inside_swap.control, "swap.kernel_on", export="swap0", timeout=300)
+    state = guest.call(inside_swap.control, "kernelswap.on", export="swap0", timeout=300)
     guest.run(f"kill -KILL {state['server']}")
-    assert guest.call(inside_swap.control, "swap.kernel_off", timeout=300) == {}
+    assert guest.call(inside_swap.control, "kernelswap.off", timeout=300) == {}
     assert swaps(guest) == [] and nbd_is_free(guest)
     guest.run(f"kill {pid}")
     assert call.finished().status == 0
