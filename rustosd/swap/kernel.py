@@ -67,7 +67,7 @@ class KernelSwap:
             raise KernelSwapRefused(f"swap is on already, on export {self._name}; first: rustosctl swap kernel off")
         path, _ = self._export(export)
         self._device, self._name, self._encryption = await asyncio.to_thread(kernel_nbd.free_device), export, encryption
-        self._locked.begin(RARELY)
+        self._locked.begin(RARELY, whole=False)
         self._entry = self._journal().take(KernelSwapMade(self._device))
         wanted = {"device": self._device, "socket": path, "export": export, "priority": priority, "encryption": encryption}
         try:

@@ -65,7 +65,8 @@ class Joined:
     def make_swap(self, priority: int) -> None:
         """Write swap's header and switch it on. Raises OSError."""
         limit = time.monotonic() + _APPEAR_S
-        while not (BLOCK / Path(self.device).name / "pid").exists():
+        size = BLOCK / Path(self.device).name / "size"
+        while int(size.read_text()) * 512 != self.octets:       # the driver tells it when it runs
             if time.monotonic() > limit:
                 raise OSError(errno.ETIMEDOUT, f"{self.device} does not come up")
             time.sleep(0.01)

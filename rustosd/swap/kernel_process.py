@@ -49,7 +49,7 @@ def serve(wanted: dict[str, Any]) -> None:
     store = _open(wanted)
     ours, kernels = socket.socketpair()
     server = KernelServer(ours.fileno(), store)
-    Locked().begin(NEVER)
+    Locked().begin(NEVER, whole=True)
     joined = Joined(wanted["device"], kernels.fileno(), store.slots.count * 4096)
     threads = [threading.Thread(target=work, daemon=True) for work in (server.serve, joined.run)]
     for thread in threads:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 _MCL_CURRENT_AND_FUTURE: Final = 3
+_MCL_ONFAULT: Final = 4
 _PR_SET_IO_FLUSHER: Final = 57      # linux/prctl.h; 5.6
 _OOM: Final = Path("/proc/self/oom_score_adj")
 
@@ -18,9 +19,12 @@ class Locked:
     def __init__(self) -> None:
         self._score: str | None = None
 
-    def begin(self, score: int) -> None:
-        """`score`: for the OOM killer, down to -1000, never. Raises OSError that says what to do; then nothing has changed."""
-        if _libc.mlockall(_MCL_CURRENT_AND_FUTURE):
+    def begin(self, score: int, *, whole: bool) -> None:
+        """`score`: for the OOM killer, down to -1000, never. `whole`: also what was never touched, which must not be much.
+
+        Raises OSError that says what to do; then nothing has changed.
+        """
+        if _libc.mlockall(_MCL_CURRENT_AND_FUTURE | (0 if whole else _MCL_ONFAULT)):
             error = ctypes.get_errno()
             raise OSError(error, f"who serves swap must be locked in memory: {os.strerror(error)}. "
                                  "Raise LimitMEMLOCK= in the unit, or `ulimit -l`")

@@ -45,6 +45,7 @@ def nbd_is_free(guest):
 def test_what_does_not_fit_goes_to_our_disk_and_comes_back_as_it_was(guest, daemon):
     call, pid = daemon
     state = guest.call(inside_swap.control, "kernelswap.on", export="swap0", priority=7, timeout=300)
+    assert isinstance(state, dict), state
     assert (state["device"], state["export"], state["priority"]) == ("/dev/nbd0", "swap0", 7), state
     assert swaps(guest)[0] == "/dev/nbd0"
     locked = guest.run(f"grep VmLck /proc/{state['server']}/status; "

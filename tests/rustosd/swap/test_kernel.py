@@ -45,7 +45,7 @@ async def test_what_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
 async def test_a_process_that_cannot_serve_says_why_and_all_is_given_back(tmp_path, monkeypatch):
     begun = []
     monkeypatch.setattr(kernel_nbd, "free_device", lambda: str(tmp_path / "nbd0"))
-    monkeypatch.setattr(Locked, "begin", lambda self, score: begun.append("begin"))
+    monkeypatch.setattr(Locked, "begin", lambda self, score, whole: begun.append("begin"))
     monkeypatch.setattr(Locked, "end", lambda self: begun.append("end"))
     with Journal(tmp_path / "journal") as journal:
         kernel = KernelSwap(lambda name: (str(tmp_path / "nbd.sock"), 1 << 20), lambda: journal)
