@@ -319,7 +319,8 @@ def main(argv: list[str]) -> int:
     threading.Thread(target=pager.serve, name="faults", daemon=True).start()
     packets.send(end, {"op": "ready"})
     end.setblocking(False)
-    Group(end, pager, settings["soft"], settings["hard"], settings["supervisor"]).run()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        Group(end, pager, settings["soft"], settings["hard"], settings["supervisor"]).run()
     os._exit(0)                         # the programs have ended, and what is in swap is nobody's
 
 
