@@ -29,7 +29,7 @@ from rustosd.swap.report import report
 
 _PAGE: Final = 4096
 _MCL_CURRENT_AND_FUTURE: Final = 3
-_BUSY_MS, _NEAR_MS, _QUIET_MS = 1, 3, 100
+_BUSY_MS, _NEAR_MS, _QUIET_MS = 1, 3, 20
 _SCAN_AGAIN_S: Final = 0.1
 _UNSEEN_PAGES: Final = 256
 _NOTHING_FOUND_S: Final = 0.05

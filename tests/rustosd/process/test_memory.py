@@ -144,7 +144,7 @@ def test_programs_that_start_programs(start: Start, tmp_path: Path) -> None:
     assert one.memory.attendants == {one.memory.pager_pid}
 
 
-@pytest.mark.parametrize("mebibytes", [4, pytest.param(64, marks=pytest.mark.long)])
+@pytest.mark.parametrize("mebibytes", [8, pytest.param(64, marks=pytest.mark.long)])
 def test_sort_of_a_file_four_times_the_limit(start: Start, tmp_path: Path, mebibytes: int) -> None:
     limit = mebibytes // 4 * MIB
     file = tmp_path / "lines"
@@ -152,11 +152,11 @@ def test_sort_of_a_file_four_times_the_limit(start: Start, tmp_path: Path, mebib
         for _ in range(mebibytes):
             lines.write(b"".join(b"%s\n" % os.urandom(31).hex().encode() for _ in range(MIB // 63)))
     environment = ["env", "LC_ALL=C"]
-    one, _ = output_of(start, tmp_path, *environment, "sort", "-S", f"{2 * mebibytes}M", "--parallel=2", str(file),
+    one, _ = output_of(start, tmp_path, *environment, "sort", "-S", f"{5 * mebibytes // 8}M", "--parallel=2", str(file),
                           "-o", str(tmp_path / "sorted"), soft=limit, hard=limit + 4 * MIB, limit_s=280)
     subprocess.run([*environment, "sort", "-c", tmp_path / "sorted"], check=True)
     assert (tmp_path / "sorted").stat().st_size == file.stat().st_size
-    assert one.swap_total("out_octets") > mebibytes * MIB // 2
+    assert one.swap_total("out_octets") > mebibytes * MIB // 4
 
 
 HOLD = """
@@ -205,43 +205,6 @@ def test_swap_that_is_full_ends_who_needs_more(start: Start, tmp_path: Path) -> 
     one = start(sys.executable, "-c", GROW, "96", octets=8 * MIB)
     assert one.run() in (-signal.SIGBUS, -signal.SIGKILL)
     assert "memory limit is reached and nothing more can be swapped out" in one.lost[0].words
-
-
-RECOVERS = """
-#include <setjmp.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdint.h>
-#include <sys/mman.h>
-#include <unistd.h>
-static sigjmp_buf back;
-static void on_bus(int number, siginfo_t *info, void *context) { (void)number; (void)info; (void)context; siglongjmp(back, 1); }
-int main(void)
-{
-    enum { PAGES = 12000 };
-    struct sigaction action = { .sa_sigaction = on_bus, .sa_flags = SA_SIGINFO };
-    volatile unsigned char *at = mmap(0, PAGES * 4096ul, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    volatile int lost = 0, whole = 0, wrong = 0;
-    sigaction(SIGBUS, &action, 0);
-    for (int i = 0; i < PAGES; i++) at[i * 4096ul] = i % 251 + 1;
-    usleep(500000);
-    for (volatile int i = 0; i < PAGES && lost < 3; i++)
-        if (sigsetjmp(back, 1)) lost++;
-        else if (at[i * 4096ul] == i % 251 + 1) whole++;
-        else wrong++;
-    printf("lost %d wrong %d\\n", lost, wrong);
-    fflush(stdout);
-    _exit(0);
-}
-"""
-
-
-def test_a_program_that_handles_its_signal_goes_on_without_the_page(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "recovers.c").write_text(RECOVERS)
-    subprocess.run(["gcc", "-O1", "-o", tmp_path / "recovers", tmp_path / "recovers.c"], check=True)
-    one, text = output_of(start, tmp_path, str(tmp_path / "recovers"), pager=FAILING, place={"fails": "read-error"})
-    assert text == "lost 3 wrong 0\n"
-    assert one.exceptions.counts["swap-fault", "handled"] == 3
 
 
 def test_a_device_that_cannot_be_written_loses_nothing_while_there_is_room(start: Start, tmp_path: Path) -> None:
