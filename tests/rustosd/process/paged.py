@@ -33,7 +33,7 @@ class Paged(Traced):
         self.lost: list[Fault] = []
         self.gave_up = ""
         self.monitor = Monitor()
-        self.exceptions = Exceptions(self.monitor.process_of, self.lost.append)
+        self.exceptions = Exceptions(self.monitor.threads, self.lost.append)
         self.monitor.judge = self.exceptions.judge
         fd = nameless(str(folder / "swap"))
         place = {"kind": "file", "name": "swap", "octets": octets, **(place or {})}
