@@ -185,7 +185,7 @@ class Memory:
 
     def _executed(self, pid: int) -> None:
         """A new program: a new address space."""
-        former = self._leave(pid, keep=True)
+        former = self._leave(pid)
         try:
             with Borrowed(pid, Kind.EXEC) as thread:
                 if former is not None:
@@ -286,7 +286,7 @@ class Memory:
             helper.end()
             self.attendants.discard(helper.pid)
 
-    def _leave(self, pid: int, keep: bool = False) -> Helper | None:
+    def _leave(self, pid: int) -> Helper | None:
         """A process has another address space now, or none. The helper of one that nobody has any more."""
         for tid in [tid for tid, call in self._calls.items() if call.process == pid]:
             space = self._calls.pop(tid).space
@@ -378,7 +378,11 @@ class Memory:
             return
         failed = []
         if ranges:
-            results = space.helper.drop(ranges)
+            try:
+                results = space.helper.drop(ranges)
+            except HelperDied:                  # somebody has killed it, and nobody else can do its work
+                self._kill(space)
+                return
             failed = [place[0] for place, result in zip(ranges, results, strict=True) if result]
         space.evicting = False
         self._send({"op": "dropped", "key": key, "failed": failed})
@@ -398,9 +402,13 @@ class Memory:
                 raise ProcessLookupError
             self._swap_fault(thread, address, why)
         except OSError:                         # nobody of the group's, or gone
-            for pid in space.users:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._kill(space)
+
+    @staticmethod
+    def _kill(space: _Space) -> None:
+        for pid in space.users:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _figures(self, **figures: Any) -> None:
         self.latest = figures

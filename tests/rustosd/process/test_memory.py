@@ -186,6 +186,15 @@ def test_a_pager_that_is_killed_takes_its_programs_with_it_and_says_so(start: St
     one.until(lambda: not one.turn())       # nothing is left
 
 
+def test_a_helper_that_is_killed_ends_its_program(start: Start, tmp_path: Path) -> None:
+    with open(tmp_path / "output", "w") as file:
+        one = start(sys.executable, "-c", HOLD, "alone", stdout=file.fileno())
+        _ready(one, tmp_path / "output")
+        helper, = one.memory.attendants - {one.memory.pager_pid}
+        os.kill(helper, signal.SIGKILL)
+        assert one.run() == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(("how", "why"), [("corrupt", "is not what was written"), ("read-error", "Input/output error")])
 def test_swap_that_fails_ends_the_process_that_needs_the_page_and_no_other(start: Start, tmp_path: Path, how: str,
                                                                            why: str) -> None:
