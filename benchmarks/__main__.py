@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 
-from benchmarks import handoff, hot_paths, measures, nbd, swap
+from benchmarks import handoff, hot_paths, measures, nbd, programs, swap
 from benchmarks.lab import BenchError, Lab, signals_unwind
 from benchmarks.report import Report
 
@@ -34,6 +34,10 @@ def main() -> int:
                 in_guest.measure(plan.seconds, plan.rounds, report, _say)
         elif options.nbd:
             nbd.measure(plan.seconds, plan.rounds, report, _say)
+        elif options.programs:
+            _need_lab()
+            with signals_unwind(), Lab(None) as lab:
+                programs.measure(lab, plan.seconds, plan.rounds, report, _say)
         elif set(names) - {"hot-paths"}:
             _need_lab()
             with signals_unwind(), Lab(None if options.free else _cpus()) as lab:
@@ -44,7 +48,7 @@ def main() -> int:
                     measures.memory(lab, plan, report, _say)
                 if "idle-cost" in names:
                     measures.idle_cost(lab, plan, report, _say)
-        if "hot-paths" in names and not (options.lab or options.nbd):
+        if "hot-paths" in names and not (options.lab or options.nbd or options.programs):
             hot_paths.measure(report, plan.rounds, _say)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -68,6 +72,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lab", action="store_true",
                         help="instead: our drivers against Linux's, in a QEMU guest with real device models")
     parser.add_argument("--nbd", action="store_true", help="instead: our NBD server against nbdkit and qemu-nbd")
+    parser.add_argument("--programs", action="store_true", help="instead: unmodified programs on the stack against Linux")
     parser.add_argument("--swap", action="store_true", help="instead: swap's stores, and its policy on traces")
     parser.add_argument("--seconds", type=_seconds, help="how long each look takes (default 2)")
     parser.add_argument("--rounds", type=int, choices=range(1, 100), metavar="N", help="how many looks (default 5)")
@@ -76,8 +81,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--no-pytcp", action="store_true", help="leave out pmd-pytcp, and do not install it")
     parser.add_argument("--json", action="store_true", help="print JSON, with the figures of every round")
     options = parser.parse_args()
-    if (options.lab or options.nbd or options.swap) and options.only:
-        parser.error("--lab, --nbd and --swap measure other things: without --only")
+    if (options.lab or options.nbd or options.programs or options.swap) and options.only:
+        parser.error("--lab, --nbd, --programs and --swap measure other things: without --only")
     return options
 
 

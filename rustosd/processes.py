@@ -259,5 +259,5 @@ def _daemon() -> dict[str, Any]:
     row = inventory.describe(os.getpid())
     assert row is not None
     spent = waits.own()
-    return {**row, "pid": DAEMON, "parent": DAEMON, "group": DAEMON, "name": "rustosd", "sockets": 0, "program": "",
-            "wait_s": spent.wait_ns / 1e9, "slices": spent.slices}
+    return {**row, "pid": DAEMON, "parent": DAEMON, "group": DAEMON, "name": "rustosd", "sockets": 0, "started": 0,
+            "program": "", "wait_s": spent.wait_ns / 1e9, "slices": spent.slices}

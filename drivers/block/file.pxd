@@ -66,7 +66,7 @@ cdef class FileDisk(HostDisk):
     cdef void _proceed(self, Slot *s) noexcept nogil
     cdef void _moved(self, Slot *s, int64_t result) noexcept nogil
     cdef void _allocated(self, Slot *s, int64_t result) noexcept nogil
-    cdef void _changed(self, Slot *s) noexcept nogil
+    cdef void _settle(self, Slot *s) noexcept nogil
     cdef void _synced(self, Slot *s, int64_t result) noexcept nogil
     cdef void _sync(self, Slot *s) noexcept nogil
     cdef void _finish(self, Slot *s, int error) noexcept nogil

@@ -459,7 +459,7 @@ class FileDisk(HostDisk):
                 s.work.fd = self.fd
             self._put(s)
         else:
-            self._changed(s)
+            self._settle(s)
 
     @cython.cfunc
     @cython.nogil
@@ -475,13 +475,13 @@ class FileDisk(HostDisk):
         elif result < 0:
             self._finish(s, _errno(-result))
         else:
-            self._changed(s)
+            self._settle(s)
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _changed(self, s: cython.pointer[Slot]) -> cython.void:
-        """All is done, but for the FUA of what is no write: that has RWF_DSYNC."""
+    def _settle(self, s: cython.pointer[Slot]) -> cython.void:
+        """All is done but the FUA of what is no write, for that has RWF_DSYNC."""
         if s.flags & FUA and s.operation != WRITE:
             s.syncing = True
             self._sync(s)

@@ -5,9 +5,13 @@ from typing import Annotated
 import typer
 
 from rustosd.cli import tables
+from rustosd.cli import top as top_command
 from rustosd.cli.calls import Json, call, known
+from rustosd.cli.process_top import Sample, View
 from rustosd.cli.tables import Column, Listing, octets
+from rustosd.control import network_protocol as network
 from rustosd.control import process_protocol as p
+from rustosd.control.client import Client
 
 
 def _rules(rules: list[str] | None) -> str:
@@ -23,6 +27,7 @@ PROCESSES = Listing("processes", "process", "processes", (
 WIDE = PROCESSES._replace(columns=(
     *PROCESSES.columns[:6], Column("CLASS", "sched_class"), Column("THREADS", "threads", True),
     Column("WAITED", "wait_s", True, lambda seconds: f"{seconds:.2f} s"), Column("TURNS", "slices", True),
+    Column("STARTED", "started", True),
     *PROCESSES.columns[6:],
 ))
 DESCRIPTORS = Listing("descriptors", "descriptor", "descriptors", (
@@ -75,7 +80,7 @@ def show(pid: Pid, as_json: Json = False) -> None:
         ("swapped out", octets(details.swap_octets)),
         ("sockets", str(one.sockets)), ("context switches", str(details.context_switches)),
         ("socket calls", tables.plain([f"{name} {count}" for name, count in details.calls.items()])),
-        ("started", f"{details.started} processes" if details.traced else "unknown: it is not traced"),
+        ("started", f"{one.started} processes" if details.traced else "unknown: it is not traced"),
         ("group's life", tables.plain([f"{name} {count}" for name, count in details.life.items()])),
         ("last ends", tables.plain(details.ended[-5:])),
         ("exceptions", tables.plain([f"{name} {count}" for name, count in details.exceptions.items()])),
@@ -91,6 +96,21 @@ def _scheduling(details: p.ProcessDetails) -> str:
     quota = f", at most {program.cpu_quota_percent:g}% of a processor" if program.cpu_quota_percent else ""
     group = f", group {program.group}" if program.group else ""
     return f"class {program.sched_class}, priority {program.priority}{quota}; {kernel}{group}"
+
+
+@app.command()
+def top(
+    interval_s: Annotated[float, typer.Option("-d", "--interval", min=0.1, max=60, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one interval and end.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Processors, memory and network that programs take, live. q ends it, p pauses, s sorts otherwise."""
+    return top_command.show(View(), _sample, "processes", interval_s, once, as_json)
+
+
+def _sample(daemon: Client) -> Sample:
+    traffic = daemon.call("top.sample", network.SampleQuery(most=network.MOST_BUSIEST))
+    return Sample(traffic.at_ns, daemon.call("process.list"), traffic.busiest)
 
 
 @app.command()

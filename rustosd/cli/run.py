@@ -75,8 +75,8 @@ def run(
             link = Link(Settings.socket)
             supervisor = Supervisor(link, name or "", output, traced=not untraced, limits=limits)
             supervisor.before_exec = enter(link.path, wanted)
-            return supervisor.run(Program(command, variables, directory, user, not host_network,
-                                          link.ask("addresses")["addresses"], policy), executed)
+            return supervisor.run(Program(command, variables, directory, user, own_network=not host_network,
+                                          addresses=link.ask("addresses")["addresses"], policy=policy), executed)
         except OSError as error:
             unreachable = error.errno == errno.ENETDOWN
             raise LaunchFailed(error.strerror or str(error), shell.UNREACHABLE if unreachable else shell.FAILED) from None

@@ -8,14 +8,14 @@ import signal
 import sys
 import termios
 import time
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Protocol
 
 import typer
 
 from rustosd.cli import calls, shell, tables
 from rustosd.cli.calls import Json
-from rustosd.cli.top_view import View, screen
+from rustosd.cli.top_view import Line, View
 from rustosd.control import network_protocol as p
 from rustosd.control.client import Client
 
@@ -32,42 +32,62 @@ def top(
 
     --once prints one interval, --json the same for programs.
     """
-    view = View()
-    if once or json:
-        with calls.daemon() as daemon:
-            view.take(_sample(daemon))
-            time.sleep(interval_s)
-            view.take(_sample(daemon))
-        _print(view, json)
-        return shell.OK
-    if not sys.stdout.isatty():
-        raise typer.BadParameter("standard output is no terminal; --once and --json print one interval")
-    with calls.daemon() as daemon, _Terminal() as terminal:
-        _run(daemon, terminal, view, interval_s)
-    return shell.OK
+    return show(View(), _sample, "top", interval_s, once, json)
 
 
 def _sample(daemon: Client) -> p.Sample:
     return daemon.call("top.sample", p.SampleQuery(most=p.MOST_BUSIEST))
 
 
-def _print(view: View, json: bool) -> None:
+class Shown(Protocol):
+    """What can be shown live: `rustosd.cli.top_view.View` and its like. It has rates from the second sample on."""
+
+    paused: bool
+    now: Any
+
+    def take(self, sample: Any) -> None:
+        """One more sample."""
+
+    def sort_next(self) -> None:
+        """Sort by something else."""
+
+    def lines(self, width: int, height: int, keys: bool = True) -> list[Line]:
+        """A screen of that size."""
+
+
+def show(view: Shown, sample: Callable[[Client], Any], key: str, interval_s: float, once: bool, json: bool) -> int:
+    """One interval on standard output, `key` its name in the JSON, or all that follow on the terminal, until q."""
+    if once or json:
+        with calls.daemon() as daemon:
+            view.take(sample(daemon))
+            time.sleep(interval_s)
+            view.take(sample(daemon))
+        _print(view, key, json)
+        return shell.OK
+    if not sys.stdout.isatty():
+        raise typer.BadParameter("standard output is no terminal; --once and --json print one interval")
+    with calls.daemon() as daemon, _Terminal() as terminal:
+        _run(daemon, sample, terminal, view, interval_s)
+    return shell.OK
+
+
+def _print(view: Shown, key: str, json: bool) -> None:
     assert view.now is not None
     if json:
-        tables.print_json("top", view.now)
+        tables.print_json(key, view.now)
         return
     width = os.get_terminal_size().columns if sys.stdout.isatty() else ONCE_SIZE[0]
-    for line in screen(view, width, ONCE_SIZE[1], keys=False):
+    for line in view.lines(width, ONCE_SIZE[1], keys=False):
         print(line.text)
 
 
-def _run(daemon: Client, terminal: "_Terminal", view: View, interval_s: float) -> None:
+def _run(daemon: Client, sample: Callable[[Client], Any], terminal: "_Terminal", view: Shown, interval_s: float) -> None:
     due = 0.0
     while True:
         now = time.monotonic()
         if now >= due:
             if not view.paused:
-                view.take(_sample(daemon))
+                view.take(sample(daemon))
             # the second sample soon, for there is nothing to see before
             due = now + (interval_s if view.now is not None else min(interval_s, 0.2))
         terminal.draw(view)
@@ -149,14 +169,14 @@ class _Terminal:
         signal.signal(signal.SIGTSTP, self._on_signal)
         self._take()
 
-    def draw(self, view: View) -> None:
+    def draw(self, view: Shown) -> None:
         """Show the view, at the size that the window has now."""
         from rich.text import Text
         try:
             width, height = os.get_terminal_size(sys.stdout.fileno())
         except OSError:
             raise KeyboardInterrupt from None
-        lines = screen(view, width, height)
+        lines = view.lines(width, height)
         page = Text("\n").join(Text(line.text.ljust(width), line.style or "") for line in lines)
         rest = Text("\n" + "\n".join(" " * width for _ in range(height - len(lines)))) if len(lines) < height else Text("")
         self._console.size = (width, height)

@@ -12,7 +12,7 @@ from rustosd.control.base import Row
 
 HISTORY: Final = 60
 SORTS: Final = ("rate", "rx", "tx", "rtt", "total")
-_SMALLEST: Final = (40, 10)
+SMALLEST: Final = (40, 10)
 _MOST_DROPS: Final = 4
 _NIC_COLUMNS: Final = 61        # what a line of an interface takes besides its two plots
 _CONNECTION_COLUMNS: Final = 33     # ... of a connection, besides its ID, ends and owner
@@ -141,6 +141,10 @@ class View:
     def sort_next(self) -> None:
         self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
 
+    def lines(self, width: int, height: int, keys: bool = True) -> list["Line"]:
+        """What `screen` makes of it."""
+        return screen(self, width, height, keys)
+
 
 class Line(NamedTuple):
     """A line of the screen, no longer than it is wide."""
@@ -151,8 +155,8 @@ class Line(NamedTuple):
 
 def screen(view: View, width: int, height: int, keys: bool = True) -> list[Line]:
     """At most `height` lines of `width` columns; connections take the room that the rest leaves."""
-    if width < _SMALLEST[0] or height < _SMALLEST[1]:
-        return [Line(f"needs {_SMALLEST[0]}x{_SMALLEST[1]}"[:width])]
+    if width < SMALLEST[0] or height < SMALLEST[1]:
+        return [Line(f"needs {SMALLEST[0]}x{SMALLEST[1]}"[:width])]
     now = view.now
     if now is None:
         return [Line("rustosd: the first figures come in a moment"[:width])]
@@ -190,8 +194,8 @@ def _nics(view: View, now: Rates, width: int, most: int) -> list[Line]:
     for nic in now.nics[:most]:
         rx, tx = view.histories.get(nic.name, ((), ()))
         lines.append(Line(
-            f"{nic.name[:11]:<12}{_si(nic.rx_bits_per_s):>9}  {_plot(rx, plot)} {_si(nic.tx_bits_per_s):>9}  {_plot(tx, plot)} "
-            f"{_si(nic.rx_frames_per_s):>8}{_si(nic.tx_frames_per_s):>8}{_si(nic.refused_per_s):>9}",
+            f"{nic.name[:11]:<12}{si(nic.rx_bits_per_s):>9}  {_plot(rx, plot)} {si(nic.tx_bits_per_s):>9}  {_plot(tx, plot)} "
+            f"{si(nic.rx_frames_per_s):>8}{si(nic.tx_frames_per_s):>8}{si(nic.refused_per_s):>9}",
             "" if nic.link == "up" else "red"))
     if len(now.nics) > most:
         lines.append(Line(f"... and {len(now.nics) - most} more"))
@@ -206,7 +210,7 @@ def _drops(now: Rates, most: int) -> list[Line]:
     if not now.drops:
         return [Line("no frame was dropped")]
     lines = [Line(f"{'DROPS/S':>9}{'TOTAL':>12}  REASON", "bold")]
-    lines += [Line(f"{_si(drop.frames_per_s):>9}{drop.frames:>12}  {drop.reason}", "yellow" if drop.frames_per_s else "")
+    lines += [Line(f"{si(drop.frames_per_s):>9}{drop.frames:>12}  {drop.reason}", "yellow" if drop.frames_per_s else "")
               for drop in now.drops[:most]]
     return lines
 
@@ -225,7 +229,7 @@ def _connections(now: Rates, sort: str, width: int, room: int) -> list[Line]:
     side = max(12, min(longest, (width - _CONNECTION_COLUMNS - ids - min(owners, 16)) // 2))
     lines = [Line(f"{'ID':>{ids}}  {'RX b/s':>8} {'TX b/s':>8} {'RTT':>9}  {'LOCAL':<{side}}  {'REMOTE':<{side}}  OWNER",
                   "bold")]
-    lines += [Line(f"{row.id:>{ids}}  {_si(row.rx_bits_per_s):>8} {_si(row.tx_bits_per_s):>8} {milliseconds(row.rtt_us):>9}  "
+    lines += [Line(f"{row.id:>{ids}}  {si(row.rx_bits_per_s):>8} {si(row.tx_bits_per_s):>8} {milliseconds(row.rtt_us):>9}  "
                    f"{_short(row.local, side):<{side}}  {_short(row.remote, side):<{side}}  {row.owner}") for row in rows]
     if not rows:
         lines.append(Line("no connections"))
@@ -237,7 +241,7 @@ def _short(end: str, width: int) -> str:
     return end if len(end) <= width else "~" + end[-(width - 1):]
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
     """A rate with a decimal prefix: 1.5M."""
     if value < 1000:
         return f"{value:.0f}"

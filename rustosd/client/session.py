@@ -5,9 +5,10 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from rustosd.client.wire import REQUEST_MOST
+from rustosd.client.wire import MORE_MOST, REQUEST_MOST
 
 DEFAULT_SOCKET = "/run/rustosd/control.sock"
 PATIENCE_S = 10.0           # the daemon answers within a turn of its loop
@@ -16,9 +17,10 @@ _LINE_MOST = 65536
 
 
 class Answer(dict):
-    """What the daemon says; `fd` is the descriptor that came along, -1 when there was none."""
+    """What the daemon says; `fd` is the descriptor that came along, -1 when there was none, the first of `fds`."""
 
     fd = -1
+    fds: Sequence[int] = ()
 
 
 class Session:
@@ -40,7 +42,7 @@ class Session:
         if not packet:
             raise ConnectionResetError(errno.ECONNRESET, "rustosd closed the session")
         answer = Answer(json.loads(packet))
-        answer.fd = fds[0] if fds else -1
+        answer.fd, answer.fds = fds[0] if fds else -1, fds
         return answer
 
     def detach(self) -> socket.socket:
@@ -157,8 +159,8 @@ def checked(answer: Answer) -> Answer:
 
 
 def _receive(end: socket.socket, octets: int) -> tuple[bytes, list[int]]:
-    """What recv(2) gives, with the descriptors that came along (at most one, not inherited by programs we start)."""
-    data, ancillary, _, _ = end.recvmsg(octets, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    """What recv(2) gives, with the descriptors that came along (not inherited by programs we start)."""
+    data, ancillary, _, _ = end.recvmsg(octets, socket.CMSG_SPACE(4 * (MORE_MOST + 1)), socket.MSG_CMSG_CLOEXEC)
     return data, descriptors(ancillary)
 
 

@@ -12,6 +12,7 @@ import struct
 HEADER = struct.Struct("!16sHH")            # address, port, errno
 ACCEPTED = struct.Struct("!8s16sH16sH")     # id; remote address and port; local address and port
 TAKEN = b"\1"
+MORE_MOST = 7                               # sockets that may come along with the one that was asked for
 REQUEST_MOST = 4096                         # octets of one request on a session, and of its answer
 _V4 = bytes(10) + b"\xff\xff"
 

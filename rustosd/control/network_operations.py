@@ -133,7 +133,8 @@ class NetworkOperations:
         handle = row["handle"]
         return p.Busy(id=connection_id(handle), local=endpoint(row["local_host"], row["local_port"]),
                       remote=endpoint(row["remote_host"], row["remote_port"]), state=row["state"].lower(),
-                      owner=self._owner(handle, row), rx_octets=row["octets_received"], tx_octets=row["octets_sent"],
+                      owner=self._owner(handle, row), pid=self._user(handle)[1],
+                      rx_octets=row["octets_received"], tx_octets=row["octets_sent"],
                       rtt_us=_us(row["srtt_ns"]), retransmits=row["retransmits"])
 
     def _user(self, handle: int) -> tuple[str | None, int | None]:

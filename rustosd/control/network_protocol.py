@@ -105,6 +105,7 @@ class Busy(Row):
     remote: str
     state: str
     owner: str
+    pid: int | None             # the process that has it, or the supervisor of the one that has
     rx_octets: int
     tx_octets: int
     rtt_us: float | None

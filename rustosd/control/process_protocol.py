@@ -29,6 +29,7 @@ class Process(Row):
     cpu_s: float
     age_s: float
     sockets: int                # of the stack
+    started: int                # processes that this one has started, as long as it is traced
     sched_class: str            # how it is scheduled with its whole program; empty: the daemon
     wait_s: float               # ready to run, waiting for a processor
     slices: int                 # turns on a processor
@@ -36,7 +37,7 @@ class Process(Row):
 
 
 class ProcessDetails(Row):
-    """All about one process; from `calls` on, but for `started`, it is its whole group's."""
+    """All about one process; from `calls` on it is its whole group's."""
 
     process: Process
     executable: str
@@ -53,7 +54,6 @@ class ProcessDetails(Row):
     calls: dict[str, int]       # socket calls that were answered
     refused: dict[str, int]     # what was asked for and cannot be had
     traced: bool                # False: nothing is known of exceptions, and of its group's life only the ends
-    started: int                # processes that this one has started
     life: dict[str, int]        # of the group: forks, vforks, clones, threads, execs, exits, signals
     ended: list[str]            # of the group, the last ones: number, name, and how
     exceptions: dict[str, int]  # of the group: kind and what became of them

@@ -191,32 +191,51 @@ class Handoff:
 
     # what is asked on sessions
 
-    def answer(self, session: Session, octets: bytes) -> tuple[p.Answer, socket.socket | None]:
-        """What one packet is answered with, and the descriptor that goes along. Never raises for what it says."""
+    def answer(self, session: Session, octets: bytes) -> tuple[p.Answer | None, list[socket.socket]]:
+        """What one packet is answered with, if at all, and the descriptors that go along. Never raises for what it says."""
         self.catch_up()     # a port is free again once its socket is closed
         try:
             request = p.decode(octets)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            return {"errno": errors.EPROTO, "error": f"not a request: {error}"}, None
+            return {"errno": errors.EPROTO, "error": f"not a request: {error}"}, []
         try:
             if isinstance(request, p.Open):
                 return self._open(session, request)
-            return self._carry_out(session, request), None
+            if isinstance(request, p.Set) and request.quiet:
+                with contextlib.suppress(OSError, ValueError):
+                    self._carry_out(session, request)
+                return None, []
+            return self._carry_out(session, request), []
         except OSError as error:
-            return {"errno": error.errno or errors.EIO, "error": error.strerror or str(error)}, None
+            return {"errno": error.errno or errors.EIO, "error": error.strerror or str(error)}, []
         except ValueError as error:
-            return {"errno": errors.EINVAL, "error": str(error)}, None
+            return {"errno": errors.EINVAL, "error": str(error)}, []
         except Exception:
             log.exception("handoff_request_failed", request=type(request).__name__)
-            return {"errno": errors.EIO, "error": "that failed inside; the daemon's log has the trace"}, None
+            return {"errno": errors.EIO, "error": "that failed inside; the daemon's log has the trace"}, []
 
-    def _open(self, session: Session, request: p.Open) -> tuple[p.Answer, socket.socket]:
+    def _open(self, session: Session, request: p.Open) -> tuple[p.Answer, list[socket.socket]]:
+        identity, theirs = self._new(session, request)
+        answer = {"id": identity, "buffer": self.limits.buffer_octets // 2,
+                  "policed": self.policies.permit(session.subject).restricts}
+        if not request.more:
+            return answer, [theirs]
+        identities, ends = [], [theirs]
+        with contextlib.suppress(OSError):
+            # Not the last ones: somebody may want another kind.
+            while len(identities) < request.more and self._by_process[session.pid] < self.limits.sockets_per_process // 2:
+                identity, theirs = self._new(session, request)
+                identities.append(identity)
+                ends.append(theirs)
+        return {**answer, "more": identities}, ends
+
+    def _new(self, session: Session, request: p.Open) -> tuple[str, socket.socket]:
+        """A socket: its id and the client's end. Raises OSError (EMFILE, ENFILE)."""
         stream = request.type == "stream"
         identity, ours, theirs = self.pair(session.pid, socket.SOCK_STREAM if stream else socket.SOCK_SEQPACKET)
         kind = StreamSocket if stream else DatagramSocket
         self.add(kind(self, identity, ours, session.pid, request.family, session.subject))
-        return {"id": identity, "buffer": self.limits.buffer_octets // 2,
-                "policed": self.policies.permit(session.subject).restricts}, theirs
+        return identity, theirs
 
     def _carry_out(self, session: Session, request: p.Request) -> p.Answer:
         if isinstance(request, p.Error):
@@ -235,8 +254,10 @@ class Handoff:
             case p.Bind():
                 return one.bind(request.host, request.port, request.v6only)
             case p.Connect():
+                _set_all(one, request.options)
                 return one.connect(request.host, request.port, request.chaff)
             case p.Listen():
+                _set_all(one, request.options)
                 return one.listen(request.backlog)
             case p.Set():
                 return one.set(request.option, request.value)
@@ -302,6 +323,11 @@ class Handoff:
         self._epoll.close()
 
 
+def _set_all(one: Socket, options: dict[str, int]) -> None:
+    for option, value in options.items():
+        one.set(option, value)
+
+
 def _deliver(listeners: set[Listener]) -> None:
     for listener in listeners:
         if listener.owner.listener is listener:
@@ -330,22 +356,24 @@ class Session:
         if not octets:
             self.broker.end_session(self)
             return
-        theirs = None
+        ends: list[socket.socket] = []
         if len(octets) > p.REQUEST_MOST:
-            answer: p.Answer = {"errno": errors.EMSGSIZE, "error": f"a request has at most {p.REQUEST_MOST} octets"}
+            answer: p.Answer | None = {"errno": errors.EMSGSIZE, "error": f"a request has at most {p.REQUEST_MOST} octets"}
         else:
-            answer, theirs = self.broker.answer(self, octets)
+            answer, ends = self.broker.answer(self, octets)
+            if answer is None:
+                return
         try:
             packet = p.encode(answer)
-            if theirs is None:
+            if not ends:
                 self._end.send(packet)
             else:
-                socket.send_fds(self._end, [packet], [theirs.fileno()])
+                socket.send_fds(self._end, [packet], [end.fileno() for end in ends])
         except OSError:
             self.broker.end_session(self)
         finally:
-            if theirs is not None:
-                theirs.close()      # if it did not arrive, the socket ends by that
+            for end in ends:
+                end.close()         # if it did not arrive, the socket ends by that
 
     def close(self) -> None:
         self.broker.network.loop.remove_reader(self._end.fileno())

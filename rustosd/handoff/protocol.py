@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from rustosd.client.wire import MORE_MOST
 from rustosd.client.wire import REQUEST_MOST as REQUEST_MOST
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -15,6 +16,7 @@ Host = Annotated[str, msgspec.Meta(max_length=64)]
 Id = Annotated[str, msgspec.Meta(min_length=16, max_length=16)]
 
 Option = Literal["nodelay", "keepalive", "reset_on_close", "receive_buffer", "reuse_port"]
+Value = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=str.lower):
@@ -43,11 +45,13 @@ class May(_Request):
 class Open(_Request):
     """A new socket: {"id": ..., "buffer": the SO_SNDBUF it has}, with its descriptor.
 
-    "policed" is true where a policy says where datagrams may go.
+    "policed" is true where a policy says where datagrams may go. Up to `more` others of its kind may come along: their ids in
+    "more", their descriptors behind the first.
     """
 
     type: Literal["stream", "datagram"]
     family: Literal[4, 6]
+    more: Annotated[int, msgspec.Meta(ge=0, le=MORE_MOST)] = 0
 
 
 class Bind(_Request):
@@ -70,6 +74,7 @@ class Connect(_Request):
     host: Host
     port: Port
     chaff: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 0
+    options: dict[Option, Value] = {}       # set before
 
 
 class Listen(_Request):
@@ -77,6 +82,7 @@ class Listen(_Request):
 
     id: Id
     backlog: int
+    options: dict[Option, Value] = {}       # set before, and inherited by what is accepted
 
 
 class Names(_Request):
@@ -92,11 +98,12 @@ class Error(_Request):
 
 
 class Set(_Request):
-    """Set an option: {}"""
+    """Set an option: {}, or nothing at all where the program does not want to hear of it."""
 
     id: Id
     option: Option
-    value: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
+    value: Value
+    quiet: bool = False
 
 
 class Facts(_Request):

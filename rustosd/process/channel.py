@@ -117,7 +117,7 @@ class Channel:
         row |= _waits(self._supervisor.meter.of(pid))
         row["sockets"] = len(inventory.socket_inodes(pid) & self._supervisor.table.inodes())
         monitor = self._supervisor.monitor
-        return {"process": row, **inventory.more_about(pid), "traced": monitor.traced, "started": monitor.started[pid],
+        return {"process": row, **inventory.more_about(pid), "traced": monitor.traced,
                 "life": dict(monitor.life), "ended": [f"{end.pid} {end.name}: {end}" for end in monitor.ended],
                 "exceptions": {f"{kind} {outcome}": count
                                for (kind, outcome), count in self._supervisor.exceptions.counts.items()},
@@ -126,9 +126,11 @@ class Channel:
 
     def _row(self, pid: int) -> dict[str, Any] | None:
         """As `inventory.describe`, with its state as it would be if we did not trace it."""
-        row = inventory.describe(pid)
-        if row is not None and row["state"] == "traced":
-            row["state"] = "stopped" if pid in self._supervisor.monitor.stopped else "running"
+        row, monitor = inventory.describe(pid), self._supervisor.monitor
+        if row is not None:
+            row["started"] = monitor.started[pid]
+            if row["state"] == "traced":
+                row["state"] = "stopped" if pid in monitor.stopped else "running"
         return row
 
     def _descriptors(self, pid: int) -> dict[str, Any]:

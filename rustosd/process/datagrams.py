@@ -98,7 +98,7 @@ class DatagramSocket(GuestSocket):
         return end
 
     def _open(self) -> None:
-        answer = self.link.ask("open", type="datagram", family=4 if self.family == socket.AF_INET else 6)
+        answer = self.link.open("datagram", 4 if self.family == socket.AF_INET else 6)
         self.identity, self._policed = answer["id"], answer["policed"]
         self._end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=answer.fd)
         self._end.setblocking(False)

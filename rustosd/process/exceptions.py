@@ -15,7 +15,7 @@ import signal
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -137,13 +137,16 @@ class Fault:
 
 
 class Exceptions:
-    """The judge of a monitor's signals. `terminating(fault)` is told of one that ends its process, before it does."""
+    """The judge of a monitor's signals. `terminating(fault)` is told of one that ends its process, before it does.
 
-    def __init__(self, process_of: Callable[[int], int], terminating: Callable[[Fault], None],
+    `threads`: those that are traced, with their processes.
+    """
+
+    def __init__(self, threads: Mapping[int, int], terminating: Callable[[Fault], None],
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()       # (kind, outcome): terminated or handled
         self._handled: Counter[str] = Counter()
-        self._process_of = process_of
+        self._threads = threads
         self._terminating = terminating
         self._clock = clock
         self._doomed: dict[int, SignalInfo] = {}                # threads whose signal is on its way once more
@@ -171,7 +174,7 @@ class Exceptions:
             self._handled[kind] += 1
             return number
         if swap is not None:
-            fault = Fault(tid, self._process_of(tid), SWAP_FAULT, info, ptrace.registers(tid), inventory.maps(tid),
+            fault = Fault(tid, self._threads.get(tid, tid), SWAP_FAULT, info, ptrace.registers(tid), inventory.maps(tid),
                           why=swap[1])
         else:
             fault = self._look(tid, info)
@@ -187,10 +190,12 @@ class Exceptions:
         """The memory that a thread waits for cannot be brought in.
 
         It gets SIGBUS as Linux sends it for a swap device's error, which its handler may take; without one it ends. A thread
-        that waits inside a system call is killed after a second. Raises ProcessLookupError.
+        that waits inside a system call is killed after a second. Raises ProcessLookupError: it is none of ours, or has ended.
         """
+        if tid not in self._threads:
+            raise ProcessLookupError(errno.ESRCH, f"thread {tid} is none of ours")
+        nr.call(nr.TGKILL, self._threads[tid], tid, signal.SIGBUS)
         self._swap[tid] = (address, why, self._clock() + _SWAP_PATIENCE_S)
-        nr.call(nr.TGKILL, self._process_of(tid), tid, signal.SIGBUS)
 
     def take_handled(self) -> Counter[str]:
         """How many exceptions programs have handled since the last time, by kind."""
@@ -202,17 +207,19 @@ class Exceptions:
         for tid in [tid for tid in self._doomed if not os.path.exists(f"/proc/{tid}")]:
             del self._doomed[tid]
         for tid, (address, why, limit) in list(self._swap.items()):
-            if self._clock() >= limit:
+            if tid not in self._threads:
+                del self._swap[tid]
+            elif self._clock() >= limit:
                 del self._swap[tid]
                 info = _bus_error(SignalInfo(signal.SIGBUS, 0, 0, bytes(128)), address)
                 self.counts[SWAP_FAULT, "terminated"] += 1
-                self._terminating(Fault(tid, self._process_of(tid), SWAP_FAULT, info, Registers(),
+                self._terminating(Fault(tid, self._threads.get(tid, tid), SWAP_FAULT, info, Registers(),
                                         inventory.maps(tid), why=why))
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._process_of(tid), signal.SIGKILL)
+                    os.kill(self._threads.get(tid, tid), signal.SIGKILL)
 
     def _look(self, tid: int, info: SignalInfo) -> Fault:
-        registers, process = ptrace.registers(tid), self._process_of(tid)
+        registers, process = ptrace.registers(tid), self._threads.get(tid, tid)
         maps = inventory.maps(tid)
         frame = None
         if registers.cs == USER_CODE_64:

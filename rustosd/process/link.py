@@ -1,13 +1,14 @@
-"""A supervisor's way to the daemon: one session, on which questions are asked and orders given that need no answer."""
+"""A supervisor's way to the daemon: one session, on which questions are asked and orders given that nobody waits for."""
 
 import errno
 import os
-from typing import Any, Final
+from collections import deque
+from typing import Any
 
 from rustosd.client.session import DEFAULT_SOCKET, Answer, Door, checked
+from rustosd.client.wire import MORE_MOST
 
-_OWED_MOST: Final = 32
-"""Answers that may be outstanding; each waits in the session's queue."""
+_Kind = tuple[str, int]
 
 
 class Link:
@@ -17,34 +18,44 @@ class Link:
         """Raises OSError with what to do when no daemon answers."""
         self.path = path or os.environ.get("RUSTOSD_SOCKET") or DEFAULT_SOCKET
         self._session = Door(self.path).open()
-        self._owed = 0
+        self._stock: dict[_Kind, deque[Answer]] = {}
 
     def ask(self, op: str, **fields: Any) -> Answer:
         """Carry one out. Raises the OSError it ends with; ENETDOWN when the daemon has stopped."""
         try:
             self._session.send({"op": op, **fields})
-            self._catch_up(0)
             return checked(self._session.receive())
         except (ConnectionError, TimeoutError) as error:
-            raise OSError(errno.ENETDOWN, f"rustosd on {self.path} has stopped: {error.strerror or error}") from None
+            raise self._stopped(error) from None
 
     def tell(self, op: str, **fields: Any) -> None:
-        """Have one carried out before the next question is; how it ends nobody hears. Raises OSError (ENETDOWN)."""
+        """Have one carried out that gives no answer, before the next question is. Raises OSError (ENETDOWN)."""
         try:
-            self._catch_up(_OWED_MOST)
             self._session.send({"op": op, **fields})
-            self._owed += 1
         except (ConnectionError, TimeoutError) as error:
-            raise OSError(errno.ENETDOWN, f"rustosd on {self.path} has stopped: {error.strerror or error}") from None
+            raise self._stopped(error) from None
+
+    def open(self, kind: str, family: int) -> Answer:
+        """A new socket, as `Open`. Raises OSError.
+
+        Who makes a second one of a kind makes more: some come along, and lie ready.
+        """
+        stock = self._stock.get((kind, family))
+        if not stock:
+            answer = self.ask("open", type=kind, family=family, more=0 if stock is None else MORE_MOST)
+            stock = self._stock[kind, family] = deque([answer])
+            for identity, fd in zip(answer.pop("more", ()), answer.fds[1:], strict=True):
+                another = Answer(answer, id=identity)
+                another.fd = fd
+                stock.append(another)
+        return stock.popleft()
 
     def close(self) -> None:
-        """The sockets live on."""
+        """The sockets live on, but for those that nobody has asked for."""
         self._session.close()
+        for stock in self._stock.values():
+            while stock:
+                os.close(stock.popleft().fd)
 
-    def _catch_up(self, most: int) -> None:
-        """Read answers to what was told until at most so many are outstanding."""
-        while self._owed > most:
-            answer = self._session.receive()
-            self._owed -= 1
-            if answer.fd >= 0:
-                os.close(answer.fd)
+    def _stopped(self, error: OSError) -> OSError:
+        return OSError(errno.ENETDOWN, f"rustosd on {self.path} has stopped: {error.strerror or error}")

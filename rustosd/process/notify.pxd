@@ -34,6 +34,31 @@ cdef extern from "<linux/seccomp.h>" nogil:
         SECCOMP_IOCTL_NOTIF_ID_VALID
         SECCOMP_IOCTL_NOTIF_ADDFD
 
+# Of Linux 6.6 on; headers may be older. Who is woken goes on where the other one stops, on the same processor.
+cdef extern from * nogil:
+    """
+    #include <linux/ioctl.h>
+    #define RUSTOSD_NOTIF_SET_FLAGS _IOW('!', 4, unsigned long long)
+    #define RUSTOSD_NOTIF_SYNC_WAKE_UP 1UL
+    """
+    enum:
+        RUSTOSD_NOTIF_SET_FLAGS
+        RUSTOSD_NOTIF_SYNC_WAKE_UP
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout_ms)
+    enum: POLLIN
+
+cdef extern from "<sys/syscall.h>" nogil:
+    enum: SYS_pidfd_getfd
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number, ...)
+
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
 

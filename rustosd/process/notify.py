@@ -33,6 +33,15 @@ class Notifications:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        ioctl(fd, RUSTOSD_NOTIF_SET_FLAGS, RUSTOSD_NOTIF_SYNC_WAKE_UP)      # an older kernel refuses, and is slower
+
+    def waiting(self) -> bool:
+        """Whether a call waits: `receive` will not block."""
+        look: pollfd
+        look.fd = self.fd
+        look.events = POLLIN
+        look.revents = 0
+        return poll(cython.address(look), 1, 0) > 0 and look.revents & POLLIN != 0
 
     def receive(self) -> tuple | None:
         """(id, thread, number, arguments) of the next call; None: it was over before we looked. Raises OSError."""
@@ -128,6 +137,14 @@ def write_memory(pid: cython.int, address: uint64_t, data: bytes) -> None:
     local.iov_len = remote.iov_len = octets
     if octets and process_vm_writev(pid, cython.address(local), 1, cython.address(remote), 1, 0) != octets:
         raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+
+def duplicate(pidfd: cython.int, number: cython.int) -> int:
+    """A descriptor of another process, as one of ours (pidfd_getfd(2)). Raises OSError."""
+    fd: cython.int = syscall(SYS_pidfd_getfd, pidfd, number, 0)
+    if fd < 0:
+        raise OSError(c_errno, os.strerror(c_errno))
+    return fd
 
 
 def socket_inode(pid: cython.int, fd: cython.int) -> int:

@@ -61,12 +61,12 @@ def set_option(one: GuestSocket, call: Call) -> None:
         if length < _LINGER.size:
             raise error(errno.EINVAL)
         on, seconds = _LINGER.unpack_from(value)
-        one.link.tell("set", id=one.identity, option="reset_on_close", value=int(bool(on) and seconds == 0))
+        one.tell("reset_on_close", int(bool(on) and seconds == 0))
     elif key in TOLD:
-        one.link.tell("set", id=one.identity, option=TOLD[key], value=_number(value))
+        one.tell(TOLD[key], _number(value))
     elif key in _SHARING:
         if one.kind == socket.SOCK_DGRAM:       # Linux lets datagram sockets share a port with either
-            one.link.tell("set", id=one.identity, option="reuse_port", value=_number(value))
+            one.tell("reuse_port", _number(value))
     elif key == (_SOL, socket.SO_BINDTODEVICE):
         raise error(errno.EPERM)
     elif key not in HINTS:

@@ -73,7 +73,8 @@ def _run(wanted: dict[str, Any], tell: Any) -> int:
         processors=None if wanted["processors"] is None else Processors(wanted["processors"]),
         cpu_quota=None if wanted["cpu_quota"] is None else CpuQuota(wanted["cpu_quota"])))
     program = Program(wanted["command"], wanted["environment"], wanted["directory"], wanted["user"] or None,
-                      not wanted["host_network"], link.ask("addresses")["addresses"], wanted["policy"])
+                      own_network=not wanted["host_network"], addresses=link.ask("addresses")["addresses"],
+                      policy=wanted["policy"])
     try:
         return supervisor.run(program, lambda pid: tell(pid=pid))
     except LaunchFailed:

@@ -73,6 +73,10 @@ class GuestSocket(ABC):
         """Ask the daemon about this socket. Raises OSError."""
         return self.link.ask(op, id=self.identity, **fields)
 
+    def tell(self, option: str, value: int) -> None:
+        """Let the daemon set one of its options. Raises OSError (ENETDOWN)."""
+        self.link.tell("set", id=self.identity, option=option, value=value, quiet=True)
+
     def note_names(self, names: dict[str, Any]) -> None:
         """What the daemon says of both ends."""
         self.local = _endpoint(names["local"])

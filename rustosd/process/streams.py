@@ -45,16 +45,27 @@ class StreamSocket(GuestSocket):
         super().__init__(loop, family, identity)
         self._table, self._buffer = table, buffer
         self._watched: socket.socket | None = None          # a duplicate, while a connect that nobody waits for is under way
+        self._told: dict[str, int] = {}                     # options that the daemon has not heard of
         self._untold = False                                # ... and it is over since, and no other connect was told
         self._returned: deque[tuple[StreamSocket, int]] = deque()   # accepted for a call that was over by then
 
     @classmethod
     def open(cls, loop: Loop, table: Table, family: int) -> tuple[StreamSocket, int]:
         """A new socket and the program's descriptor for it. Raises OSError."""
-        answer = loop.link.ask("open", type="stream", family=4 if family == socket.AF_INET else 6)
+        answer = loop.link.open("stream", 4 if family == socket.AF_INET else 6)
         one = cls(loop, table, family, answer["id"], answer["buffer"])
         table.add(one, answer.fd)
         return one, answer.fd
+
+    def tell(self, option: str, value: int) -> None:
+        if self.state == State.NEW:
+            self._told[option] = value      # early enough with the next question
+        else:
+            super().tell(option, value)
+
+    def _take_told(self) -> dict[str, int]:
+        told, self._told = self._told, {}
+        return told
 
     # opening
 
@@ -84,7 +95,7 @@ class StreamSocket(GuestSocket):
         try:
             blocking = not _non_blocking(end)
             chaff = _stuff(end, blocking)
-            self.note_names(self.ask("connect", host=host, port=endpoint.port, chaff=chaff))
+            self.note_names(self.ask("connect", host=host, port=endpoint.port, chaff=chaff, options=self._take_told()))
         except BaseException:
             end.close()
             self.state = State.FAILED       # the chaff is still in it
@@ -154,7 +165,7 @@ class StreamSocket(GuestSocket):
 
     def _reopen(self, call: Call) -> None:
         """A new socket under the program's old number: Linux lets a refused socket try again."""
-        answer = self.link.ask("open", type="stream", family=4 if self.family == socket.AF_INET else 6)
+        answer = self.link.open("stream", 4 if self.family == socket.AF_INET else 6)
         try:
             with socket.socket(fileno=self.loop.borrow(call, self.inode)) as old:
                 os.set_blocking(answer.fd, not _non_blocking(old))
@@ -170,7 +181,7 @@ class StreamSocket(GuestSocket):
             raise error(errno.EINVAL)
         if self.state == State.FAILED:
             self._reopen(call)
-        self.note_names(self.ask("listen", backlog=max(0, backlog)))
+        self.note_names(self.ask("listen", backlog=max(0, backlog), options=self._take_told()))
         self.state = State.LISTENING
         call.answer()
 

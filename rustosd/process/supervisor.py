@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from rustosd.process.launch import LaunchFailed, Program, identity_of, launch
 from rustosd.process.link import Link
 from rustosd.process.memory import Limits, Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
-from rustosd.process.notify import LONGEST, Notifications
+from rustosd.process.notify import LONGEST, Notifications, duplicate
 from rustosd.process.options import get_option, set_option
 from rustosd.process.output import Output
 from rustosd.process.sockaddr import family_of, parse
@@ -49,7 +48,7 @@ _CALLS_AT_ONCE: Final = 64
 _TICK_S: Final = 1.0
 _RETRY_S: Final = 0.002
 GRACE_S: Final = 5.0
-_PIDFD_GETFD: Final = 438
+_STDERR: Final = 2
 RECENT_CALLS: Final = 32
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals to the supervisor that are meant for the program. Those of the terminal reach it anyway."""
@@ -82,7 +81,7 @@ class Supervisor:
         self.meter = Meter()
         self.monitor = Monitor()
         self.monitor.on_exit.append(self._ended)
-        self.exceptions = Exceptions(self.monitor.process_of, self._terminating)
+        self.exceptions = Exceptions(self.monitor.threads, self._terminating)
         self.monitor.judge = self.exceptions.judge
         self.recent: deque[tuple[int, int, int]] = deque(maxlen=RECENT_CALLS)
         """The last socket calls: thread, number, first argument."""
@@ -189,7 +188,7 @@ class Supervisor:
 
     def _end_with(self, why: str) -> None:
         """Nothing of the group can go on."""
-        print(f"rustosctl: {why}", file=sys.stderr, flush=True)
+        _say(why)
         for pid in self.programs():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -255,7 +254,7 @@ class Supervisor:
         for _ in range(2):
             process = self._process_of(call.thread)
             try:
-                fd = nr.call(_PIDFD_GETFD, self._processes[process], call.fd, 0)
+                fd = duplicate(self._processes[process], call.fd)
                 break
             except OSError as failed:
                 if failed.errno != errno.ESRCH:
@@ -296,14 +295,8 @@ class Supervisor:
                 pass                            # over before it was answered
             except OSError as failed:
                 call.refuse(failed.errno or errno.EIO)
-            if not self._more():
+            if not self._notifications.waiting():
                 return
-
-    def _more(self) -> bool:
-        """Whether another call waits: to receive would block."""
-        poll = select.poll()
-        poll.register(self._notifications.fd, select.POLLIN)
-        return any(events & select.POLLIN for _, events in poll.poll(0))
 
     def _attempt(self, fd: int, waiting: _Waiting, events: int) -> None:
         if not waiting.call.valid:
@@ -465,9 +458,8 @@ class Supervisor:
                 os.kill(self._child, signal.SIGKILL)
                 raise LaunchFailed("a program whose memory is limited must be traced: ptrace says "
                                    f"{refused.strerror}") from None
-            print(f"rustosctl: the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. "
-                  "Something else traces it already, or a container or security module forbids it; "
-                  "--untraced silences this", file=sys.stderr, flush=True)
+            _say(f"the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. Something else "
+                 "traces it already, or a container or security module forbids it; --untraced silences this")
 
     def _terminating(self, fault: Fault) -> None:
         """An exception is about to end a process: say so to the daemon, and to whoever looks at our terminal."""
@@ -477,7 +469,7 @@ class Supervisor:
             pid=fault.process, thread=fault.tid, program=program, kind=fault.kind, signal=fault.info.number, trap=fault.trap,
             error_code=None if code is None else f"{code:#x}", address=None if address is None else f"{address:#x}",
             words=summary[:500], text=report.compose(fault, self.recent))
-        print(f"rustosctl: {program} ({fault.process}) ends by {summary}; more: rustosctl faults", file=sys.stderr, flush=True)
+        _say(f"{program} ({fault.process}) ends by {summary}; more: rustosctl faults")
 
     def _tell_handled(self) -> None:
         for kind, count in self.exceptions.take_handled().items():
@@ -539,7 +531,7 @@ class Supervisor:
             while self.programs() and time.monotonic() < limit:
                 self._reap()
                 self.monitor.tidy()
-                if self._more():
+                if self._notifications.waiting():
                     self._take_calls(select.EPOLLIN)
                 if self.memory is not None:
                     self.memory.told()
@@ -563,3 +555,12 @@ class Supervisor:
         self._epoll.close()
         os.close(listener)
         self.link.close()
+
+
+def _say(text: str) -> None:
+    """A line on stderr, unless nobody reads there: all programs would wait with us."""
+    ready = select.poll()
+    ready.register(_STDERR, select.POLLOUT)
+    if any(events & select.POLLOUT for _, events in ready.poll(0)):
+        with contextlib.suppress(OSError):
+            os.write(_STDERR, f"rustosctl: {text}\n".encode(errors="replace"))

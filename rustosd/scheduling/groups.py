@@ -17,6 +17,7 @@ CONTROLLERS: Final[tuple[Controller, ...]] = ("cpu", "cpuset", "freezer")
 PERIOD_US: Final = 100_000          # over which a quota counts, the kernel's default
 _MOUNT: Final = Path("/sys/fs/cgroup")
 _SETTLE_S: Final = 1.0
+_ROUNDS: Final = 8
 _LOOK_S: Final = 0.002
 _DAEMON: Final = "daemon"
 _PROGRAMS: Final = "programs"
@@ -161,6 +162,7 @@ class Groups:
         if self.place.above_us:
             (self.roots[0] / _DAEMON).mkdir(exist_ok=True)
             _write(self.roots[0] / _DAEMON / "cgroup.procs", daemon)
+            _empty(self.roots[0].parent, self.roots[0] / _DAEMON)       # what it has started, too
         if self.place.version == 2:
             for directory in (self.roots[0].parent, self.roots[0]):
                 self._enable(directory)
@@ -353,9 +355,13 @@ def _empty(directory: Path, *homes: Path | None) -> None:
     """Who is in a group goes on, in the first of `homes` that is still there."""
     freeze(directory, False)
     home = next(each for each in homes if each is not None and each.is_dir())
-    for line in (directory / "cgroup.procs").read_text().split():
-        with contextlib.suppress(ProcessLookupError):
-            _write(home / "cgroup.procs", line)
+    for _ in range(_ROUNDS):            # they may fork meanwhile
+        there = (directory / "cgroup.procs").read_text().split()
+        for line in there:
+            with contextlib.suppress(ProcessLookupError):
+                _write(home / "cgroup.procs", line)
+        if not there:
+            return
 
 
 def _rmdir(directory: Path) -> None:

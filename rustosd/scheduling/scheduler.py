@@ -141,11 +141,21 @@ class Scheduler:
 
     # programs
 
-    async def enter(self, supervisor: int, first: int, wanted: Settings, *, anything: bool) -> Program:
+    async def enter(self, supervisor: int, first: int, wanted: Settings, *, anything: bool) -> Program | None:
         """A program that is about to begin. Raises OSError, ValueError that say what to do.
 
-        `anything`: whether who asks may also take from others, as `Settings.beyond_anybody` has it.
+        `anything`: whether who asks may also take from others, as `Settings.beyond_anybody` has it. One that asks for nothing
+        is left as it is, and None, where the kernel does not let us do anything for it.
         """
+        try:
+            return await self._enter(supervisor, first, wanted, anything)
+        except (OSError, ValueError) as error:
+            if wanted != Settings():
+                raise
+            log.warning("not_scheduled", pid=first, error=getattr(error, "strerror", None) or str(error))
+            return None
+
+    async def _enter(self, supervisor: int, first: int, wanted: Settings, anything: bool) -> Program:
         if inventory.parent_of(first) != supervisor:
             raise ValueError(f"process {first} is no child of process {supervisor}, which asks for it")
         if not anything and wanted.beyond_anybody:

@@ -157,19 +157,6 @@ def test_a_hung_daemon_is_killed_by_the_watchdog_and_starts_again(machine):
     assert "watchdog" in machine.run("journalctl -u rustosd --no-pager", timeout=300).stdout.lower()
 
 
-def test_programs_share_the_processors_by_groups_that_systemd_delegates(machine):
-    hog = "sh -c 'while :; do :; done'"
-    machine.run(f"rustosctl run --detach --class batch --priority 1 --cpu-quota 20% -- {hog}", timeout=600)
-    unit = "/sys/fs/cgroup/system.slice/rustosd.service"
-    (group,) = machine.run(f"ls -d {unit}/rustosd-*/programs/batch/*/").stdout.split()
-    files = f"{group}/cpu.max {group}/cpu.weight {group}/../cpu.weight {group}/../../../daemon/cpu.weight"
-    assert machine.run(f"cat {files}").stdout.split() == ["20000", "100000", "125", "25", "300"]
-    (pid,) = machine.get(f"{group}/cgroup.procs").decode().split()
-    machine.run(f"until grep -q 'nr_throttled [1-9]' {group}/cpu.stat; do sleep 0.2; done", timeout=300)
-    machine.run(f"rustosctl suspend {pid} && grep -q 'frozen 1' {group}/cgroup.events", timeout=600)
-    assert "cgroup v2" in machine.run("rustosctl sched show", timeout=600).stdout
-
-
 def test_stopping_gives_the_card_back_with_its_address(machine):
     machine.run("systemctl stop rustosd.service", timeout=600)
     assert driver(machine) == "e1000e"

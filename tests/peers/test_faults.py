@@ -1,5 +1,6 @@
 """Programs on the stack that exceptions end: their status, what is told of them, and that nobody else is disturbed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,9 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.peers.conftest import Peer, need
-from tests.peers.test_programs import command, run
+from tests.peers.test_programs import LIMIT_S, command, run
 
 SOURCE = Path(__file__).resolve().parents[1] / "rustosd" / "process" / "programs" / "faults.c"
+
+
+@pytest.fixture(scope="module")
+def more_config() -> str:
+    return '[sockets]\ngroup = "nogroup"\n'
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,27 @@ def test_a_signal_that_is_sent_leaves_no_record(peer: Peer, program: str) -> Non
     assert len(faults(peer)) == before
 
 
+def test_a_program_whose_memory_is_limited_is_told_of_as_well(peer: Peer, program: str) -> None:
+    assert run(peer, program, "stack", options=("--memory", "16M")).returncode == 128 + signal.SIGBUS
+    row = faults(peer)[0]
+    assert (row["kind"], row["trap"]) == ("stack-segment", 12)
+    assert "raise_it+" in peer.ctl("faults", "show", str(row["id"]))["fault"]["text"]
+
+
+def test_a_terminal_that_nobody_reads_holds_up_nothing(peer: Peer, program: str) -> None:
+    unread, full = os.pipe()
+    os.set_blocking(full, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(full, bytes(4096))
+    os.set_blocking(full, True)
+    before = len(faults(peer))
+    assert peer.netns.popen(*command(peer, program, "overflow"), stderr=full).wait(LIMIT_S) == 128 + signal.SIGSEGV
+    assert len(faults(peer)) == before + 1
+    os.close(full)
+    os.close(unread)
+
+
 def test_untraced_it_ends_the_same_and_may_trace(peer: Peer, program: str) -> None:
     before = len(faults(peer))
     assert run(peer, program, "opcode", options=("--untraced",)).returncode == 128 + signal.SIGILL
@@ -85,3 +112,15 @@ def test_a_program_that_somebody_traces_already_runs_all_the_same(peer: Peer, pr
     traced = peer.netns.run(need("strace"), "-f", "-o", os.devnull, *command(peer, program, "opcode"), check=False)
     assert traced.returncode == 128 + signal.SIGILL
     assert "runs untraced" in traced.stderr and "--untraced" in traced.stderr
+
+
+def test_a_user_who_may_have_sockets_and_nothing_else_leaves_a_record_under_his_name(peer: Peer, program: str) -> None:
+    for folder in (peer.control, *peer.control.parents[:3]):
+        folder.chmod(folder.stat().st_mode | (0o011 if folder.is_dir() else 0))
+    # The right to read is for this test's Python, which may lie in root's home.
+    as_nobody = ("--reuid=65534", "--regid=nogroup", "--clear-groups", "--inh-caps=-all,+dac_read_search",
+                 "--ambient-caps=+dac_read_search")
+    done = peer.netns.run(need("setpriv"), *as_nobody, *command(peer, program, "stack"), check=False)
+    assert done.returncode == 128 + signal.SIGBUS, done.stderr
+    row = faults(peer)[0]
+    assert (row["user"], row["kind"], row["trap"], row["reported"]) == ("nobody", "stack-segment", 12, True)

@@ -1,5 +1,6 @@
 """Policies as unmodified programs see them: what Linux says, EACCES, at the call itself."""
 
+import json
 import os
 import shutil
 import sys
@@ -72,6 +73,10 @@ tried("peer elsewhere", lambda: udp.connect(("10.77.0.1", 53)))
     (web,) = [row for row in peer.ctl("policy")["policies"] if row["name"] == "web"]
     assert web["denied"] == {"bind": 2, "connect": 3, "listen": 1, "send": 2}
     assert peer.metrics()['rustos_policy_denied_total{policy="web",what="connect"}'] == 3
+    lines = [json.loads(line) for line in (peer.control.parent / "crash" / "audit.jsonl").read_text().splitlines()]
+    denied = [line for line in lines if line["reason"] == "policy_denied"]
+    assert len(denied) == 8 and denied[0] | {"policy": "web", "what": "connect", "uid": 65534, "host": "10.77.0.1",
+                                             "port": 22} == denied[0]
 
 
 def test_a_policy_that_is_asked_for_only_takes_away(peer: Peer) -> None:

@@ -131,8 +131,8 @@ def test_iperf3_both_ways(peer: Peer) -> None:
     need("iperf3")
     with Running(peer, "iperf3", "-s", "-p", "5333", port=5333):
         for more in ((), ("-R",), ("-u", "-b", "20M")):
-            done = peer.netns.run("iperf3", "-c", V4, "-p", "5333", "-t", "1", "-J", *more, check=False)
-            assert "error" not in json.loads(done.stdout), done.stdout
+            report = iperf3(peer, *more)
+            assert "error" not in report, report["error"]
 
 
 def test_redis_and_its_benchmark(peer: Peer) -> None:
@@ -174,6 +174,100 @@ def test_other_runtimes(peer: Peer, files: tuple[Path, str], tmp_path: Path, too
     argv = [tool, "-e", source] if tool == "node" else [tool, str(tmp_path / "P.java")]
     done = run(peer, *argv)
     assert done.stdout.strip() == "3000000", done.stderr
+
+
+def test_wget(peer: Peer, files: tuple[Path, str]) -> None:
+    folder, address = files
+    done = run(peer, need("wget"), "-q", "-O", str(folder / "got"), address)
+    assert done.returncode == 0 and (folder / "got").read_bytes() == (folder / "big").read_bytes()
+
+
+def test_a_go_client(peer: Peer, files: tuple[Path, str]) -> None:
+    """Go makes no use of libc's sockets, polls by itself and has a thread for whatever blocks."""
+    done = run(peer, need("hey"), "-n", "60", "-c", "6", files[1])
+    assert re.search(r"\[200\]\s+60 responses", done.stdout), done.stdout + done.stderr
+
+
+def test_a_go_server(peer: Peer, files: tuple[Path, str]) -> None:
+    folder, _ = files
+    with Running(peer, need("websocketd"), "--port", "8091", "--staticdir", str(folder), port=8091) as server:
+        fetched = peer.netns.run("sh", "-c", f"curl -sS http://{V4}:8091/big | cmp - {folder / 'big'}")
+        assert fetched.returncode == 0
+        assert server.stop() == 128 + signal.SIGTERM
+
+
+def test_pythons_asyncio_on_both_ends(peer: Peer) -> None:
+    script = """
+import asyncio
+async def echo(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+class Datagrams(asyncio.DatagramProtocol):
+    def connection_made(self, transport): self.transport = transport
+    def datagram_received(self, data, sender): self.transport.sendto(data.upper(), sender)
+class Client(asyncio.DatagramProtocol):
+    def __init__(self): self.got = asyncio.get_running_loop().create_future()
+    def datagram_received(self, data, sender): self.got.set_result(data)
+async def once(number):
+    reader, writer = await asyncio.open_connection("10.77.0.2", 8092)
+    sent = bytes([number]) * 300_000
+    writer.write(sent)
+    writer.write_eof()
+    assert await reader.read() == sent
+    writer.close()
+async def main():
+    loop = asyncio.get_running_loop()
+    async with await asyncio.start_server(echo, "10.77.0.2", 8092):
+        await asyncio.gather(*map(once, range(20)))
+    await loop.create_datagram_endpoint(Datagrams, ("10.77.0.2", 8093))
+    transport, client = await loop.create_datagram_endpoint(Client, remote_addr=("10.77.0.2", 8093))
+    transport.sendto(b"hello")
+    print(await asyncio.wait_for(client.got, 30))
+asyncio.run(main())
+"""
+    done = run(peer, sys.executable, "-c", script)
+    assert done.stdout == "b'HELLO'\n", done.stderr
+
+
+def test_redis_cli_talks_to_linux(peer: Peer) -> None:
+    server = peer.netns.popen(need("redis-server"), "--port", "6401", "--save", "", "--protected-mode", "no",
+                              stdout=subprocess.DEVNULL)
+    try:
+        peer.netns.run("sh", "-c", f"until nc -z {KERNEL[V4]} 6401; do sleep 0.1; done")
+        client = ("redis-cli", "-h", KERNEL[V4], "-p", "6401")
+        assert run(peer, *client, "set", "key", "x" * 100_000).stdout == "OK\n"
+        assert run(peer, *client, "get", "key").stdout == "x" * 100_000 + "\n"
+        piped = run(peer, *client, "--pipe", input="".join(f"SET k{i} {i}\r\n" for i in range(5000)))
+        assert "errors: 0, replies: 5000" in piped.stdout, piped.stdout + piped.stderr
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_the_openssh_client(peer: Peer, tmp_path: Path) -> None:
+    """To a server on Linux that takes a key made for this: its user's home is a folder of ours, for it alone."""
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(mode=0o700, parents=True)
+    for command in (("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")),
+                    (need("dropbearkey"), "-t", "ed25519", "-f", str(tmp_path / "host"))):
+        need(command[0])
+        subprocess.run(command, check=True, capture_output=True)
+    (home / ".ssh" / "authorized_keys").write_text((tmp_path / "key.pub").read_text())
+    start = f"mount --bind {home} ~root && exec {need('dropbear')} -F -E -s -r {tmp_path / 'host'} -p {KERNEL[V4]}:2222"
+    server = peer.netns.popen("unshare", "-m", "sh", "-c", start, stderr=subprocess.PIPE, text=True)
+    try:
+        peer.netns.run("sh", "-c", f"until nc -z {KERNEL[V4]} 2222; do sleep 0.1; done")
+        ssh = (need("ssh"), "-F", "none", "-i", str(tmp_path / "key"), "-p", "2222", "-o", "StrictHostKeyChecking=no", "-o",
+               f"UserKnownHostsFile={tmp_path / 'known'}", "-o", "BatchMode=yes", f"root@{KERNEL[V4]}")
+        done = run(peer, *ssh, "wc -c; echo $SSH_CONNECTION; exit 5", input="x" * 500_000)
+        assert done.returncode == 5, done.stderr
+        octets, connection = done.stdout.splitlines()
+        assert octets == "500000" and connection.startswith(f"{V4} ")
+    finally:
+        server.kill()
+        server.wait()
 
 
 # What a person sees of `run` itself.

@@ -230,6 +230,15 @@ def test_a_benchmark_goes_in_rounds_no_deeper_than_the_disk(rustosctl, disk):
     assert (document["depth"], document["requests"], document["rounds"]) == (8, 2500, [1000.0] * 3)
 
 
+def test_a_terminal_sees_a_benchmark_go_on_and_then_its_result(socket_path, disk):
+    shown = on_a_terminal(socket_path, 100, "disk", "bench", "LAB-DISK1", "--seconds", "2.5", "--depth", "32", progress=True)
+    *reports, result = shown.split("\x1b[K")
+    assert [report for report in reports if report] == [
+        "[████████            ] 1 of 2.5 s  1000 requests/s  █", "[████████████████    ] 2 of 2.5 s  1000 requests/s  ██",
+        "[████████████████████] 2.5 of 2.5 s  1000 requests/s  ███"]
+    assert result == (GOLDEN / "disk-bench.txt").read_text()
+
+
 def test_rounds_add_up():
     def one(requests, mean_us, longest_us, *buckets, errors=0):
         histogram = [p.LatencyBucket(below_us=below, requests=count) for below, count in buckets]

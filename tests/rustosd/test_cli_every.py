@@ -47,7 +47,7 @@ SAID = {("crash", "clear"): "1 report removed\n"}
 ELSEWHERE = {
     "nc": "rustosd/client/test_libraries.py", "report": "rustosd/test_cli_report.py",
     "capture": "peers/test_capture.py", "traceroute": "peers/test_traceroute.py", "top": "rustosd/test_cli_top.py",
-    **dict.fromkeys(("run", "wait", "logs"), "peers/test_programs.py"),
+    **dict.fromkeys(("run", "wait", "logs"), "peers/test_programs.py"), "process top": "rustosd/test_cli_process_top.py",
     "config show": "rustosd/test_cli_every.py", "log unset": "rustosd/test_cli_every.py",
     **{f"conn {verb}": "rustosd/test_cli_network.py" for verb in ("show", "close")},
     **{f"disk {verb}": "rustosd/test_cli_disk.py" for verb in ("exports", "read", "write")},

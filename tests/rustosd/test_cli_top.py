@@ -27,8 +27,8 @@ SECOND_NS = 1_000_000_000
 def sample(second=0, **changes):
     """The daemon's counters after so many seconds of steady work."""
     busy = [p.Busy(id=f"{n}.1", local=f"10.77.0.2:{80 + n}", remote=f"[fd77::{n}]:40000", state="established",
-                   owner="service http", rx_octets=1000 * n * second, tx_octets=125_000 * second, rtt_us=250.0 * n or None,
-                   retransmits=second) for n in range(3)]
+                   owner="service http", pid=None, rx_octets=1000 * n * second, tx_octets=125_000 * second,
+                   rtt_us=250.0 * n or None, retransmits=second) for n in range(3)]
     values = {
         "version": "1.2.3", "uptime_s": 100.0 + second, "at_ns": second * SECOND_NS, "connections": 3, "busiest": busy,
         "nics": [p.Traffic(name=name, link=link, rx_frames=10 * second, rx_octets=1250 * second, tx_frames=20 * second,

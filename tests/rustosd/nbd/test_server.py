@@ -42,6 +42,26 @@ async def test_a_client_that_says_nothing_has_so_long(make):
     assert made.server.refused["handshake_timeout"] == 3 and not made.server.handshakes
 
 
+async def test_handshakes_that_trickle_have_no_longer_and_others_are_served_meanwhile(make):
+    made = make(Limits(handshake_s=0.5, connections=40))
+    made.export()
+    good = await made.client()
+    trickling = [await greeted(made.path) for _ in range(30)]
+    asked = 0
+    while made.server.handshakes:
+        for octet in struct.pack(">I", 3) + option(Option.LIST, bytes(4000)):
+            for _, writer in trickling:
+                writer.write(bytes([octet]))
+            assert (await good.ask(wire.CMD_READ, 0, 512)).error == 0
+            asked += 1
+            await asyncio.sleep(0.01)
+            if not made.server.handshakes:
+                break
+    assert made.server.refused["handshake_timeout"] == 30 and asked > 10
+    for _, writer in trickling:
+        writer.close()
+
+
 async def test_a_client_that_does_not_read_its_answers_is_not_heard(make):
     made = make(Limits(handshake_s=1.0))
     for number in range(50):

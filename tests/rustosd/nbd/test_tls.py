@@ -8,6 +8,7 @@ import pytest
 
 from rustosd.nbd import tls
 from rustosd.nbd.negotiation import Tls
+from rustosd.nbd.server import Limits
 from tests.rustosd.nbd.test_clients import run
 
 CN = "localhost"
@@ -127,6 +128,20 @@ async def test_a_client_that_leaves_or_babbles_during_the_handshake_of_tls(make,
             break
         await asyncio.sleep(0.02)
     assert made.server.refused["tls_handshake"] == 3 and not made.server.handshakes and not made.server.relays
+
+
+async def test_a_handshake_of_tls_that_stalls_has_no_longer_than_any(make, pki):
+    made = make(Limits(handshake_s=0.3), tls=Tls.FORCED, tls_context=context(pki))
+    made.export()
+    for say in (b"", bytes.fromhex("1603010200010001fc")):      # half a ClientHello
+        reader, writer = await asyncio.open_unix_connection(made.path)
+        await reader.readexactly(18)
+        writer.write(bytes([0, 0, 0, 3]) + b"IHAVEOPT" + bytes([0, 0, 0, 5, 0, 0, 0, 0]))
+        await reader.readexactly(20)
+        writer.write(say)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+    assert made.server.refused["handshake_timeout"] == 2 and not made.server.handshakes and not made.server.relays
 
 
 @pytest.mark.parametrize(("content", "words"), [

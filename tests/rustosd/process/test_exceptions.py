@@ -59,7 +59,7 @@ class Judged:
             told(fault)
 
         traced = Traced(*argv, **more)
-        self.exceptions = Exceptions(traced.monitor.process_of, terminating)
+        self.exceptions = Exceptions(traced.monitor.threads, terminating)
         traced.monitor.judge = self.exceptions.judge
         try:
             self.ready(traced)
@@ -149,6 +149,16 @@ def test_a_handler_of_bus_errors_is_told_where_memory_is_lost(program):
     assert (run.status, run.faults, os.read(seen, 20)) == (42, [], b"0x123456\n")
     assert run.exceptions.counts == {("swap-fault", "handled"): 1}
     os.close(seen)
+
+
+def test_nobody_elses_thread_is_touched(program):
+    class Stranger(Judged):
+        def ready(self, traced):
+            with pytest.raises(ProcessLookupError):
+                self.exceptions.swap_fault(os.getpid(), WILD, "disk0 answers EIO")
+            self.exceptions.tidy()
+
+    assert Stranger(program, "null", "handler").status == 42
 
 
 def test_who_does_not_hear_of_lost_memory_is_killed(program):

@@ -134,13 +134,12 @@ def test_the_kernel_takes_all_of_it_and_keeps_nothing(real):
 def test_what_a_killed_daemon_left_is_taken_away(real):
     """Also from a frozen group with a process in it."""
     with subprocess.Popen(["sleep", "60"]) as sleeper:
-        homes = kernel.homes_of(sleeper.pid, real.place)
         real.make("batch/1")
         real.move("batch/1", sleeper.pid)
         real.freeze("batch/1", True)
         undo(GroupsMade(tuple(map(str, real.roots)), real.new))
         assert not any(root.exists() for root in real.roots)
-        assert kernel.homes_of(sleeper.pid, real.place) == homes
+        assert kernel.homes_of(sleeper.pid, real.place) == real.place.homes
         sleeper.kill()
         assert sleeper.wait(10) == -9           # so it is not frozen
 

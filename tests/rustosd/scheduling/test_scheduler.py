@@ -240,10 +240,11 @@ async def test_who_may_have_what(tmp_path):
             for wanted in (Settings(sched_class="realtime"), Settings(priority=1)):
                 with pytest.raises(PermissionError, match="change_group"):
                     await scheduler.enter(supervisor, hog, wanted, anything=False)
-            with pytest.raises(ValueError, match="no child"):
-                await scheduler.enter(os.getpid(), hog, Settings(), anything=True)
-            with pytest.raises(ValueError, match="no child"):
-                await scheduler.enter(supervisor, 1, Settings(), anything=True)
+            for wrong in ((os.getpid(), hog), (supervisor, 1)):
+                with pytest.raises(ValueError, match="no child"):
+                    await scheduler.enter(*wrong, Settings(priority=0), anything=True)
+                assert await scheduler.enter(*wrong, Settings(), anything=True) is None     # nobody has asked
+            assert not scheduler.programs
 
 
 async def test_the_end_of_a_supervisor_takes_its_group(tmp_path):
