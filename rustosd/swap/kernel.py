@@ -5,6 +5,7 @@ as it lasts.
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -90,11 +91,9 @@ class KernelSwap:
         """Bring everything back to memory. Raises OSError when there is no room for it, KernelSwapRefused when it is off."""
         if self._process is None or self._process.stdin is None:
             raise KernelSwapRefused("swap of Linux's is not on a disk of ours")
-        try:
+        with contextlib.suppress(ConnectionError, RuntimeError):    # it has ended: uvloop says so by the latter
             self._process.stdin.write(b"off\n")
             await self._process.stdin.drain()
-        except ConnectionError:
-            pass        # it has ended; then what it says is nothing
         said = await self._said()
         if "error" in said:
             raise OSError(12, said["error"])

@@ -1,8 +1,11 @@
 """Linux's own swap where there is none to be had: it is refused with what to do, and nothing is left."""
 
-import pytest
+import asyncio
 
-from rustosd.journal import Journal
+import pytest
+import uvloop
+
+from rustosd.journal import Journal, KernelSwapMade
 from rustosd.swap import kernel_nbd
 from rustosd.swap.kernel import KernelSwap, KernelSwapRefused
 from rustosd.swap.locked import Locked
@@ -53,6 +56,25 @@ async def test_a_process_that_cannot_serve_says_why_and_all_is_given_back(tmp_pa
             await kernel.on("swap0", -1, True)
         assert kernel.state() is None and journal.pending == {}
     assert begun == ["begin", "end"]
+
+
+def test_a_server_that_has_ended_is_given_back_like_any_other(tmp_path, monkeypatch):
+    """On the daemon's own loop, which tells of a closed pipe in its own way."""
+    monkeypatch.setattr(Locked, "end", lambda self: None)
+
+    async def end_and_switch_off():
+        with Journal(tmp_path / "journal") as journal:
+            kernel = KernelSwap(lambda name: ("", 0), lambda: journal)
+            kernel._device, kernel._entry = str(tmp_path / "nbd0"), journal.take(KernelSwapMade(str(tmp_path / "nbd0")))
+            pipe = asyncio.subprocess.PIPE
+            kernel._process = await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe)
+            kernel._process.kill()
+            await kernel._process.wait()
+            await kernel.off()
+            return kernel.state(), journal.pending
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(end_and_switch_off()) == (None, {})
 
 
 def test_giving_back_what_was_never_taken_does_nothing(tmp_path):
