@@ -63,6 +63,7 @@ from rustosd.status.document import Reporter
 from rustosd.status.site import site
 from rustosd.storage import Storage
 from rustosd.supervisor import Supervisor
+from rustosd.swap.kernel import KernelSwap
 from rustosd.swap.places import Places
 from rustosd.swap.watch import SwapWatch
 from rustosd.tracer import Tracer
@@ -130,6 +131,7 @@ class Daemon(Facts):
         self.programs = Programs(config.control.socket, self._interfaces)
         self.swap_places = Places(lambda: self.config.swap, self.swap_export)
         self.swap_watch = SwapWatch(self.processes)
+        self.kernel_swap = KernelSwap(self.swap_export, lambda: self.journal)
         self.pinger = Pinger(self.stack, self.pump.kick)
         self.tracer = Tracer(self.stack, self.pump.kick, self.pinger)
         self.reporter = Reporter(self, version(), time.monotonic, addresses=self.own_addresses, services=self._service_rows,
@@ -232,6 +234,7 @@ class Daemon(Facts):
             self.exports = Exports(self._nbd_server(undo), self._open_disk)
             undo.push_async_callback(self.exports.stop, GRACE_S)
             await self.exports.start(self.config.export)
+            undo.push_async_callback(self.kernel_swap.close)
         for service in self.make_services(self.config):
             await service.start(self.network)
             self.running_services.append(service)

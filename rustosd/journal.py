@@ -57,7 +57,14 @@ class GroupsMade(Taken, tag="groups", frozen=True):
     """Controllers that were switched on in the group above, in version 2."""
 
 
-Entry = TapMade | DeviceTaken | GroupsMade
+class KernelSwapMade(Taken, tag="kernel-swap", frozen=True):
+    """Linux's own swap on a disk of ours, by its nbd driver."""
+
+    device: str
+    """/dev/nbd0."""
+
+
+Entry = TapMade | DeviceTaken | GroupsMade | KernelSwapMade
 """The union of all kinds: what a journal line may hold."""
 
 

@@ -8,6 +8,7 @@ cdef enum:
     MESSAGES = 16
     DEFERRED_MOST = 65536
     LOST_MOST = 64
+    MOVES_MOST = 16
 
 cdef struct Deferred:           # a fault that cannot be answered now
     uint32_t index

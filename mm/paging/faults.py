@@ -35,6 +35,7 @@ from cython.cimports.mm.paging.userfault import (
     PAGE_BITS,
     UFFD_EVENT_FORK,
     UFFD_EVENT_PAGEFAULT,
+    UFFD_EVENT_REMAP,
     UFFD_PAGEFAULT_FLAG_WP,
     UFFD_PAGEFAULT_FLAG_WRITE,
     Message,
@@ -200,6 +201,10 @@ class FaultServer:
                 self._fault(space, messages[i].address, messages[i].flags, messages[i].thread, cython.NULL)
             elif messages[i].event == UFFD_EVENT_FORK:
                 self._forked(space, cython.cast(cython.int, cython.cast(uint32_t, messages[i].flags)))
+            elif messages[i].event == UFFD_EVENT_REMAP:
+                if space.move_count < MOVES_MOST:
+                    space.moves[space.move_count] = messages[i].address
+                space.move_count += 1
         if space.limit:
             self._balance(space)
 
@@ -263,6 +268,8 @@ class FaultServer:
         i: uint64_t
         space.counts.zero_faults += 1
         most = space.zero_window = min(space.zero_window * 2, ZERO_PAGES) if page == space.next_zero else 1
+        if space.move_count:
+            most = 1                                    # the pages behind may have slots that are not known there yet
         if space.limit:
             most = min(most, cython.cast(uint32_t, max(space.limit // 16, cython.cast(uint64_t, 1))))
         while (count < most and slot_of(cython.address(space.table), page + count) == 0

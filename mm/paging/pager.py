@@ -14,7 +14,13 @@ from cython.cimports.libc.errno import EAGAIN, ENOENT, ENOMEM, ENOSPC, errno
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free, qsort
 from cython.cimports.libc.string import memcmp, memcpy, memset
-from cython.cimports.mm.paging.faults import LOST_MOST, SPACES_MOST, FaultServer, LostPage
+from cython.cimports.mm.paging.faults import (
+    LOST_MOST,
+    MOVES_MOST,
+    SPACES_MOST,
+    FaultServer,
+    LostPage,
+)
 from cython.cimports.mm.paging.space import (
     BATCH_PAGES,
     RUN_PAGES,
@@ -288,6 +294,7 @@ class Pager(FaultServer):
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
             move_range(space, first, last, target, self.store)
+            _followed(space, target << PAGE_BITS)
             if space.broken:
                 self._fail(space, target, ENOMEM, -1)
             pthread_mutex_unlock(cython.address(self.lock))
@@ -635,6 +642,19 @@ def _discover(space: cython.pointer[Space], start: uint64_t, end: uint64_t) -> c
                 found += _queue(space, (start >> PAGE_BITS) + i)
         start += cython.cast(uint64_t, count) << PAGE_BITS
     return found
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _followed(space: cython.pointer[Space], to: uint64_t) -> cython.void:
+    """The slots have followed a move. Locked."""
+    i: uint32_t
+    for i in range(min(space.move_count, MOVES_MOST)):
+        if space.moves[i] == to:
+            space.move_count -= 1
+            space.moves[i] = space.moves[min(space.move_count, MOVES_MOST - 1)]
+            return
 
 
 @cython.cfunc

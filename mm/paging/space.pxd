@@ -41,6 +41,8 @@ cdef struct Space:
     uint64_t next_page          # where a fault would come if they come in order
     uint64_t next_zero
     uint32_t zero_window
+    uint64_t moves[16]          # where the kernel has just moved pages whose slots have not followed yet
+    uint32_t move_count         # above 16: more than are known
     uint64_t next_write
     int64_t copied_at_ns        # when a page was last copied in
     bint broken                 # we have lost track of its pages: it cannot go on

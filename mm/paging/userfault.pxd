@@ -46,6 +46,7 @@ cdef extern from "<linux/userfaultfd.h>" nogil:
         UFFD_FEATURE_THREAD_ID
         UFFD_EVENT_PAGEFAULT
         UFFD_EVENT_FORK
+        UFFD_EVENT_REMAP
         UFFD_PAGEFAULT_FLAG_WRITE
         UFFD_PAGEFAULT_FLAG_WP
 
@@ -82,7 +83,7 @@ cdef packed struct Message:             # struct uffd_msg, in the shapes that ar
     uint8_t event
     uint8_t _reserved[7]
     uint64_t flags                      # of a page fault; of a fork: the child's descriptor in the low half
-    uint64_t address
+    uint64_t address                    # of a page fault; of a move: where to
     uint32_t thread
     uint32_t _rest
 

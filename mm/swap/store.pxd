@@ -66,6 +66,7 @@ cdef class SwapStore:
     cdef int64_t take(self, uint32_t want, uint32_t *got) noexcept nogil
     cdef bint share_pages(self, uint32_t first, uint32_t count) noexcept nogil
     cdef uint32_t release_pages(self, uint32_t first, uint32_t count) noexcept nogil
+    cdef void clear_pages(self, uint32_t first, uint32_t count) noexcept nogil
     cdef int write_pages(self, uint32_t first, uint32_t count, const uint8_t *data, Failure *failure) noexcept nogil
     cdef int read_pages(self, uint32_t first, uint32_t count, uint8_t *data, Failure *failure) noexcept nogil
 

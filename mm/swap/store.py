@@ -274,6 +274,17 @@ class SwapStore:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def clear_pages(self, first: uint32_t, count: uint32_t) -> cython.void:
+        """Slots of the caller's are as if nothing was ever written there."""
+        slot: uint32_t
+        pthread_mutex_lock(cython.address(self.lock))
+        for slot in range(first, first + count):
+            self._clear(cython.address(self.records[slot]))
+        pthread_mutex_unlock(cython.address(self.lock))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def write_pages(self, first: uint32_t, count: uint32_t, data: cython.pointer[cython.const[uint8_t]],
                     failure: cython.pointer[Failure]) -> cython.int:
         """Put pages in slots that are the caller's. Not 0: `failure` tells why, and those slots cannot be read."""

@@ -60,6 +60,8 @@ class Core(UpkeepCore, Protocol):
     """`rustosd.swap.places.Places`: where programs' swap is kept."""
     swap_watch: Any
     """`rustosd.swap.watch.SwapWatch`: what is known of it."""
+    kernel_swap: Any
+    """`rustosd.swap.kernel.KernelSwap`: Linux's own."""
     storage: Iterable[Any]
     """`rustosd.storage.Storage`: its disks, those of devices among them."""
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from rustosd.control import swap_protocol as p
-from rustosd.control.base import Nothing
+from rustosd.control.base import Done, Nothing
 from rustosd.control.server import Handed, Peer
 from rustosd.swap.watch import Swapped
 
@@ -14,10 +14,22 @@ class SwapOperations:
     """The methods of `swap_protocol.METHODS`."""
 
     core: Any
-    """Its `swap_places` and `swap_watch` are those of `rustosd.swap`."""
+    """Its `swap_places` and `swap_watch` are those of `rustosd.swap`, its `kernel_swap` a `rustosd.swap.kernel.KernelSwap`."""
 
     async def swap_list(self, _: Nothing) -> list[p.ProgramSwap]:
         return [_row(each) for each in await self.core.swap_watch.look()]
+
+    def kernelswap_show(self, _: Nothing) -> p.KernelSwap | None:
+        state = self.core.kernel_swap.state()
+        return None if state is None else p.KernelSwap(**state._asdict())
+
+    async def kernelswap_on(self, wanted: p.KernelSwapOn) -> p.KernelSwap:
+        state = await self.core.kernel_swap.on(str(wanted.export), wanted.priority, wanted.encryption)
+        return p.KernelSwap(**state._asdict())
+
+    async def kernelswap_off(self, _: Nothing) -> Done:
+        await self.core.kernel_swap.off()
+        return Done()
 
     def swap_take(self, _: Nothing, peer: Peer) -> Handed:
         return Handed(*self.core.swap_places.take(peer.pid))

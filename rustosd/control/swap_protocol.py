@@ -1,7 +1,12 @@
 """The part of the protocol that is about swap; see `rustosd.control.protocol`."""
 
-from rustosd.control.base import Method, Nothing, Row
+from typing import Annotated
+
+import msgspec
+
+from rustosd.control.base import Done, Method, Nothing, Parameters, Row
 from rustosd.swap.place import Place
+from rustosd.values import ExportName
 
 
 class ProgramSwap(Row):
@@ -30,7 +35,30 @@ class ProgramSwap(Row):
     ahead_used: int             # of those, the ones that somebody asked for then
 
 
+class KernelSwap(Row):
+    """Linux's own swap on a disk of ours."""
+
+    device: str                 # /dev/nbd0
+    export: str
+    octets: int
+    used_octets: int
+    priority: int
+    encryption: bool
+    server: int                 # the process that serves it
+
+
+class KernelSwapOn(Parameters):
+    """`priority`: among Linux's swaps, the highest first; -1: after those that have one."""
+
+    export: ExportName
+    priority: Annotated[int, msgspec.Meta(ge=-1, le=32767)] = -1
+    encryption: bool = True
+
+
 METHODS = (
+    Method("kernelswap.show", Nothing, KernelSwap | None, False, "Linux's own swap on a disk of ours, if it is on."),
+    Method("kernelswap.on", KernelSwapOn, KernelSwap, True, "Have Linux swap to an export of ours, whose content is lost."),
+    Method("kernelswap.off", Nothing, Done, True, "Bring back to memory what Linux has there, and give the disk back."),
     Method("swap.list", Nothing, list[ProgramSwap], False, "The swap of programs whose memory is limited."),
     Method("swap.take", Nothing, Place, False, "A place for a program's swap, with a descriptor: rustosd.swap.place.",
            for_programs=True),

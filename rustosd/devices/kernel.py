@@ -24,8 +24,9 @@ from rustosd import hostnet
 from rustosd.config import DeviceConfig
 from rustosd.devices import hostlink, kinds, rules
 from rustosd.hostnet import HostNetworkError
-from rustosd.journal import DeviceTaken, Entry, GroupsMade
+from rustosd.journal import DeviceTaken, Entry, GroupsMade, KernelSwapMade
 from rustosd.scheduling.groups import remove_all
+from rustosd.swap import kernel_nbd
 
 DRIVERS: Final = {"vfio": "vfio-pci", "uio": "uio_pci_generic", "vfio-noiommu": "vfio-pci"}
 """The kernel driver behind each backend."""
@@ -200,6 +201,8 @@ def undo(entry: Entry) -> None:
     if isinstance(entry, DeviceTaken):
         for complaint in give_back(entry):
             log.warning("not_restored", device=entry.bdf, what=complaint)
+    elif isinstance(entry, KernelSwapMade):
+        kernel_nbd.give_back(entry.device)
     elif isinstance(entry, GroupsMade):
         remove_all(map(Path, entry.roots), entry.new)
     else:

@@ -102,6 +102,7 @@ class Memory:
         self._calls: dict[int, _Call] = {}
         self._last_key = 0
         self._ended = False
+        self._last_lost = 0, 0, 0.0                 # thread, address, when
         self.unpaged: str = ""                      # why some address space is not paged
         self._end, theirs = packets.pair()
         settings = {"soft": limits.soft, "hard": limits.hard, "place": place, "supervisor": os.getpid()}
@@ -184,7 +185,7 @@ class Memory:
 
     def _executed(self, pid: int) -> None:
         """A new program: a new address space."""
-        former = self._leave(pid, keep=True)
+        former = self._leave(pid)
         try:
             with Borrowed(pid, Kind.EXEC) as thread:
                 if former is not None:
@@ -285,12 +286,12 @@ class Memory:
             helper.end()
             self.attendants.discard(helper.pid)
 
-    def _leave(self, pid: int, keep: bool = False) -> Helper | None:
+    def _leave(self, pid: int) -> Helper | None:
         """A process has another address space now, or none. The helper of one that nobody has any more."""
         for tid in [tid for tid, call in self._calls.items() if call.process == pid]:
             space = self._calls.pop(tid).space
             space.calling.discard(tid)
-            self._grant(space)
+            self._next(space)
         if (space := self._spaces.pop(pid, None)) is None:
             return None
         space.users.discard(pid)
@@ -313,11 +314,8 @@ class Memory:
         found = ptrace.registers(tid)
         self._calls[tid] = _Call(process, space, found.orig_rax, (found.rdi, found.rsi, found.rdx, found.r10, found.r8),
                                  time.monotonic_ns())
-        if space.evicting or space.wanted:
-            space.held.append(tid)
-        else:
-            space.calling.add(tid)
-            ptrace.go_on_to_call_end(tid)
+        space.held.append(tid)
+        self._next(space)
 
     def _call_ends(self, tid: int) -> None:
         """The kernel has carried it out: what it did is told to the pager before the thread goes on."""
@@ -345,12 +343,16 @@ class Memory:
         try:
             ptrace.go_on(tid)
         finally:
-            self._grant(call.space)
+            self._next(call.space)
 
-    def _release(self, space: _Space) -> None:
-        """Let those go who waited for an eviction."""
-        held, space.held = space.held, []
-        for tid in held:
+    def _next(self, space: _Space) -> None:
+        """Let the pager evict, or whoever waits make his call: one after the other, once there is anything in swap.
+
+        Two at once may be told in another order than they were carried out: one frees addresses, the other one takes them.
+        """
+        self._grant(space)
+        while space.held and not space.evicting and not space.wanted and not (space.managed and space.calling):
+            tid = space.held.pop(0)
             if tid in self._calls:
                 space.calling.add(tid)
                 self._calls[tid] = self._calls[tid]._replace(since_ns=time.monotonic_ns())
@@ -376,25 +378,37 @@ class Memory:
             return
         failed = []
         if ranges:
-            results = space.helper.drop(ranges)
+            try:
+                results = space.helper.drop(ranges)
+            except HelperDied:                  # somebody has killed it, and nobody else can do its work
+                self._kill(space)
+                return
             failed = [place[0] for place, result in zip(ranges, results, strict=True) if result]
         space.evicting = False
         self._send({"op": "dropped", "key": key, "failed": failed})
-        self._release(space)
+        self._next(space)
 
     def _lost(self, key: int, thread: int, address: int, why: str) -> None:
         """A page that a thread waits for is lost."""
         space = self._by_key.get(key)
         if space is None:
             return
+        now = time.monotonic()
+        if self._last_lost[:2] == (thread, address) and now < self._last_lost[2] + _PATIENCE_S and _in_a_call(thread):
+            return                              # it asks again and again inside the kernel, until it is killed
+        self._last_lost = thread, address, now
         try:
             if not thread:
                 raise ProcessLookupError
             self._swap_fault(thread, address, why)
         except OSError:                         # nobody of the group's, or gone
-            for pid in space.users:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._kill(space)
+
+    @staticmethod
+    def _kill(space: _Space) -> None:
+        for pid in space.users:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _figures(self, **figures: Any) -> None:
         self.latest = figures
@@ -455,6 +469,14 @@ def _without(whole: tuple[int, int], part: tuple[int, int]) -> list[tuple[int, i
 
 def _up(octets: int) -> int:
     return (octets + _PAGE - 1) & -_PAGE
+
+
+def _in_a_call(thread: int) -> bool:
+    """Whether a thread is not waiting for its own access to memory, but for one in a system call."""
+    try:
+        return not Path(f"/proc/{thread}/syscall").read_text().startswith("-1")
+    except OSError:
+        return True
 
 
 def _same_memory(parent: int, child: int, kind: str) -> bool:

@@ -29,7 +29,7 @@ from rustosd.swap.report import report
 
 _PAGE: Final = 4096
 _MCL_CURRENT_AND_FUTURE: Final = 3
-_BUSY_MS, _NEAR_MS, _QUIET_MS = 1, 3, 100
+_BUSY_MS, _NEAR_MS, _QUIET_MS = 1, 3, 20
 _SCAN_AGAIN_S: Final = 0.1
 _UNSEEN_PAGES: Final = 256
 _NOTHING_FOUND_S: Final = 0.05
@@ -319,7 +319,8 @@ def main(argv: list[str]) -> int:
     threading.Thread(target=pager.serve, name="faults", daemon=True).start()
     packets.send(end, {"op": "ready"})
     end.setblocking(False)
-    Group(end, pager, settings["soft"], settings["hard"], settings["supervisor"]).run()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        Group(end, pager, settings["soft"], settings["hard"], settings["supervisor"]).run()
     os._exit(0)                         # the programs have ended, and what is in swap is nobody's
 
 

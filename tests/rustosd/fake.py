@@ -27,6 +27,7 @@ from rustosd.reconfigure import Outcome, ReloadFailed
 from rustosd.scheduling.scheduler import Program, Scheduler
 from rustosd.scheduling.settings import Settings
 from rustosd.scheduling.waits import BUCKETS, Spent
+from rustosd.swap.kernel import State
 from rustosd.swap.place import Place
 from rustosd.swap.report import Report
 from rustosd.swap.watch import Swapped
@@ -383,7 +384,18 @@ SWAP_REPORT = Report(
 
 
 class FakeSwap:
-    """`rustosd.swap.watch.SwapWatch` and `rustosd.swap.places.Places`: one program, and a place for another."""
+    """`SwapWatch`, `Places` and `KernelSwap` of `rustosd.swap`: one program, a place for another, and Linux's swap on."""
+
+    on_now = State("/dev/nbd0", "swap0", 1 << 30, 200 << 20, -2, True, 4712)
+
+    def state(self):
+        return self.on_now
+
+    async def on(self, export, priority, encryption):
+        return self.on_now._replace(export=export, priority=priority, encryption=encryption, used_octets=0)
+
+    async def off(self):
+        self.on_now = None
 
     async def look(self):
         return [Swapped(900, "fetch", SWAP_REPORT, 1_048_576.0, 2_621_440.0)]
@@ -411,7 +423,7 @@ class FakeCore(NetworkFakes):
         self.policies = Policies([PolicyConfig(name="web", users=("0",), connect=(Destination("tcp 10.77.0.0/24 80,443"),),
                                                bind=())])
         self.policies.denied["web", "connect"] = 3
-        self.swap_watch = self.swap_places = FakeSwap()
+        self.swap_watch = self.swap_places = self.kernel_swap = FakeSwap()
         self.running_services = []
         self.kicks = 0
         self.pings = []

@@ -37,6 +37,7 @@ SILENT = {
     ("route", "add", "192.0.2.0/24", "via", "10.77.0.1"), ("route", "del", "203.0.113.0/24"),
     ("neigh", "add", "10.77.0.9", "lladdr", "02:00:00:00:00:09", "dev", "rustos0"),
     ("neigh", "del", "10.77.0.1", "dev", "rustos0"), ("log", "set", "all", "debug"),
+    ("swap", "kernel", "off"),
     ("program", "start", "web"), ("program", "stop", "web"), ("program", "restart", "web"),
     ("kill", "901"), ("suspend", "901"), ("resume", "901"), ("nice", "901", "5"),
     ("sched", "set", "901", "--class", "interactive", "--priority", "3", "--cpus", "0", "--cpu-quota", "50%"),
@@ -72,7 +73,7 @@ EVERY = dict(commands(typer.main.get_command(control.app)))
 
 def spoken(words):
     """The command among words: ("nic", "show", "rustos0") is ("nic", "show"), and ("nic",) is ("nic", "list")."""
-    return next((tuple(words[:end]) for end in (2, 1) if tuple(words[:end]) in EVERY), (words[0], "list"))
+    return next((tuple(words[:end]) for end in (3, 2, 1) if tuple(words[:end]) in EVERY), (words[0], "list"))
 
 
 def test_every_command_is_tried():

@@ -2,18 +2,20 @@
 
 import json
 
+import msgspec
+
 from rustosd.cli.process_top import SORTS, Sample, View, ordered, rates
 from rustosd.control import network_protocol as network
 from rustosd.control import process_protocol as p
+from tests.rustosd.fake import PROCESS
 
 SECOND_NS = 1_000_000_000
 
 
 def process(pid, second, **changes):
-    values = {"pid": pid, "parent": 1, "group": 900, "state": "running", "name": "nginx", "command": f"nginx {pid}",
-              "user": "www-data", "nice": 0, "threads": 1, "rss_octets": pid << 20, "cpu_s": 0.25 * second, "age_s": 3.0,
-              "sockets": 2, "sched_class": "normal", "wait_s": 0.0, "slices": 1, "program": "web"}
-    return p.Process(**values | changes)
+    values = {"pid": pid, "group": 900, "command": f"nginx {pid}", "rss_octets": pid << 20, "cpu_s": 0.25 * second,
+              "sockets": 2, "program": "web", "sched_class": "normal"}
+    return msgspec.convert(PROCESS | values | changes, p.Process)
 
 
 def busy(identity, octets, pid=900):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).with_name("golden")
-SHOWN = {"swap-list": ("swap", "list")}
+SHOWN = {"swap-list": ("swap", "list"), "swap-kernel-show": ("swap", "kernel", "show"),
+         "swap-kernel-on": ("swap", "kernel", "on", "--export", "swap0", "--priority", "5", "--plain")}
 
 
 @pytest.mark.parametrize("name", SHOWN)

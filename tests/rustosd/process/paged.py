@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from mm.swap.device import nameless
 from rustosd.process import syscalls as nr
+from rustosd.process.exceptions import Exceptions, Fault
 from rustosd.process.filter import assemble, memory_rules
 from rustosd.process.memory import PAGER, Limits, Memory
 from rustosd.process.monitor import Monitor
@@ -29,13 +30,15 @@ class Paged(Traced):
     def __init__(self, *argv: str, soft: int, hard: int, folder: Path, octets: int = 512 << 20, stdout: int | None = None,
                  pager: Sequence[str] = PAGER, place: dict[str, Any] | None = None) -> None:
         """`folder`: for a swap file of so many `octets`."""
-        self.lost: list[tuple[int, int, str]] = []
+        self.lost: list[Fault] = []
         self.gave_up = ""
         self.monitor = Monitor()
+        self.exceptions = Exceptions(self.monitor.threads, self.lost.append)
+        self.monitor.judge = self.exceptions.judge
         fd = nameless(str(folder / "swap"))
         place = {"kind": "file", "name": "swap", "octets": octets, **(place or {})}
         try:
-            self.memory = Memory(self.monitor, Limits(soft, hard), place, fd, self._lost, self._give_up, pager)
+            self.memory = Memory(self.monitor, Limits(soft, hard), place, fd, self.exceptions.swap_fault, self._give_up, pager)
         finally:
             os.close(fd)
         super().__init__(*argv, monitor=self.monitor, stdout=stdout, before=self._restrict)
@@ -47,10 +50,6 @@ class Paged(Traced):
         code = ctypes.create_string_buffer(filtering, len(filtering))
         program = ctypes.create_string_buffer(struct.pack("=H6xQ", len(filtering) // 8, ctypes.addressof(code)))
         nr.call(nr.SECCOMP, 1, 0, ctypes.addressof(program))
-
-    def _lost(self, thread: int, address: int, why: str) -> None:
-        self.lost.append((thread, address, why))
-        os.kill(self.monitor.process_of(thread), signal.SIGKILL)
 
     def _give_up(self, why: str) -> None:
         self.gave_up = why
@@ -80,6 +79,7 @@ class Paged(Traced):
                 self.turn()
                 if time.monotonic() > tick:
                     self.monitor.tidy()
+                    self.exceptions.tidy()
                     tick = time.monotonic() + 0.2
         finally:
             signal.set_wakeup_fd(former[0])

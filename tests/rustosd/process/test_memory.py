@@ -144,7 +144,7 @@ def test_programs_that_start_programs(start: Start, tmp_path: Path) -> None:
     assert one.memory.attendants == {one.memory.pager_pid}
 
 
-@pytest.mark.parametrize("mebibytes", [4, pytest.param(64, marks=pytest.mark.long)])
+@pytest.mark.parametrize("mebibytes", [8, pytest.param(64, marks=pytest.mark.long)])
 def test_sort_of_a_file_four_times_the_limit(start: Start, tmp_path: Path, mebibytes: int) -> None:
     limit = mebibytes // 4 * MIB
     file = tmp_path / "lines"
@@ -152,11 +152,11 @@ def test_sort_of_a_file_four_times_the_limit(start: Start, tmp_path: Path, mebib
         for _ in range(mebibytes):
             lines.write(b"".join(b"%s\n" % os.urandom(31).hex().encode() for _ in range(MIB // 63)))
     environment = ["env", "LC_ALL=C"]
-    one, _ = output_of(start, tmp_path, *environment, "sort", "-S", f"{2 * mebibytes}M", "--parallel=2", str(file),
+    one, _ = output_of(start, tmp_path, *environment, "sort", "-S", f"{5 * mebibytes // 8}M", "--parallel=2", str(file),
                           "-o", str(tmp_path / "sorted"), soft=limit, hard=limit + 4 * MIB, limit_s=280)
     subprocess.run([*environment, "sort", "-c", tmp_path / "sorted"], check=True)
     assert (tmp_path / "sorted").stat().st_size == file.stat().st_size
-    assert one.swap_total("out_octets") > mebibytes * MIB // 2
+    assert one.swap_total("out_octets") > mebibytes * MIB // 4
 
 
 HOLD = """
@@ -186,6 +186,15 @@ def test_a_pager_that_is_killed_takes_its_programs_with_it_and_says_so(start: St
     one.until(lambda: not one.turn())       # nothing is left
 
 
+def test_a_helper_that_is_killed_ends_its_program(start: Start, tmp_path: Path) -> None:
+    with open(tmp_path / "output", "w") as file:
+        one = start(sys.executable, "-c", HOLD, "alone", stdout=file.fileno())
+        _ready(one, tmp_path / "output")
+        helper, = one.memory.attendants - {one.memory.pager_pid}
+        os.kill(helper, signal.SIGKILL)
+        assert one.run() == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(("how", "why"), [("corrupt", "is not what was written"), ("read-error", "Input/output error")])
 def test_swap_that_fails_ends_the_process_that_needs_the_page_and_no_other(start: Start, tmp_path: Path, how: str,
                                                                            why: str) -> None:
@@ -194,15 +203,17 @@ def test_swap_that_fails_ends_the_process_that_needs_the_page_and_no_other(start
         one = start("/bin/sh", "-c", script, stdout=file.fileno(), pager=FAILING, place={"fails": how})
         assert one.run() == 0
         file.seek(0)
-        assert file.read().removeprefix("ready\n") == "ended 137\ncat\n"
-    assert len({thread for thread, _, _ in one.lost}) == 1
-    assert why in one.lost[0][2]
+        # by SIGBUS; by SIGKILL if it was a system call that needed the page
+        assert re.fullmatch(r"(ready\n)?ended (135|137)\ncat\n", file.read())
+    fault, = one.lost
+    assert (fault.kind, fault.info.number) == ("swap-fault", signal.SIGBUS)
+    assert why in fault.words
 
 
 def test_swap_that_is_full_ends_who_needs_more(start: Start, tmp_path: Path) -> None:
     one = start(sys.executable, "-c", GROW, "96", octets=8 * MIB)
-    assert one.run() == -signal.SIGKILL
-    assert "memory limit is reached and nothing more can be swapped out" in one.lost[0][2]
+    assert one.run() in (-signal.SIGBUS, -signal.SIGKILL)
+    assert "memory limit is reached and nothing more can be swapped out" in one.lost[0].words
 
 
 def test_a_device_that_cannot_be_written_loses_nothing_while_there_is_room(start: Start, tmp_path: Path) -> None:
