@@ -16,7 +16,7 @@ OTHERS: Final = "-"
 """The label of programs that are not of the configuration; none of those can be called so."""
 _GAUGES: Final = {
     "resident_octets": "Octets of programs' private memory that are in memory.",
-    "swapped_octets": "Octets of it that have a place in swap; some of them are in memory as well.",
+    "swapped_octets": "Octets of it that have a place in swap, of each process by itself; some are in memory as well.",
 }
 _COUNTERS: Final = {
     "faults": "Page faults that read from swap.",
