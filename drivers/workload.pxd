@@ -17,6 +17,7 @@ cdef class Workload:
     cdef uint32_t sectors, octets
     cdef uint64_t blocks, next, state
     cdef int64_t started[MAX_DEPTH]
+    cdef int64_t taken_at            # of the completions just taken; 0: what is filled now follows on none
     cdef int free[MAX_DEPTH]
     cdef int free_count
     cdef uint64_t histogram[BUCKETS]

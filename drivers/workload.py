@@ -41,11 +41,15 @@ class Workload:
         self.free_count = depth
 
     def fill(self, burst: RequestBurst, room: cython.int) -> cython.int:
-        """Add requests until `depth` are under way or `room` is used up; how many."""
+        """Add requests until `depth` are under way or `room` is used up; how many.
+
+        Those that follow on a `take` begin with it: a clock is read once for both, which in a guest can take longer than
+        all the rest.
+        """
         return self._fill(burst, room)
 
     def take(self, burst: CompletionBurst) -> cython.int:
-        """Count those that are its own; how many others there are."""
+        """Count those that are its own; how many others there are. `fill` comes next, at once."""
         return self._take(burst)
 
     def stop(self) -> None:
@@ -92,7 +96,8 @@ class Workload:
         now: int64_t
         if self.stopped or self.free_count == 0 or room <= 0:
             return 0
-        now = now_ns()
+        now = self.taken_at if self.taken_at else now_ns()
+        self.taken_at = 0
         request.operation = WRITE if self.write else READ
         request.flags = 0
         request.sectors = self.sectors
@@ -135,6 +140,7 @@ class Workload:
             self.free[self.free_count] = slot
             self.free_count += 1
             self.under_way -= 1
+        self.taken_at = now
         return others
 
     @cython.cfunc

@@ -43,6 +43,7 @@ from rustosd.faults import Faults
 from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostTap
 from rustosd.journal import DEFAULT_PATH, Journal
+from rustosd.memory_metrics import MemoryWatch
 from rustosd.nbd import tls as nbd_tls
 from rustosd.nbd.exports import Exports
 from rustosd.nbd.negotiation import Tls
@@ -129,6 +130,7 @@ class Daemon(Facts):
         self.scheduler = Scheduler(config.scheduler)
         self.policies = Policies()
         self.programs = Programs(config.control.socket, self._interfaces)
+        self.memory_watch = MemoryWatch(self.processes, self.programs)
         self.swap_places = Places(lambda: self.config.swap, self.swap_export)
         self.swap_watch = SwapWatch(self.processes)
         self.kernel_swap = KernelSwap(self.swap_export, lambda: self.journal)
@@ -250,6 +252,7 @@ class Daemon(Facts):
 
     def _storage_metrics(self) -> Iterator[Metric]:
         yield from block_metrics.collect(self.storage)
+        yield from self.memory_watch.metrics()
         yield from self.swap_watch.metrics()
 
     def _nbd_server(self, undo: contextlib.AsyncExitStack) -> NbdServer:
@@ -423,6 +426,7 @@ class Daemon(Facts):
                 self.crashes.figures(self.figures())
             if self._rounds % GATHER_EVERY == 0:
                 self._in_background(self.scheduler.gather(self.processes))
+                self._in_background(self.memory_watch.gather())
             self._rounds += 1
 
         round_()

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from rustosd.memory_limits import WrongLimit, limits
 from rustosd.scheduling.settings import ClassName, Priority
-from rustosd.values import CpuQuota, FilePath, Processors
+from rustosd.values import CpuQuota, FilePath, Processors, Size
 
 PROGRAMS_MOST = 256
 STOP_MOST_S = 60
@@ -38,6 +39,8 @@ class ProgramConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     priority: Priority | None = None
     processors: Processors | None = None
     cpu_quota: CpuQuota | None = None
+    memory: Size | None = None
+    memory_max: Size | None = None
 
 
 def mistakes(programs: Sequence[ProgramConfig], interfaces: Collection[str], unnamed: bool,
@@ -55,6 +58,10 @@ def mistakes(programs: Sequence[ProgramConfig], interfaces: Collection[str], unn
             yield (i, "command", 0), "is empty; it is the program's file"
         if program.policy and program.policy not in policies:
             yield (i, "policy"), f"there is no policy {program.policy}; there is {', '.join(policies) or 'none'}"
+        try:
+            limits(program.memory, program.memory_max)
+        except WrongLimit as wrong:
+            yield (i, wrong.which), str(wrong)
         names[program.name] = i
     for i, program in enumerate(programs):
         for j, other in enumerate(program.after):

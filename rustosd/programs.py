@@ -192,6 +192,11 @@ class Runner:
             await asyncio.wait([self._life])
         self._go(State.STOPPED)
 
+    @property
+    def supervisor(self) -> int:
+        """The process that looks after it; 0: none."""
+        return self._supervisor.pid if self._supervisor is not None else 0
+
     def kill(self) -> None:
         """Its supervisor at once, and all below it."""
         if self._supervisor is not None:
@@ -233,6 +238,10 @@ class Programs:
         if name not in self.runners:
             raise LookupError(f"there is no program {name}; there is {', '.join(self.runners) or 'none'}: [[program]]")
         return self.runners[name]
+
+    def supervised_by(self, pid: int) -> str:
+        """The name of the program that a process supervises; empty: none of ours."""
+        return next((name for name, runner in self.runners.items() if runner.supervisor == pid), "")
 
     def change(self, configured: Sequence[ProgramConfig]) -> None:
         """As another configuration has them: those that have changed are started anew, if they ran."""
@@ -329,7 +338,7 @@ def _spawn(wanted: ProgramConfig, socket: str) -> subprocess.Popen:
         environment = _environment(wanted)
         what = {"environment": environment, "socket": socket} | {key: getattr(wanted, key) for key in (
             "name", "command", "directory", "user", "host_network", "policy", "stop_s", "sched_class", "priority", "processors",
-            "cpu_quota")}
+            "cpu_quota", "memory", "memory_max")}
         spec = os.memfd_create("program")       # a pipe could be full, and is read when the child is there
         try:
             os.write(spec, json.dumps(what).encode())

@@ -21,7 +21,8 @@ def _rules(rules: list[str] | None) -> str:
 PROCESSES = Listing("processes", "process", "processes", (
     Column("PID", "pid", True), Column("PARENT", "parent", True), Column("USER", "user"), Column("STATE", "state"),
     Column("NICE", "nice", True), Column("CPU", "cpu_s", True, lambda seconds: f"{seconds:.2f} s"),
-    Column("RSS", "rss_octets", True, octets), Column("SOCKETS", "sockets", True), Column("PROGRAM", "program"),
+    Column("RSS", "rss_octets", True, octets), Column("SWAP", "swap_octets", True, octets),
+    Column("SOCKETS", "sockets", True), Column("PROGRAM", "program"),
     Column("COMMAND", "command", folds=True),
 ))
 WIDE = PROCESSES._replace(columns=(
@@ -77,7 +78,7 @@ def show(pid: Pid, as_json: Json = False) -> None:
         ("waited for a processor", f"{one.wait_s:.2f} s in {one.slices} turns"), ("scheduled", _scheduling(details)),
         ("processors", ", ".join(map(str, details.affinity))), ("threads", str(one.threads)),
         ("memory", octets(one.rss_octets)), ("most memory", octets(details.peak_rss_octets)),
-        ("swapped out", octets(details.swap_octets)),
+        ("swapped out", octets(one.swap_octets)),
         ("sockets", str(one.sockets)), ("context switches", str(details.context_switches)),
         ("socket calls", tables.plain([f"{name} {count}" for name, count in details.calls.items()])),
         ("started", f"{one.started} processes" if details.traced else "unknown: it is not traced"),

@@ -14,10 +14,10 @@ import typer
 from rustosd.cli import sched, shell
 from rustosd.cli.calls import Settings, call, checked, known
 from rustosd.control import process_protocol as p
+from rustosd.memory_limits import Limits, WrongLimit, limits
 from rustosd.values import Size
 
 if TYPE_CHECKING:
-    from rustosd.process.memory import Limits
     from rustosd.process.supervisor import Supervisor
 
 _FOLLOW_S = 0.2
@@ -66,14 +66,14 @@ def run(
     if counts and detach:
         raise typer.BadParameter("--counts speaks to the terminal: not with --detach; see rustosctl process show")
     variables = _environment(environment or [])
-    limits = _limits(memory, memory_max)
+    within = _limits(memory, memory_max)
     wanted = sched.change(1, sched_class, priority, cpus, cpu_quota)
 
     def supervise(executed: Callable[[int], None]) -> int:
         nonlocal supervisor
         try:
             link = Link(Settings.socket)
-            supervisor = Supervisor(link, name or "", output, traced=not untraced, limits=limits)
+            supervisor = Supervisor(link, name or "", output, traced=not untraced, limits=within)
             supervisor.before_exec = enter(link.path, wanted)
             return supervisor.run(Program(command, variables, directory, user, own_network=not host_network,
                                           addresses=link.ask("addresses")["addresses"], policy=policy), executed)
@@ -102,19 +102,12 @@ def run(
     return status
 
 
-def _limits(soft: str | None, hard: str | None) -> Limits | None:
-    from rustosd.process.memory import LEAST, Limits
-    if soft is None:
-        if hard is not None:
-            raise typer.BadParameter("--memory-max goes with --memory")
-        return None
-    octets = checked(Size, soft).octets
-    most = checked(Size, hard).octets if hard is not None else octets + octets // 4
-    if octets < LEAST:
-        raise typer.BadParameter(f"--memory {soft}: at least {LEAST >> 20}M, or nothing would ever be done but swapping")
-    if most <= octets:
-        raise typer.BadParameter(f"--memory-max {hard} is not more than --memory {soft}")
-    return Limits(octets, most)
+def _limits(memory: str | None, memory_max: str | None) -> Limits | None:
+    try:
+        return limits(None if memory is None else checked(Size, memory),
+                      None if memory_max is None else checked(Size, memory_max), ("--memory", "--memory-max"))
+    except WrongLimit as wrong:
+        raise typer.BadParameter(f"{wrong.which} {wrong}") from None
 
 
 def _environment(changes: list[str]) -> dict[str, str]:

@@ -26,6 +26,7 @@ class Process(Row):
     nice: int
     threads: int
     rss_octets: int
+    swap_octets: int            # pages that have a place in swap, Linux's or ours; of ours some are in memory as well
     cpu_s: float
     age_s: float
     sockets: int                # of the stack
@@ -48,7 +49,6 @@ class ProcessDetails(Row):
     sched_priority: int
     scheduling: SchedProgram | None     # of its whole program
     peak_rss_octets: int
-    swap_octets: int
     context_switches: int
     limits: dict[str, str]      # as /proc/PID/limits has them, the soft ones
     calls: dict[str, int]       # socket calls that were answered

@@ -43,7 +43,7 @@ class Channel:
         self._verbs: dict[str, Callable[..., dict[str, Any]]] = {
             "list": self._list, "show": self._show, "descriptors": self._descriptors, "signal": self._signal,
             "nice": self._nice, "suspend": self._suspend, "resume": self._resume, "figures": self._figures,
-            "memory": self._memory, "swap": self._swap}
+            "memory": self._memory, "memory_totals": self._memory_totals, "swap": self._swap}
 
     @classmethod
     def open(cls, supervisor: Supervisor, path: str) -> Channel:
@@ -129,6 +129,8 @@ class Channel:
         row, monitor = inventory.describe(pid), self._supervisor.monitor
         if row is not None:
             row["started"] = monitor.started[pid]
+            if self._supervisor.memory is not None:     # of what we swap Linux knows nothing
+                row["swap_octets"] += self._supervisor.memory.swapped_octets(pid)
             if row["state"] == "traced":
                 row["state"] = "stopped" if pid in monitor.stopped else "running"
         return row
@@ -184,6 +186,9 @@ class Channel:
 
     def _memory(self) -> dict[str, Any]:
         return {"memory": self._paged()["memory"]}
+
+    def _memory_totals(self) -> dict[str, Any]:
+        return {"totals": self._paged()["totals"]}
 
     def _swap(self) -> dict[str, Any]:
         return {"swap": self._paged()["swap"]}

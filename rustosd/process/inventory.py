@@ -48,6 +48,7 @@ def describe(pid: int) -> dict[str, Any] | None:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        swapped = _status(pid).get("VmSwap", "0 kB")
         owner = os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return None
@@ -58,24 +59,28 @@ def describe(pid: int) -> dict[str, Any] | None:
         "pid": pid, "parent": int(fields[_PARENT]), "state": STATES.get(fields[_STATE], fields[_STATE]), "name": name,
         "command": " ".join(words) or f"[{name}]", "user": user_name(owner), "nice": int(fields[_NICE]),
         "threads": int(fields[_THREADS]), "rss_octets": int(fields[_RSS]) * _PAGE,
-        "cpu_s": (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS,
+        "swap_octets": int(swapped.split()[0]) * 1024, "cpu_s": (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS,
         "age_s": round(max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_START]) / _TICKS), 2),
     }
 
 
 def more_about(pid: int) -> dict[str, Any]:
     """What only a look at one process is worth. Raises OSError when it has ended, or is not ours to look at."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+    status = _status(pid)
     policy, priority = tasks.policy_of(pid)
     limits = {line[:26].strip(): line[26:47].strip() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]}
     return {
         "executable": os.readlink(f"/proc/{pid}/exe"), "directory": os.readlink(f"/proc/{pid}/cwd"),
         "session": os.getsid(pid), "affinity": sorted(os.sched_getaffinity(pid)), "policy": policy, "sched_priority": priority,
         "peak_rss_octets": int(status.get("VmHWM", "0 kB").split()[0]) * 1024,
-        "swap_octets": int(status.get("VmSwap", "0 kB").split()[0]) * 1024,
         "context_switches": sum(int(status.get(f"{kind}_ctxt_switches", 0)) for kind in ("voluntary", "nonvoluntary")),
         "limits": limits,
     }
+
+
+def _status(pid: int) -> dict[str, str]:
+    """Raises OSError when it has ended."""
+    return dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
 
 
 def maps(pid: int) -> str:

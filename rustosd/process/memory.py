@@ -22,6 +22,7 @@ from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mm.paging.userfault import EVENTS_OF_PROGRAMS, FLAGS, begin
+from rustosd.memory_limits import Limits
 from rustosd.process import packets, ptrace
 from rustosd.process import syscalls as nr
 from rustosd.process.filter import DISCARDING, FOR_CHILDREN, NOT_FOR_CHILDREN
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from rustosd.process.monitor import Monitor
 
 _PAGE: Final = 4096
-LEAST: Final = 4 << 20
-"""Octets of the smallest limit."""
 UNPRIVILEGED: Final = "vm.unprivileged_userfaultfd=1"
 _UNPRIVILEGED_FILE: Final = "/proc/sys/vm/unprivileged_userfaultfd"
 _KCMP_VM: Final = 1
@@ -42,13 +41,6 @@ _MREMAP_DONTUNMAP: Final = 4
 _PATIENCE_S: Final = 10.0
 _CAP_SYS_PTRACE: Final = 19
 PAGER: Final = (sys.executable, "-m", "rustosd.process.pager")
-
-
-class Limits(NamedTuple):
-    """In octets of private anonymous memory, of all processes of a group together."""
-
-    soft: int               # what is above goes to swap
-    hard: int               # above it, who needs more waits
 
 
 class MemoryRefused(Exception):
@@ -128,7 +120,7 @@ class Memory:
             "want": self._want, "drop": self._drop, "done": self._done, "claimed": self._claimed, "lost": self._lost,
             "figures": self._figures}
         self.latest: dict[str, Any] = {}
-        """What the pager told last: "memory" and "swap"."""
+        """What the pager told last: "memory", "totals" and "swap"."""
 
     @property
     def socket(self) -> socket.socket:
@@ -163,6 +155,10 @@ class Memory:
         """Have the pager tell `latest` anew, before long; now and then it does so unasked."""
         self.latest = {}
         self._send({"op": "tell"})
+
+    def swapped_octets(self, pid: int) -> int:
+        """Of one process, as the pager told last."""
+        return sum(row["swapped_octets"] for row in self.latest.get("memory", {}).get("spaces", ()) if row["pid"] == pid)
 
     def close(self) -> None:
         """The group has ended."""

@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,7 +59,7 @@ class Group:
         self._peak = 0
         self._failed = ""
         self._told_at = 0.0
-        self._faults = self._ahead = self._ahead_used = 0       # of spaces that have ended
+        self._of_ended: Counter[str] = Counter()        # what spaces counted that are no more
         self._verbs = {"attach": self._attach, "claim": self._claim, "end": self._ended, "call": self._call,
                        "grant": self._grant, "dropped": self._dropped, "tell": self._tell}
 
@@ -148,10 +149,7 @@ class Group:
         if self._wanted == key:
             self._wanted = None
         if index is not None:
-            one = self._pager.stats(index)
-            self._faults += one.faults
-            self._ahead += one.pages_ahead
-            self._ahead_used += one.ahead_used
+            self._of_ended.update(self._counted(index))
             self._pager.end(index)
 
     def _call(self, key: int, token: int, since: int, forget: list[tuple[int, int]],
@@ -255,24 +253,29 @@ class Group:
     def _tell(self) -> None:
         """All there is to know, for people."""
         self._told_at = time.monotonic()
-        rows, ahead, used, faults = [], 0, 0, 0
-        for key, index in list(self._keys.items())[:_ROWS_MOST]:
-            one = self._pager.stats(index)
-            ahead, used, faults = ahead + one.pages_ahead, used + one.ahead_used, faults + one.faults
-            rows.append({
-                "pid": self._pids[key], "resident_octets": self._resident[key] * _PAGE, "swapped_octets": one.swapped * _PAGE,
-                "faults": one.faults, "zero_faults": one.zero_faults, "write_faults": one.write_faults, "again": one.again,
-                "waited": one.waited, "in_octets": one.pages_in * _PAGE, "out_octets": one.pages_out * _PAGE,
-                "clean_octets": (one.clean_out + one.zero_out) * _PAGE, "ahead_pages": one.pages_ahead,
-                "ahead_used": one.ahead_used})
+        counted, rows = self._of_ended.copy(), []
+        for key, index in self._keys.items():
+            figures = {"pid": self._pids[key], "resident_octets": self._resident[key] * _PAGE,
+                       "swapped_octets": self._pager.stats(index).swapped * _PAGE}
+            one = self._counted(index)
+            counted.update(one)
+            rows.append(figures | one)
+        now = {name: sum(row[name] for row in rows) for name in ("resident_octets", "swapped_octets")}
         memory = {
             "limit_octets": self._soft * _PAGE, "most_octets": self._hard * _PAGE,
             "lowered_octets": self._pressure.lowered(self._soft) * _PAGE,
-            "resident_octets": sum(self._resident.values()) * _PAGE, "peak_octets": self._peak * _PAGE, "failure": self._failed,
-            "spaces": rows}
-        self._say("figures", memory=memory,
-                  swap=report(self._pager.store, faults=self._faults + faults, ahead_pages=self._ahead + ahead,
-                              ahead_used=self._ahead_used + used))
+            "resident_octets": now["resident_octets"], "peak_octets": self._peak * _PAGE, "failure": self._failed,
+            "spaces": rows[:_ROWS_MOST]}
+        self._say("figures", memory=memory, totals={**now, **counted},
+                  swap=report(self._pager.store, **{name: counted[name] for name in ("faults", "ahead_pages", "ahead_used")}))
+
+    def _counted(self, index: int) -> dict[str, int]:
+        """What a space has counted since it began."""
+        one = self._pager.stats(index)
+        return {"faults": one.faults, "zero_faults": one.zero_faults, "write_faults": one.write_faults, "again": one.again,
+                "waited": one.waited, "in_octets": one.pages_in * _PAGE, "out_octets": one.pages_out * _PAGE,
+                "clean_octets": (one.clean_out + one.zero_out) * _PAGE, "ahead_pages": one.pages_ahead,
+                "ahead_used": one.ahead_used}
 
 
 def anonymous_pages(pid: int) -> int:

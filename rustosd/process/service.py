@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from rustosd.control.sched_protocol import SchedChange
+from rustosd.memory_limits import limits
 from rustosd.process.entry import enter
 from rustosd.process.launch import LaunchFailed, Program
 from rustosd.process.link import Link
 from rustosd.process.output import NameTaken, Output
 from rustosd.process.supervisor import Supervisor
-from rustosd.values import CpuQuota, Processors
+from rustosd.values import CpuQuota, Processors, Size
 
 NAME_TAKEN: Final = 75
 """EX_TEMPFAIL: a former run has not quite ended."""
@@ -66,7 +67,8 @@ def _hint(refused: bool) -> str:
 def _run(wanted: dict[str, Any], tell: Any) -> int:
     output = Output(wanted["name"])
     link = Link(wanted["socket"])
-    supervisor = Supervisor(link, wanted["name"], output, wanted["stop_s"])
+    memory, memory_max = (None if size is None else Size(size) for size in (wanted["memory"], wanted["memory_max"]))
+    supervisor = Supervisor(link, wanted["name"], output, wanted["stop_s"], limits=limits(memory, memory_max))
     supervisor.dies_with_daemon = True
     supervisor.before_exec = enter(link.path, SchedChange(
         pid=1, sched_class=wanted["sched_class"], priority=wanted["priority"],

@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from rustosd.memory_limits import Limits
 from rustosd.policy import PORTS_OF_ROOT
 from rustosd.process import inventory, ptrace, report
 from rustosd.process import syscalls as nr
@@ -32,7 +33,7 @@ from rustosd.process.exceptions import Exceptions, Fault
 from rustosd.process.filter import RULES, Rule, assemble, memory_rules
 from rustosd.process.launch import LaunchFailed, Program, identity_of, launch
 from rustosd.process.link import Link
-from rustosd.process.memory import Limits, Memory, MemoryRefused, check_rights
+from rustosd.process.memory import Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
 from rustosd.process.notify import LONGEST, Notifications, duplicate
 from rustosd.process.options import get_option, set_option

@@ -13,6 +13,7 @@ import pytest
 
 from tests.peers.conftest import CONTROL, V4, Peer, need
 from tests.peers.test_programs import control, wait_for
+from tests.rustosd.process import test_memory as memory
 from tests.support.netns import unavailable
 
 SERVER = '["/usr/bin/python3", "-u", "-m", "http.server", "8080", "-d", "/usr/share"]'
@@ -174,6 +175,54 @@ def test_they_end_with_a_daemon_that_is_killed(peer: Peer) -> None:
     peer.process.kill()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "they live on without the daemon")
     wait_for(lambda: "rustosd.process.service" not in in_namespace(peer), "a supervisor lives on without the daemon")
+
+
+@pytest.fixture
+def limited(tmp_path: Path, logs: Path) -> Iterator[Peer]:
+    """A daemon with a program that has four times the memory that it may."""
+    if why := unavailable():
+        pytest.skip(why)
+    script = tmp_path / "hold.py"
+    script.write_text(memory.HOLD)
+    running = Peer(tmp_path, f"""
+[swap]
+path = "{tmp_path}"
+size = "1GiB"
+[[program]]
+name = "holder"
+command = ["{sys.executable}", "{script}", "alone"]
+memory = "12M"
+memory_max = "20M"
+""")
+    try:
+        running.wait_until_up()
+        yield running
+    finally:
+        running.close()
+
+
+@memory.pytestmark
+def test_one_with_a_memory_limit_is_in_swap_in_part_and_everywhere_it_is_told(limited: Peer) -> None:
+    pid = wait_state(limited, "holder", "running")["pid"]
+
+    def swapped() -> dict | None:
+        """Its memory, once most of it has left."""
+        told = limited.ctl("memory")["memory"]
+        return told[0] if told and told[0]["spaces"] and told[0]["spaces"][0]["swapped_octets"] > 24 * memory.MIB else None
+
+    told = wait_for(swapped, "nothing of it has left")
+    assert (told["program"], told["limit_octets"], told["most_octets"]) == ("holder", 12 * memory.MIB, 20 * memory.MIB)
+    assert [space["pid"] for space in told["spaces"]] == [pid] and told["resident_octets"] < 24 * memory.MIB
+    (row,) = [row for row in limited.ctl("ps")["processes"] if row["program"] == "holder"]
+    shown = limited.ctl("process", "show", str(pid))["process"]["process"]
+    assert (row["pid"], shown["pid"]) == (pid, pid)
+    assert row["swap_octets"] > 24 * memory.MIB and shown["swap_octets"] > 24 * memory.MIB
+    metric = 'rustos_memory_{}{{program="holder"}}'
+    figures = wait_for(lambda: (seen := limited.metrics()).get(metric.format("faults_total")) and seen, "no fault is counted")
+    assert figures[metric.format("out_octets_total")] > 24 * memory.MIB and figures[metric.format("swapped_octets")] > 0
+    assert figures['rustos_memory_out_octets_total{program="-"}'] == 0
+    control(limited, "program", "stop", "holder")
+    assert limited.ctl("memory")["memory"] == [] and not Path(f"/proc/{pid}").exists()
 
 
 def in_namespace(peer: Peer) -> str:

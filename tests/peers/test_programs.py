@@ -361,11 +361,23 @@ def test_what_keeps_a_detached_program_from_running_is_said_at_once(peer: Peer, 
     assert "rustosctl ps" in control(peer, "wait", "nobody", status=1)
 
 
+def asks_the_daemon(pid: int) -> None:
+    """Return once a rustosctl sleeps on its answer: it has a socket, and waits for what comes there."""
+    limit = time.monotonic() + LIMIT_S
+    asleep = 0
+    while asleep < 20:
+        assert time.monotonic() < limit
+        targets = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+        asleep = asleep + 1 if state == "S" and any(target.startswith("socket:") for target in targets) else 0
+        time.sleep(0.01)
+
+
 def test_a_process_that_a_program_started_can_be_waited_for(peer: Peer) -> None:
     with Running(peer, "sh", "-c", "nc -lk -p 7778 & wait; sleep 60", port=7778) as running:
         (row,) = [row for row in peer.ctl("ps")["processes"] if row["name"] == "nc"]
         waiting = peer.netns.popen(sys.executable, "-c", CONTROL, "--socket", str(peer.control), "wait", str(row["pid"]))
-        time.sleep(0.3)
+        asks_the_daemon(waiting.pid)
         assert waiting.poll() is None
         control(peer, "kill", str(row["pid"]))
         assert waiting.wait(LIMIT_S) == 0

@@ -250,8 +250,8 @@ class FakeExports:
 
 
 PROCESS = {"parent": 900, "state": "sleeping", "name": "curl", "command": "curl http://10.77.0.1/", "user": "www-data",
-           "nice": 0, "threads": 1, "rss_octets": 6_291_456, "cpu_s": 0.25, "age_s": 3.0, "sockets": 1,
-           "program": "fetch", "wait_s": 1.5, "slices": 1200, "started": 2}
+           "nice": 0, "threads": 1, "rss_octets": 6_291_456, "swap_octets": 1_048_576, "cpu_s": 0.25, "age_s": 3.0,
+           "sockets": 1, "program": "fetch", "wait_s": 1.5, "slices": 1200, "started": 2}
 DESCRIPTOR = {"fd": 3, "target": "socket:[77]", "protocol": "tcp", "state": "connected", "local": ["10.77.0.2", 49152],
               "remote": ["fd77::1", 80]}
 
@@ -286,9 +286,8 @@ class FakeProcesses:
         if op == "show":
             return 900, {"process": {**PROCESS, "pid": 901}, "executable": "/usr/bin/curl", "directory": "/", "session": 1,
                          "affinity": [0, 1], "policy": "batch", "sched_priority": 0, "peak_rss_octets": 7_340_032,
-                         "swap_octets": 0, "context_switches": 12,
-                         "limits": {"Max open files": "1024"}, "calls": {"connect": 1}, "refused": {}, "traced": True,
-                         "life": {"forks": 2, "execs": 3, "exits": 1},
+                         "context_switches": 12, "limits": {"Max open files": "1024"}, "calls": {"connect": 1},
+                         "refused": {}, "traced": True, "life": {"forks": 2, "execs": 3, "exits": 1},
                          "ended": ["902 sh: SIGSEGV", "903 true: exit status 0"],
                          "exceptions": {"page-fault terminated": 1, "page-fault handled": 7}}
         return 900, {}

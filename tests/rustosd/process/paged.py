@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from mm.swap.device import nameless
+from rustosd.memory_limits import Limits
 from rustosd.process import syscalls as nr
 from rustosd.process.exceptions import Exceptions, Fault
 from rustosd.process.filter import assemble, memory_rules
-from rustosd.process.memory import PAGER, Limits, Memory
+from rustosd.process.memory import PAGER, Memory
 from rustosd.process.monitor import Monitor
 from tests.rustosd.process.traced import LIMIT_S, Traced
 

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from rustosd.process import inventory, ptrace
 from rustosd.process import syscalls as nr
@@ -22,6 +23,7 @@ class Traced:
         self.monitor.on_exit.append(self._ended)
         self.status: int | None = None
         self.tidy: Callable[[], None] = lambda: None
+        self._others = _children()      # daemons of other tests, which stay
         nr.prctl(36, 1)                 # PR_SET_CHILD_SUBREAPER
         waits, gate = os.pipe()
         self.pid = os.fork()
@@ -48,12 +50,10 @@ class Traced:
 
     def turn(self) -> bool:
         """Take in what there is; whether anything lives."""
-        try:
+        with contextlib.suppress(ChildProcessError):
             while (report := os.waitpid(-1, os.WNOHANG | ptrace.WALL))[0]:
                 self.monitor.take(*report)
-        except ChildProcessError:
-            return False
-        return True
+        return not _children() <= self._others
 
     def until(self, done: Callable[[], bool]) -> None:
         """Take in what comes until it is done. Fails when that takes long."""
@@ -79,3 +79,8 @@ class Traced:
                 os.kill(pid, signal.SIGKILL)
         while self.turn():
             time.sleep(0.001)
+
+
+def _children() -> set[int]:
+    """Of this process, zombies too."""
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}

@@ -58,8 +58,8 @@ def test_before_lies_a_minute_back_at_most():
     facts = recorder.facts()
     assert 58 <= facts.now.at_s - facts.before.at_s <= 60 and facts.now.at_s == clock.now
     assert [row["name"] for row in facts.interfaces] == ["rustos0"]
-    empty = Recorder(FakeCore(), clock)
-    assert empty.facts().before == empty.facts().now
+    facts = Recorder(FakeCore(), clock).facts()
+    assert facts.before == facts.now
 
 
 def test_a_device_in_trouble_costs_its_own_figures_only():
