@@ -1,11 +1,20 @@
 """The recorder: rates from what was counted, two minutes of them, whatever a device does."""
 
 import asyncio
+from types import SimpleNamespace
+
+import pytest
 
 from rustosd.health import Nic
 from rustosd.status import recorder as recorder_module
 from rustosd.status.recorder import POINTS, Rates, Recorder, figures, memory_octets, resident_octets
 from tests.rustosd.fake import FakeCore, FakeNic
+
+
+@pytest.fixture(autouse=True)
+def waited(monkeypatch):
+    """How long the kernel let this thread wait, for the figures not to depend on it."""
+    monkeypatch.setattr(recorder_module.waits, "own", lambda: SimpleNamespace(wait_ns=7_900_000))
 
 
 class Clock:
@@ -31,7 +40,7 @@ def test_figures_are_what_was_counted():
     taken = figures(FakeCore(), 5.0)
     assert taken.nics["rustos0"] == Nic(1536, 5 << 30, 1200, 7, 3, 0) and taken.nics["lo"] == Nic()
     assert taken.ended == {"delivered": 1000, "answered": 3, "ipv4_checksum": 4} and taken.unsent == {"no_route": 9}
-    assert taken.counters == {"tcp_retransmits": 5} and taken.pump.keys() == {"wakeups", "wait_ms"} and taken.at_s == 5.0
+    assert taken.counters == {"tcp_retransmits": 5} and taken.pump == {"wakeups": 5, "wait_ms": 7} and taken.at_s == 5.0
 
 
 def test_history_is_rates_between_figures():
