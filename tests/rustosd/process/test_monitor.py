@@ -116,6 +116,7 @@ def test_job_control_on_a_terminal():
     master, slave = pty.openpty()
 
     def session():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)    # ignored below a shell's &, and jobs inherit it
         os.setsid()
         import fcntl
         import termios
