@@ -20,6 +20,7 @@ from rustosd.control.server import OperationFailed
 from rustosd.disk_content import LOOKED_AT, MAGICS, recognise
 from rustosd.values import parse_size
 from tests.rustosd.fake_devices import OUR_AHCI
+from tests.rustosd.goldens import reads_as_promised
 from tests.rustosd.terminal import on_a_terminal, rustosctl_command
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -51,12 +52,7 @@ def run(socket_path, *words, **options):
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_text_and_json_read_as_promised(rustosctl, name):
-    for suffix, option in ((".txt", ()), (".json", ("--json",))):
-        status, out, err = rustosctl(*SHOWN[name], *option)
-        assert (status, err) == (0, "")
-        if os.environ.get("RUSTOSD_GOLDEN") == "write":
-            (GOLDEN / (name + suffix)).write_text(out)
-        assert out == (GOLDEN / (name + suffix)).read_text()
+    reads_as_promised(rustosctl, name, SHOWN[name])
 
 
 def test_a_noun_alone_is_its_list(rustosctl):

@@ -16,6 +16,7 @@ import pytest
 from rustosd.capture.captures import Wish
 from rustosd.capture.pcapng import Reader
 from tests.rustosd.fake_network import DETAILS, User
+from tests.rustosd.goldens import reads_as_promised
 from tests.rustosd.terminal import on_a_terminal, rustosctl_command
 from tests.support.host import Host
 
@@ -45,14 +46,7 @@ def network(core, machine):
 @pytest.mark.parametrize("name", SHOWN)
 def test_text_and_json_read_as_promised(rustosctl, network, name):
     expected, *words = SHOWN[name]
-    for suffix, option in ((".txt", ()), (".json", ("--json",))):
-        status, out, err = rustosctl(*words, *option)
-        assert (status, err) == (expected, "")
-        if os.environ.get("RUSTOSD_GOLDEN") == "write":
-            (GOLDEN / (name + suffix)).write_text(out)
-        assert out == (GOLDEN / (name + suffix)).read_text()
-        if option:
-            assert json.loads(out)["schema"] == 1 and len(json.loads(out)) == 2
+    reads_as_promised(rustosctl, name, words, status=expected)
 
 
 @pytest.mark.parametrize("name", ["nic-show-device", "conn-show", "traceroute"])

@@ -1,11 +1,10 @@
 """`rustosctl ps` and its like: what is shown, and what is refused with what to do."""
 
-import os
-from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).with_name("golden")
+from tests.rustosd.goldens import reads_as_promised
+
 SHOWN = {"faults-list": ("faults", "list"), "faults-show": ("faults", "show", "1"),
          "ps": ("ps",), "ps-wide": ("ps", "--wide"), "sched-list": ("sched", "list"), "policy": ("policy",),
          "process-show": ("process", "show", "901"), "process-fds": ("process", "fds", "901"),
@@ -14,12 +13,7 @@ SHOWN = {"faults-list": ("faults", "list"), "faults-show": ("faults", "show", "1
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_text_and_json_read_as_promised(rustosctl, name):
-    for suffix, option in ((".txt", ()), (".json", ("--json",))):
-        status, out, err = rustosctl(*SHOWN[name], *option)
-        assert (status, err) == (0, "")
-        if os.environ.get("RUSTOSD_GOLDEN") == "write":
-            (GOLDEN / (name + suffix)).write_text(out)
-        assert out == (GOLDEN / (name + suffix)).read_text()
+    reads_as_promised(rustosctl, name, SHOWN[name])
 
 
 @pytest.mark.parametrize("words", [("kill", "901"), ("kill", "901", "-s", "sighup"), ("suspend", "901"), ("resume", "901"),
