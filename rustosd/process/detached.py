@@ -72,6 +72,6 @@ def _be_alone(run: Callable[[Callable[[int], None]], int], report: int) -> NoRet
         status = getattr(error, "status", 1)
         text = str(error) or repr(error)
         with contextlib.suppress(OSError):      # it had begun: nobody listens any more
-            os.write(report, _REPORT.pack(0, status) + text.encode()[:2000])
+            os.write(report, _REPORT.pack(0, status) + os.fsencode(text)[:2000])
     finally:
         os._exit(status)
