@@ -83,7 +83,7 @@ def more_about(pid: int) -> dict[str, Any]:
     policy, priority = tasks.policy_of(pid)
     limits = {line[:26].strip(): line[26:47].strip() for line in proc_text(pid, "limits").splitlines()[1:]}
     return {
-        "executable": os.readlink(f"/proc/{pid}/exe"), "directory": os.readlink(f"/proc/{pid}/cwd"),
+        "executable": _target(pid, "exe"), "directory": _target(pid, "cwd"),
         "session": os.getsid(pid), "affinity": sorted(os.sched_getaffinity(pid)), "policy": policy, "sched_priority": priority,
         "peak_rss_octets": int(facts.get("VmHWM", "0 kB").split()[0]) * 1024,
         "context_switches": sum(int(facts.get(f"{kind}_ctxt_switches", 0)) for kind in ("voluntary", "nonvoluntary")),
@@ -94,6 +94,11 @@ def more_about(pid: int) -> dict[str, Any]:
 def status(pid: int) -> dict[str, str]:
     """The fields of /proc/PID/status, of a process or thread. Raises OSError when it has ended."""
     return dict(line.split(":", 1) for line in proc_text(pid, "status").split("\n") if ":" in line)
+
+
+def _target(pid: int, what: str) -> str:
+    """Where a link of /proc/PID leads. Raises OSError."""
+    return os.readlink(f"/proc/{pid}/{what}".encode()).decode(errors="replace")
 
 
 def maps(pid: int) -> str:
@@ -113,7 +118,7 @@ def descriptors(pid: int) -> Iterator[tuple[int, str]]:
     """(number, what it is) of all that a process has open. Raises OSError."""
     for name in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):
         with contextlib.suppress(OSError):
-            yield int(name), os.readlink(f"/proc/{pid}/fd/{name}")
+            yield int(name), _target(pid, f"fd/{name}")
 
 
 def socket_inodes(pid: int) -> set[int]:
