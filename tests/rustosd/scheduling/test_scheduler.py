@@ -5,6 +5,7 @@ Shares are told by processor time against processor time, so that whatever else 
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -216,7 +217,19 @@ def test_processors_that_cannot_be_reserved(tmp_path, reserved, why):
         Scheduler(wanting(reserved_processors=config.Processors(reserved))).open(journal)
 
 
-async def test_a_suspended_program_runs_no_further_also_what_it_forks(tmp_path):
+@pytest.fixture
+def crowded():
+    """This process has more descriptors open than select(2) can name, as a daemon with many sockets has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(min(hard, 1200) - 100)]
+    yield
+    for fd in held:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_suspended_program_runs_no_further_also_what_it_forks(tmp_path, crowded):
     need_groups()
     async with scheduling(tmp_path) as scheduler:
         with program(FORKS) as (supervisor, pid):
