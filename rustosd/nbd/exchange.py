@@ -1,4 +1,4 @@
-"""Whole messages on a blocking socket, without the GIL. Each returns 0 or an errno; ETIMEDOUT when the socket's own patience ended."""
+"""Whole messages on a blocking socket, without the GIL. Both return 0 or an errno: ETIMEDOUT when the socket has a limit."""
 
 import cython
 from cython.cimports.libc.errno import EAGAIN, ECONNRESET, EINTR, ETIMEDOUT, errno
