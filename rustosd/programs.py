@@ -142,7 +142,7 @@ class Runner:
 
     async def _run(self) -> int:
         """Once; its exit status. Raises _NotExecuted."""
-        self._go(State.STARTING)
+        self._go(State.STARTING, self.detail if self.state == State.PAUSING else "")    # why it did not begin the last time
         loop = asyncio.get_running_loop()
         self._supervisor = supervisor = _spawn(self.wanted, self._socket)
         pidfd, report = os.pidfd_open(supervisor.pid), supervisor.stdout.fileno()
