@@ -65,8 +65,10 @@ def _be_alone(run: Callable[[Callable[[int], None]], int], report: int) -> NoRet
             os.dup2(nowhere, stream)
 
         def executed(pid: int) -> None:
+            nonlocal report
             os.write(report, _REPORT.pack(pid, 0))
             os.close(report)
+            report = -1
         status = run(executed)
     except BaseException as error:
         status = getattr(error, "status", 1)
