@@ -73,10 +73,10 @@ class KernelSwap:
             raise KernelSwapRefused(f"swap is on already, on export {self._name}; first: rustosctl swap kernel off")
         path, _ = self._export(export)
         self._device, self._name, self._encryption = await asyncio.to_thread(kernel_nbd.free_device), export, encryption
-        self._locked.begin(RARELY, whole=False)
         self._entry = self._journal().take(KernelSwapMade(self._device))
         wanted = {"device": self._device, "socket": path, "export": export, "priority": priority, "encryption": encryption}
         try:
+            self._locked.begin(RARELY, whole=False)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "rustosd.swap.kernel_process", json.dumps(wanted), stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE)
@@ -117,6 +117,8 @@ class KernelSwap:
         while self._process is not None:
             try:
                 await self.off()
+            except KernelSwapRefused:
+                return      # somebody else has just switched it off
             except OSError as error:
                 log.error("kernel_swap_stays", error=error.strerror)
                 if asyncio.get_running_loop().time() > limit:

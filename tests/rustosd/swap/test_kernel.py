@@ -60,6 +60,19 @@ async def test_a_process_that_cannot_serve_says_why_and_all_is_given_back(tmp_pa
     assert begun == ["begin", "end"]
 
 
+async def test_what_cannot_be_written_down_is_not_begun(tmp_path, monkeypatch):
+    class Full:
+        def take(self, entry):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kernel_nbd, "free_device", lambda: str(tmp_path / "nbd0"))
+    monkeypatch.setattr(Locked, "begin", lambda *_words, **_more: pytest.fail("the daemon is locked"))
+    kernel = KernelSwap(lambda name: ("", 0), Full)
+    with pytest.raises(OSError, match="No space left"):
+        await kernel.on("swap0", -1, True)
+    assert kernel.state() is None
+
+
 async def test_of_two_who_switch_it_on_at_a_time_one_is_refused(tmp_path, monkeypatch):
     begun = []
 
