@@ -122,7 +122,7 @@ class Tcp:
             if not is_unspecified(cython.address(local)) and not is_local(self.state.net, cython.address(local)):
                 raise OSError(errno.EADDRNOTAVAIL, f"{host} is not an address of this stack")
         if port == 0:
-            port = self._free_listening_port(host)
+            port = self.free_port()
         for i in range(t.limits.listeners):
             if not t.listeners[i].in_use:
                 chosen = i
@@ -150,8 +150,8 @@ class Tcp:
         x.next = t.port_buckets[port % PORT_BUCKETS]
         t.port_buckets[port % PORT_BUCKETS] = index
 
-    def _free_listening_port(self, host: str | None) -> int:
-        """A random ephemeral port that nobody listens on (RFC 6056 3.3.1)."""
+    def free_port(self) -> int:
+        """A random ephemeral port that nobody listens on (RFC 6056 3.3.1). Raises OSError (EADDRINUSE)."""
         i: uint32_t
         k: uint32_t
         port: uint32_t

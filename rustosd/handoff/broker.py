@@ -30,6 +30,7 @@ ROUNDS_MOST = 4
 FATES_MOST = 4096
 SO_SNDBUFFORCE = 32     # socket(7); as SO_SNDBUF, beyond wmem_max
 SPARE_DESCRIPTORS = 512
+PORT_ATTEMPTS = 64
 
 log = structlog.get_logger(__name__)
 Socket = StreamSocket | DatagramSocket
@@ -59,6 +60,7 @@ class Handoff:
         self.opened = 0                                     # sockets since the start
         self.refused = 0                                    # ... and those that a limit did not let be
         self.starved: set[Listener] = set()                 # they have connections for which there was no room
+        self.kept_ports: set[int] = set()                   # for sockets that may want any port
         self._by_process: Counter[int] = Counter()
         self._fates: OrderedDict[str, int] = OrderedDict()
         self._watched: dict[int, Any] = {}                  # by descriptor: who has woken(events)
@@ -124,11 +126,19 @@ class Handoff:
         if self.sockets.pop(one.id, None) is None:
             return
         self._one_less(one.pid)
+        self.kept_ports.discard(one.kept_port)
         self._watched.pop(one.end.fileno(), None)
         if self._closing is None:
             one.end.close()
         else:
             self._closing.append(one.end)
+
+    def free_port(self) -> int:
+        """One that nobody listens on, and that is kept for nobody. Raises OSError (EADDRINUSE)."""
+        for _ in range(PORT_ATTEMPTS):
+            if (port := self.network.tcp.free_port()) not in self.kept_ports:
+                return port
+        raise OSError(errors.EADDRINUSE, "no ephemeral port is free")
 
     def note_fate(self, identity: str, error: int) -> None:
         """Remember how a connection ended, for the client that asks."""
@@ -216,18 +226,20 @@ class Handoff:
 
     def _open(self, session: Session, request: p.Open) -> tuple[p.Answer, list[socket.socket]]:
         identity, theirs = self._new(session, request)
+        identities, ends = [identity], [theirs]
         answer = {"id": identity, "buffer": self.limits.buffer_octets // 2,
                   "policed": self.policies.permit(session.subject).restricts}
-        if not request.more:
-            return answer, [theirs]
-        identities, ends = [], [theirs]
         with contextlib.suppress(OSError):
             # Not the last ones: somebody may want another kind.
-            while len(identities) < request.more and self._by_process[session.pid] < self.limits.sockets_per_process // 2:
+            while len(identities) <= request.more and self._by_process[session.pid] < self.limits.sockets_per_process // 2:
                 identity, theirs = self._new(session, request)
                 identities.append(identity)
                 ends.append(theirs)
-        return {**answer, "more": identities}, ends
+        if request.more:
+            answer["more"] = identities[1:]
+        if request.ports:
+            answer["ports"] = [self.sockets[one].keep_port() for one in identities]
+        return answer, ends
 
     def _new(self, session: Session, request: p.Open) -> tuple[str, socket.socket]:
         """A socket: its id and the client's end. Raises OSError (EMFILE, ENFILE)."""
@@ -247,6 +259,8 @@ class Handoff:
         one = self.sockets.get(request.id)
         if one is None:
             raise OSError(errors.ENOTCONN, "the socket is closed")
+        if isinstance(request, (p.Connect, p.Listen)) and request.bound:
+            one.bind_as_told(request.v6only)
         self._judge(session, one, request)
         match request:
             case p.May():

@@ -36,6 +36,7 @@ class DatagramSocket:
         self.options: dict[str, int] = {}
         self.endpoint: int | None = None
         self.splice: DatagramSplice | None = None
+        self.kept_port = 0
 
     def woken(self, events: int) -> None:
         if events & GONE:
@@ -61,6 +62,13 @@ class DatagramSocket:
             self.bind("", 0, False)
         self.broker.network.udp.connect(self.endpoint, host, port)
         return self.names()
+
+    def keep_port(self) -> int:
+        """A datagram socket is bound at once: none."""
+        return 0
+
+    def bind_as_told(self, v6only: bool) -> None:
+        """No port was kept for it."""
 
     def listen(self, backlog: int) -> Answer:
         raise OSError(errors.EOPNOTSUPP, "a datagram socket does not listen")

@@ -41,6 +41,7 @@ class StreamSocket:
         self.subject = subject
         self.source: tuple[str | None, int] = (None, 0)
         self.bound = False
+        self.kept_port = 0                      # nobody else gets it who asks for any
         self.options: dict[str, int] = {}
         self.handle: int | None = None
         self.chaff = 0
@@ -63,13 +64,25 @@ class StreamSocket:
             raise OSError(errors.EINVAL, "the socket is bound already")
         source = None if self.family == 6 and host in ("", "::") and not v6only else host or any_host(self.family)
         tcp = self.broker.network.tcp
-        probe = tcp.listen(source, port, 1)     # says what keeps it from working, and picks a free port
+        probe = tcp.listen(source, port or self.broker.free_port(), 1)      # says what keeps it from working
         try:
             self.source = source, tcp.listener_port(probe)
         finally:
             tcp.close_listener(probe)
         self.bound = True
         return self.names()
+
+    def keep_port(self) -> int:
+        """Have a port that its client may take for bound without asking; 0: there is none."""
+        with contextlib.suppress(OSError):
+            self.kept_port = self.broker.free_port()
+            self.broker.kept_ports.add(self.kept_port)
+        return self.kept_port
+
+    def bind_as_told(self, v6only: bool) -> None:
+        """The client has taken its port for bound. Raises OSError (EADDRINUSE) when somebody listens there by now."""
+        if not self.bound and self.kept_port:
+            self.bind("", self.kept_port, v6only)
 
     def listen(self, backlog: int) -> Answer:
         """Raises OSError: EADDRINUSE, EMFILE (no listener is left), EINVAL (it is connected)."""

@@ -41,9 +41,11 @@ class StreamSocket(GuestSocket):
 
     kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
 
-    def __init__(self, loop: Loop, table: Table, family: int, identity: str, buffer: int) -> None:
+    def __init__(self, loop: Loop, table: Table, family: int, identity: str, buffer: int, port: int = 0) -> None:
+        """`port`: the daemon keeps it for when the program wants any; 0: none."""
         super().__init__(loop, family, identity)
-        self._table, self._buffer = table, buffer
+        self._table, self._buffer, self._port = table, buffer, port
+        self._bound: dict[str, bool] = {}                   # it is to that port, which the daemon has not heard of
         self._watched: socket.socket | None = None          # a duplicate, while a connect that nobody waits for is under way
         self._told: dict[str, int] = {}                     # options that the daemon has not heard of
         self._untold = False                                # ... and it is over since, and no other connect was told
@@ -53,7 +55,7 @@ class StreamSocket(GuestSocket):
     def open(cls, loop: Loop, table: Table, family: int) -> tuple[StreamSocket, int]:
         """A new socket and the program's descriptor for it. Raises OSError."""
         answer = loop.link.open("stream", 4 if family == socket.AF_INET else 6)
-        one = cls(loop, table, family, answer["id"], answer["buffer"])
+        one = cls(loop, table, family, answer["id"], answer["buffer"], answer["port"])
         table.add(one, answer.fd)
         return one, answer.fd
 
@@ -72,8 +74,15 @@ class StreamSocket(GuestSocket):
     def bind(self, call: Call, endpoint: Endpoint) -> None:
         if self.state == State.FAILED:
             self._reopen(call)
-        self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port,
-                                 v6only=any(self.options.get(_V6ONLY, b""))))
+        v6only = any(self.options.get(_V6ONLY, b""))
+        if endpoint == (ANY[self.family], 0) and self._port and self.local is None:
+            self._bound = {"bound": True, "v6only": v6only}
+            self.local = Endpoint(ANY[self.family], self._port)
+            return call.answer()
+        if self._bound:
+            raise error(errno.EINVAL)
+        self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port, v6only=v6only))
+        self.link.want_ports |= not endpoint.port
         call.answer()
 
     def connect(self, call: Call, endpoint: Endpoint | None) -> None:
@@ -91,11 +100,12 @@ class StreamSocket(GuestSocket):
         if self.state == State.FAILED:
             self._reopen(call)
         host = LOOPBACK[self.family] if endpoint.host == ANY[self.family] else endpoint.host
-        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        end = socket.socket(fileno=call.borrow(self.inode))
         try:
             blocking = not _non_blocking(end)
             chaff = _stuff(end, blocking)
-            self.note_names(self.ask("connect", host=host, port=endpoint.port, chaff=chaff, options=self._take_told()))
+            self.note_names(self.ask("connect", host=host, port=endpoint.port, chaff=chaff, options=self._take_told(),
+                                     **self._bound))
         except BaseException:
             end.close()
             self.state = State.FAILED       # the chaff is still in it
@@ -117,7 +127,7 @@ class StreamSocket(GuestSocket):
 
     def _connecting(self, call: Call) -> None:
         """Asked again, while it is under way: who waits was interrupted by a signal, and goes on."""
-        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        end = socket.socket(fileno=call.borrow(self.inode))
         if _non_blocking(end):
             end.close()
             raise error(errno.EALREADY)
@@ -167,11 +177,12 @@ class StreamSocket(GuestSocket):
         """A new socket under the program's old number: Linux lets a refused socket try again."""
         answer = self.link.open("stream", 4 if self.family == socket.AF_INET else 6)
         try:
-            with socket.socket(fileno=self.loop.borrow(call, self.inode)) as old:
+            with socket.socket(fileno=call.borrow(self.inode)) as old:
                 os.set_blocking(answer.fd, not _non_blocking(old))
             call.replace(answer.fd, call.fd, False)
             self._table.remove(self)
             self.identity, self.state, self.error, self._untold = answer["id"], State.NEW, 0, False
+            self._port, self._bound = answer["port"], {}
             self._table.add(self, answer.fd)
         finally:
             os.close(answer.fd)
@@ -181,7 +192,7 @@ class StreamSocket(GuestSocket):
             raise error(errno.EINVAL)
         if self.state == State.FAILED:
             self._reopen(call)
-        self.note_names(self.ask("listen", backlog=max(0, backlog), options=self._take_told()))
+        self.note_names(self.ask("listen", backlog=max(0, backlog), options=self._take_told(), **self._bound))
         self.state = State.LISTENING
         call.answer()
 
@@ -192,7 +203,7 @@ class StreamSocket(GuestSocket):
             raise error(errno.EINVAL)
         if flags & ~(NON_BLOCKING | CLOSE_ON_EXEC):
             raise error(errno.EINVAL)
-        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        end = socket.socket(fileno=call.borrow(self.inode))
         try:
             if self._accept(call, end, flags):
                 return end.close()
@@ -216,8 +227,8 @@ class StreamSocket(GuestSocket):
         one, fd = made
         try:
             os.set_blocking(fd, not flags & NON_BLOCKING)
-            if call.arguments[1]:
-                call.write_name(call.arguments[1], call.arguments[2], one.remote, self.family)
+            if call.pointer(1):
+                call.write_name(call.pointer(1), call.pointer(2), one.remote, self.family)
             call.give(fd, bool(flags & CLOSE_ON_EXEC))
         except LookupError:
             self._returned.append(made)
