@@ -10,6 +10,7 @@ from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from rustosd.process import sockaddr
 from rustosd.process.notify import LONGEST, read_memory, write_memory
 from rustosd.process.sockaddr import Endpoint
+from rustosd.process.threads import inode_of
 
 if not cython.compiled:
     raise ImportError("rustosd.process.call must be compiled: python setup.py build_ext --inplace")
@@ -86,7 +87,7 @@ class Call:
         self.end = -1
         if end < 0:
             end = self.threads.duplicate(self.thread, self.fd)
-            if os.fstat(end).st_ino != inode:
+            if inode_of(end) != inode:
                 close_descriptor(end)
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return end

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
+from rustosd.client.session import Answer
 from rustosd.process.call import Call
 from rustosd.process.link import Link
 from rustosd.process.sockaddr import Endpoint
+from rustosd.process.threads import inode_of
 
 NON_BLOCKING: Final = socket.SOCK_NONBLOCK
 CLOSE_ON_EXEC: Final = socket.SOCK_CLOEXEC
@@ -66,7 +68,7 @@ class GuestSocket(ABC):
         self.error = 0                          # SO_ERROR
         self.options: dict[tuple[int, int], bytes] = {}
 
-    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+    def ask(self, op: str, **fields: Any) -> Answer:
         """Ask the daemon about this socket. Raises OSError."""
         return self.link.ask(op, id=self.identity, **fields)
 
@@ -74,7 +76,7 @@ class GuestSocket(ABC):
         """Let the daemon set one of its options. Raises OSError (ENETDOWN)."""
         self.link.tell("set", id=self.identity, option=option, value=value, quiet=True)
 
-    def note_names(self, names: dict[str, Any]) -> None:
+    def note_names(self, names: Answer) -> None:
         """What the daemon says of both ends."""
         self.local = _endpoint(names["local"])
         self.remote = _endpoint(names["remote"]) if names["remote"] else None
@@ -165,7 +167,7 @@ class Table:
 
     def add(self, one: GuestSocket, fd: int) -> None:
         """Enter a socket whose program's end is `fd`."""
-        one.inode = os.fstat(fd).st_ino
+        one.inode = inode_of(fd)
         self.sockets[one.inode] = one
 
     def remove(self, one: GuestSocket) -> None:

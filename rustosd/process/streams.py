@@ -55,9 +55,7 @@ class StreamSocket(GuestSocket):
     def open(cls, loop: Loop, table: Table, family: int) -> tuple[StreamSocket, int]:
         """A new socket and the program's descriptor for it. Raises OSError."""
         answer = loop.link.open("stream", 4 if family == socket.AF_INET else 6)
-        one = cls(loop, table, family, answer["id"], answer["buffer"], answer["port"])
-        table.add(one, answer.fd)
-        return one, answer.fd
+        return cls(loop, table, family, answer["id"], answer["buffer"], answer["port"]), answer.fd
 
     def tell(self, option: str, value: int) -> None:
         if self.state == State.NEW:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import select
 import signal
@@ -131,6 +132,7 @@ class Supervisor:
                 self.watch(self._output.source, select.EPOLLIN, self._on_output)
             self._channel.tell_started(started.pid, self.name)
             executed(started.pid)
+            gc.freeze()         # what is there by now stays: collections need not look at it
             return self._loop()
         finally:
             self._end_all()
@@ -284,8 +286,8 @@ class Supervisor:
             if flags & NON_BLOCKING:
                 os.set_blocking(fd, False)
             call.give(fd, bool(flags & CLOSE_ON_EXEC))
+            self.table.add(one, fd)
         except BaseException:
-            self.table.remove(one)
             one.close()
             raise
         finally:
@@ -295,9 +297,7 @@ class Supervisor:
         if kind == socket.SOCK_STREAM:
             return StreamSocket.open(self, self.table, family)
         one = DatagramSocket(self, family, self._senders)
-        fd = one.program_end().detach()
-        self.table.add(one, fd)
-        return one, fd
+        return one, one.program_end().detach()
 
     # processes
 

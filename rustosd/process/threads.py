@@ -109,6 +109,14 @@ class Threads:
             self.forget(thread)
 
 
+def inode_of(fd: cython.int) -> int:
+    """Of a descriptor of ours. Raises OSError."""
+    found: struct_stat
+    if fstat(fd, cython.address(found)) < 0:
+        raise OSError(c_errno, os.strerror(c_errno))
+    return found.st_ino
+
+
 def _process_of(thread: int) -> int:
     """The process a thread belongs to. Raises OSError (ESRCH)."""
     try:
