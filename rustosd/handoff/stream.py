@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from netstack.sockets.addresses import fate, text
 from netstack.tcp.api import EVENT_CLOSED, EVENT_CONNECTED
-from rustosd.client import wire
 from rustosd.handoff.splice import Ending, StreamSplice
 
 if TYPE_CHECKING:
     from netstack.sockets import AsyncStack
+    from rustosd.descriptors import End
     from rustosd.handoff.broker import Handoff
     from rustosd.handoff.protocol import Answer
     from rustosd.policy import Protocol, Subject
@@ -32,7 +32,7 @@ class StreamSocket:
 
     protocol: Protocol = "tcp"
 
-    def __init__(self, broker: Handoff, identity: str, end: socket.socket, pid: int, family: int, subject: Subject):
+    def __init__(self, broker: Handoff, identity: str, end: End, pid: int, family: int, subject: Subject):
         self.broker = broker
         self.id = identity
         self.end = end
@@ -130,7 +130,7 @@ class StreamSocket:
             tcp.set_keepalive(self.handle, bool(value))
         elif option == "receive_buffer":
             tcp.set_receive_buffer(self.handle, value)
-            self.end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(value, self.broker.limits.buffer_octets) // 2)
+            self.end.limit(min(value, self.broker.limits.buffer_octets) // 2)
 
     def names(self) -> Answer:
         """Who is at both ends, as far as that is settled."""
@@ -264,7 +264,7 @@ class Listener:
         self.listener = self.network.tcp.listen(host, port, backlog)
         self.waiting: deque[Waiting] = deque()
         self.travelling: deque[StreamSocket] = deque()
-        owner.end.recv(len(ANCHOR))     # nobody resets a listener
+        owner.end.receive(len(ANCHOR))     # nobody resets a listener
         self.network.servers[self.listener] = self
         owner.broker.watch(owner.end.fileno(), self)
 
@@ -278,7 +278,7 @@ class Listener:
     def count_taken(self) -> None:
         """The client says so before it does anything with one, its close included."""
         with contextlib.suppress(OSError):      # nothing was taken
-            for _ in self.owner.end.recv(2 * WINDOW):
+            for _ in self.owner.end.receive(2 * WINDOW):
                 if self.travelling:
                     self.travelling.popleft().origin = None
 
@@ -301,15 +301,9 @@ class Listener:
         except OSError:
             broker.starved.add(self)
             return False
-        (local, local_port), (remote, remote_port) = tcp.local(one.handle), tcp.remote(one.handle)
-        record = wire.ACCEPTED.pack(bytes.fromhex(identity), wire.pack_address(remote), remote_port,
-                                    wire.pack_address(local), local_port)
-        with theirs:
-            try:
-                socket.send_fds(owner.end, [record], [theirs.fileno()])
-            except OSError:         # full, or gone: epoll tells
-                ours.close()
-                return False
+        if not owner.end.hand_over(bytes.fromhex(identity) + tcp.ends(one.handle), theirs):
+            ours.close()            # full, or gone: epoll tells
+            return False
         accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family, owner.subject)
         accepted.options = dict(owner.options)
         accepted.origin = self

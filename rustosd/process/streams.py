@@ -6,7 +6,6 @@ and epoll tell the truth. A listening socket is readable while accepted connecti
 
 from __future__ import annotations
 
-import array
 import errno
 import os
 import select
@@ -14,9 +13,9 @@ import socket
 from collections import deque
 from typing import Final
 
-from rustosd.client.session import descriptors
 from rustosd.client.sock import SNDBUF_LEAST
 from rustosd.client.wire import ACCEPTED, TAKEN, unpack_address
+from rustosd.descriptors import receive_with, send_now
 from rustosd.process.call import Call
 from rustosd.process.sockaddr import Endpoint
 from rustosd.process.sockets import (
@@ -32,7 +31,6 @@ from rustosd.process.sockets import (
 )
 
 _CHAFF: Final = bytes(32768)
-_FD_OCTETS: Final = array.array("i").itemsize
 _V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
@@ -201,30 +199,28 @@ class StreamSocket(GuestSocket):
             raise error(errno.EINVAL)
         if flags & ~(NON_BLOCKING | CLOSE_ON_EXEC):
             raise error(errno.EINVAL)
-        end = socket.socket(fileno=call.borrow(self.inode))
+        number = call.borrow(self.inode)
         try:
-            if self._accept(call, end, flags):
-                return end.close()
-            if _non_blocking(end):
-                raise error(errno.EAGAIN)
+            answered = self._accept(call, number, flags)
+            if not answered and not os.get_blocking(number):
+                answered = True
+                call.refuse(errno.EAGAIN)
         except BaseException:
-            end.close()
+            os.close(number)
             raise
-        number = end.detach()
+        if answered:
+            return os.close(number)
+        self.loop.wait(call, number, select.EPOLLIN, lambda _events: self._accept(call, number, flags))
 
-        def attempt(_events: int) -> bool:
-            with socket.socket(fileno=os.dup(number)) as own:
-                return self._accept(call, own, flags)
-        self.loop.wait(call, number, select.EPOLLIN, attempt)
-
-    def _accept(self, call: Call, end: socket.socket, flags: int) -> bool:
+    def _accept(self, call: Call, end: int, flags: int) -> bool:
         """Give the program the next connection, if there is one; whether the call is answered."""
         made = self._returned.popleft() if self._returned else self._take(end)
         if made is None:
             return False
         one, fd = made
         try:
-            os.set_blocking(fd, not flags & NON_BLOCKING)
+            if flags & NON_BLOCKING:
+                os.set_blocking(fd, False)
             if call.pointer(1):
                 call.write_name(call.pointer(1), call.pointer(2), one.remote, self.family)
             call.give(fd, bool(flags & CLOSE_ON_EXEC))
@@ -239,26 +235,26 @@ class StreamSocket(GuestSocket):
         os.close(fd)
         return True
 
-    def _take(self, end: socket.socket) -> tuple[StreamSocket, int] | None:
+    def _take(self, end: int) -> tuple[StreamSocket, int] | None:
         """A connection out of the listening socket. Raises OSError (EINVAL) when the daemon has closed it."""
-        try:
-            octets, ancillary, _, _ = end.recvmsg(ACCEPTED.size, socket.CMSG_SPACE(_FD_OCTETS),
-                                                  socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
+        if (received := receive_with(end, ACCEPTED.size)) is None:
             return None
-        fds = descriptors(ancillary)
-        if len(octets) < ACCEPTED.size or not fds:
-            for fd in fds:
+        octets, fd = received
+        try:
+            if len(octets) < ACCEPTED.size or fd < 0:
+                raise error(errno.EINVAL)
+            send_now(end, TAKEN)
+        except OSError:
+            if fd >= 0:
                 os.close(fd)
-            raise error(errno.EINVAL)
-        end.send(TAKEN, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            raise error(errno.EINVAL) from None
         identity, remote, remote_port, local, local_port = ACCEPTED.unpack(octets)
         one = StreamSocket(self.loop, self._table, self.family, identity.hex(), self._buffer)
         one.state, one.options = State.CONNECTED, dict(self.options)
         one.remote = Endpoint(unpack_address(remote), remote_port)
         one.local = Endpoint(unpack_address(local), local_port)
-        self._table.add(one, fds[0])
-        return one, fds[0]
+        self._table.add(one, fd)
+        return one, fd
 
     # data: only what carries an address comes here, and a stream has one peer
 
