@@ -114,7 +114,7 @@ class StreamSocket:
         if self.family == 4 and ":" in host:
             raise OSError(errors.EAFNOSUPPORT, f"{host} is no IPv4 address")
         source, port = self.source
-        return host, (None if source in (None, "::", "0.0.0.0") else source, port)
+        return host, (None if source is None or source in ("::", "0.0.0.0") else source, port)
 
     def set(self, option: str, value: int) -> Answer:
         self.options[option] = value
