@@ -201,7 +201,7 @@ class DatagramSocket(GuestSocket):
             return call.answer(octets)
         except BlockingIOError:
             with socket.socket(fileno=call.borrow(self.inode)) as end:
-                if at_once or not end.getblocking():
+                if at_once or not os.get_blocking(end.fileno()):
                     raise
 
         def attempt(_events: int) -> bool:
@@ -337,7 +337,7 @@ class DatagramSocket(GuestSocket):
             finish(self._read(end, octets, flags))
             return end.close()
         except BlockingIOError:
-            if flags & socket.MSG_DONTWAIT or not end.getblocking():
+            if flags & socket.MSG_DONTWAIT or not os.get_blocking(end.fileno()):
                 end.close()
                 raise
         except BaseException:
