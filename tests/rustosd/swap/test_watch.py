@@ -75,6 +75,16 @@ async def test_what_ended_programs_counted_stays_counted(store):
     assert values(watch)["rustos_swap_used_octets"] == 0
 
 
+async def test_who_does_not_answer_just_now_is_not_counted_twice(store):
+    supervisor = Supervisor(1, store)
+    watch = SwapWatch(Processes(supervisor))
+    fill(store, 10)
+    for answers in (store, None, store):
+        supervisor.store = answers
+        await watch.look()
+        assert values(watch)["rustos_swap_out_octets"] == values(watch)["rustos_swap_used_octets"] == 10 * PAGE
+
+
 async def test_what_needs_attention_is_told(store):
     watch = SwapWatch(Processes(Supervisor(1, store)))
     first = fill(store, 58)
