@@ -68,7 +68,7 @@ class Handoff:
         self._fates: OrderedDict[str, int] = OrderedDict()
         self._watched: dict[int, Any] = {}                  # by descriptor: who has woken(events)
         self._epoll = select.epoll()
-        self._closing: list[End] | None = None    # while events are handled: their numbers must not be reused
+        self._closing: list[End] | None = None              # while events are handled: their numbers must not be reused
         network.loop.add_reader(self._epoll.fileno(), self.catch_up)
         _raise_descriptor_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
 

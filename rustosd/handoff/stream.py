@@ -264,7 +264,7 @@ class Listener:
         self.listener = self.network.tcp.listen(host, port, backlog)
         self.waiting: deque[Waiting] = deque()
         self.travelling: deque[StreamSocket] = deque()
-        owner.end.receive(len(ANCHOR))     # nobody resets a listener
+        owner.end.receive(len(ANCHOR))      # nobody resets a listener
         self.network.servers[self.listener] = self
         owner.broker.watch(owner.end.fileno(), self)
 

@@ -16,7 +16,7 @@ from cython.cimports.libc.stdio import snprintf
 if not cython.compiled:
     raise ImportError("rustosd.process.threads must be compiled: python setup.py build_ext --inplace")
 
-PIDFDS_MOST = cython.declare(cython.int, 512)
+PIDFDS_MOST = cython.declare(cython.int, 256)
 
 
 @cython.final
@@ -24,8 +24,10 @@ PIDFDS_MOST = cython.declare(cython.int, 512)
 class Threads:
     """Every thread that has made a call, by a pidfd: it never stands for another one that has its number since."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool = False) -> None:
+        """`whole`: of processes, as before Linux 6.9."""
         self.pidfds = {}
+        self.whole = whole
 
     def duplicate(self, thread: cython.int, number: cython.int) -> int:
         """A thread's descriptor as one of ours. Raises OSError (EBADF)."""
@@ -80,7 +82,7 @@ class Threads:
         try:
             fd = self.reach(thread, number)
         except OSError:
-            return 0                    # the thread has ended
+            fd = -ESRCH                 # it has ended, or we have no descriptor left
         if fd == -EBADF:
             return 0
         if fd < 0:

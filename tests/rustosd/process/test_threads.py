@@ -32,9 +32,9 @@ def holder():
     process.communicate()
 
 
-@pytest.fixture
-def threads():
-    made = Threads()
+@pytest.fixture(params=[False, True], ids=["by thread", "by process"])
+def threads(request):
+    made = Threads(request.param)
     yield made
     made.close()
 
