@@ -28,7 +28,7 @@ class Started(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", ta
     """A supervisor's word, unasked, when its program was executed."""
 
     pid: Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
-    name: Annotated[str, msgspec.Meta(max_length=64)]
+    name: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._@+-]{0,63})?\Z")]
 
 
 class Ended(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", tag="ended"):

@@ -291,7 +291,7 @@ class Handoff:
             raise OSError(errors.EPERM, "only root names another user")
         if request.uid:
             session.subject = Subject(request.uid, frozenset(request.groups), request.policy, who.named)
-        elif request.policy:
+        elif request.policy and request.policy not in who.named:
             session.subject = who._replace(named=(*who.named, request.policy))
         return {}
 
