@@ -436,6 +436,12 @@ def test_what_it_leaves_running_is_ended(peer: Peer) -> None:
     assert subprocess.run(["pgrep", "-f", f"sleep {mark}"], capture_output=True, check=False).stdout == b""
 
 
+def test_below_another_one_it_says_why_not(peer: Peer) -> None:
+    for options in ((), ("--host-network",)):
+        done = run(peer, *command(peer, "true", options=options))
+        assert done.returncode == 126 and "another rustosctl run" in done.stderr, done.stderr
+
+
 def test_without_a_daemon_it_says_what_to_do(peer: Peer, tmp_path: Path) -> None:
     argv = [sys.executable, "-c", CONTROL, "--socket", str(tmp_path / "none"), "run", "--", "true"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
