@@ -1,5 +1,6 @@
 """Unmodified programs whose sockets are the stack's, with Linux in the same namespace as their peer."""
 
+import contextlib
 import json
 import os
 import re
@@ -423,7 +424,10 @@ def asks_the_daemon(pid: int) -> None:
     asleep = 0
     while asleep < 20:
         assert time.monotonic() < limit
-        targets = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        targets = []
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):        # closed since
+                targets.append(os.readlink(entry))
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
         asleep = asleep + 1 if state == "S" and any(target.startswith("socket:") for target in targets) else 0
         time.sleep(0.01)
