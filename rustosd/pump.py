@@ -188,7 +188,7 @@ class Pump:
 
     def set_busy_poll(self, microseconds: int) -> None:
         """How long to look again before sleeping, from now on."""
-        self._busy_poll_ns = microseconds * 1000
+        self._poll.set_while(microseconds * 1000)
 
     def watch(self, period_s: float, alive: Callable[[], None]) -> None:
         """From now on take a turn at least every `period_s`, and call `alive` when it ended without an error."""

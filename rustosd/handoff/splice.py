@@ -8,13 +8,14 @@ How the client learns of a reset: an AF_UNIX stream whose other end is closed wh
 ECONNRESET, else EOF. So the last octet the client has written is peeked at, passed on, and left in our queue ("held")
 until the next ones come; whoever makes the pair puts a first one there.
 
-Our ends are watched by edge-triggered epoll: a held octet would otherwise count as readable for ever.
+Our ends are watched by edge-triggered epoll: a held octet would otherwise count as readable for ever. Epoll tells of room only
+where there once was none: else every read of a client's would be an event for us.
 """
 
 import errno
-import select
 
 import cython
+import structlog
 from cython.cimports.libc.errno import EAGAIN
 from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t
@@ -27,6 +28,8 @@ from cython.cimports.netstack.tcp.tcb import F_FIN_QUEUED, Tcb
 from cython.cimports.netstack.udp import UdpEndpoint, udp_drop, udp_first, udp_send, udp_speaks_to
 from cython.cimports.netstack.wire.address import Addr, is_unspecified
 from cython.cimports.posix.uio import iovec
+from cython.cimports.rustosd.epoll import (
+    EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, epoll_ctl, epoll_event)
 
 from netstack.errors import unsent_error
 from netstack.tcp import api
@@ -37,11 +40,8 @@ if not cython.compiled:
 EVENT_WRITABLE = cython.declare(cython.int, api.EVENT_WRITABLE)
 EVENT_EOF = cython.declare(cython.int, api.EVENT_EOF)
 EVENT_CLOSED = cython.declare(cython.int, api.EVENT_CLOSED)
-WRITABLE = cython.declare(cython.int, select.EPOLLOUT)
-SHUT = cython.declare(cython.int, select.EPOLLRDHUP | select.EPOLLHUP)
-HUNG_UP = cython.declare(cython.int, select.EPOLLHUP)
-FAILED = cython.declare(cython.int, select.EPOLLERR)
-EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+log = structlog.get_logger(__name__)
 
 # One datagram on its way out, or octets nobody wants; the loop's thread alone uses it.
 scratch = cython.declare(uint8_t[DATAGRAM_MOST])
@@ -62,11 +62,19 @@ class StreamSplice:
         self.fd = fd
         self.owner = owner
         self.chaff = chaff
+        self.epoll = -1
         self.flags = HELD | C_NEWS
+        tcp.follow(handle, self)
 
     def _event(self, bits: int, error: int) -> None:
+        """News of the connection from before it was followed."""
+        self.heard(bits, error)
+        self.owner.kick()
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def heard(self, news: cython.int, error: cython.int) -> cython.void:
         """News of the connection."""
-        news: cython.int = bits
         if news & EVENT_WRITABLE:
             self.flags &= ~cython.cast(uint32_t, T_FULL)
         if news & EVENT_EOF:
@@ -74,23 +82,44 @@ class StreamSplice:
         if news & EVENT_CLOSED:
             self.flags |= T_CLOSED
             self.error = error
-        self._deliver()
+        self.move()
 
-    def woken(self, events: int) -> None:
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def wanted(self, epoll: cython.int) -> uint32_t:
+        """What `epoll` is to tell of our end."""
+        self.epoll = epoll
+        return _wanted(self.flags)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def wake(self, told: uint32_t) -> cython.void:
         """What epoll tells of our end."""
-        told: cython.int = events
         self.flags |= C_NEWS
-        if told & WRITABLE:
+        if told & EPOLLOUT:
             self.flags &= ~cython.cast(uint32_t, C_FULL)
-        if told & SHUT:
+        if told & (EPOLLRDHUP | EPOLLHUP):
             self.flags |= C_SHUT
-        if told & HUNG_UP:
+        if told & EPOLLHUP:
             self.flags |= C_GONE
-        if told & FAILED:
+        if told & EPOLLERR:
             self.flags |= C_BROKEN
-        self._deliver()
+        self.move()
 
     def _deliver(self) -> None:
+        """Go on."""
+        self.move()
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def move(self) -> cython.void:
+        try:
+            self.deliver()
+        except Exception:
+            log.exception("handoff_failed", descriptor=self.fd)
+
+    @cython.cfunc
+    def deliver(self):
         """Move what can be moved, both ways, and see whether that was the end of it."""
         c: cython.pointer[Tcb]
         more: cython.bint
@@ -132,7 +161,7 @@ class StreamSplice:
                 self.tcp._consumed(c, n)
                 moved += n
         if moved:
-            self.owner.kick()       # the window may have opened
+            self.tcp.touched = True     # the window may have opened
         if self.flags & (T_EOF | EOF_SENT) == T_EOF and c.receive.used == 0:
             self.flags |= EOF_SENT
             shutdown(self.fd, SHUT_WR)
@@ -161,7 +190,7 @@ class StreamSplice:
         if sent == n:
             return sent
         if sent >= 0 or failed == EAGAIN:
-            self.flags |= C_FULL
+            self.flags = _await_room(self.epoll, self.fd, self.flags | C_FULL)
         elif self.client_is_gone():
             self.flags |= C_GONE | C_SHUT
         else:
@@ -209,12 +238,16 @@ class StreamSplice:
             if want:
                 self.flags |= T_FULL
                 break
+            queued -= room
+            if queued == 0:         # epoll tells of whatever has come since we asked how many
+                self.flags &= ~cython.cast(uint32_t, C_NEWS)
+                break
         if moved:
-            self.owner.kick()
+            self.tcp.touched = True
         if queued <= 0 and self.flags & C_SHUT:
             self.flags |= FIN_SENT
             self.tcp.shutdown(self.handle)
-            self.owner.kick()
+            self.tcp.touched = True
         return moved >= MOST and not self.flags & T_FULL
 
     @cython.cfunc
@@ -304,6 +337,26 @@ class StreamSplice:
 
 
 @cython.cfunc
+@cython.exceptval(check=False)
+def _wanted(flags: uint32_t) -> uint32_t:
+    return cython.cast(uint32_t, EPOLLIN | EPOLLRDHUP | (EPOLLOUT if flags & C_ASKED else 0)) | cython.cast(uint32_t, EPOLLET)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _await_room(epoll: cython.int, fd: cython.int, flags: uint32_t) -> uint32_t:
+    """Have epoll tell when there is room; it does at once if there is by now. The flags that are true then."""
+    event: epoll_event
+    if not flags & C_ASKED:
+        flags |= C_ASKED
+        event.data.fd = fd
+        event.events = _wanted(flags)
+        if epoll >= 0:
+            epoll_ctl(epoll, EPOLL_CTL_MOD, fd, cython.address(event))
+    return flags
+
+
+@cython.cfunc
 def _empty(fd: cython.int) -> cython.void:
     part: iovec
     message: msghdr
@@ -332,6 +385,7 @@ class DatagramSplice:
         self.endpoint = endpoint
         self.fd = fd
         self.owner = owner
+        self.epoll = -1
         self.flags = C_NEWS
 
     def _deliver(self) -> None:
@@ -353,13 +407,20 @@ class DatagramSplice:
         elif more:
             self.owner.again(self)
 
-    def woken(self, events: int) -> None:
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def wanted(self, epoll: cython.int) -> uint32_t:
+        """What `epoll` is to tell of our end."""
+        self.epoll = epoll
+        return _wanted(self.flags)
+
+    @cython.cfunc
+    def wake(self, told: uint32_t) -> cython.void:
         """What epoll tells of our end."""
-        told: cython.int = events
         self.flags |= C_NEWS
-        if told & WRITABLE:
+        if told & EPOLLOUT:
             self.flags &= ~cython.cast(uint32_t, C_FULL)
-        if told & (HUNG_UP | FAILED):
+        if told & (EPOLLHUP | EPOLLERR):
             self.flags |= C_SHUT
         self._deliver()
 
@@ -403,7 +464,10 @@ class DatagramSplice:
             failed = c_errno
         if sent >= 0:
             return True
-        self.flags |= C_FULL if failed == EAGAIN else C_SHUT
+        if failed == EAGAIN:
+            self.flags = _await_room(self.epoll, self.fd, self.flags | C_FULL)
+        else:
+            self.flags |= C_SHUT
         return False
 
     @cython.cfunc
