@@ -295,9 +295,13 @@ class Pump:
         if 0 < self._wake <= now:       # whoever woke us
             worked |= self._advance(now)
         if worked or dirty:
+            again = False
             if self._loop_back(now):    # what it carried may be answered the same way: look again
-                worked = self._dirty = True
+                worked = again = True
             self._deliver()
+            if self._dirty:             # applications have written: this breath sends it, and carries what is for this host
+                again |= self._loop_back(now)
+            self._dirty = again
             worked |= self._flush(now)
         return worked or self._dirty
 

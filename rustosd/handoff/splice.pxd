@@ -5,7 +5,7 @@ from netstack.tcp.tcb cimport Tcb
 from netstack.udp cimport Udp, UdpEndpoint
 from netstack.wire.address cimport Addr
 from rustosd.epoll cimport epoll_event
-from rustosd.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, msghdr, recvmsg, sendmsg, shutdown
+from rustosd.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, msghdr, recv, recvmsg, send, sendmsg, shutdown
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
@@ -43,6 +43,7 @@ cpdef enum Ending:
     RESET                       # the connection ended with an error: the client must see ECONNRESET
 
 cdef enum:
+    FEW = 2048                  # octets that are rather copied twice than received into several places
     MOST = 262144               # octets one connection moves in each direction before others get their turn
     DATAGRAMS_MOST = 64
     HEADER = 20                 # before each datagram on the pair: see rustosd.client.wire
@@ -62,9 +63,11 @@ cdef class StreamSplice(Follower):
     cdef void move(self) noexcept
     cdef deliver(self)
     cdef bint push(self, Tcb *c)
-    cdef Py_ssize_t send(self, Tcb *c, uint32_t n)
+    cdef Py_ssize_t give(self, Tcb *c, uint32_t n)
     cdef bint pull(self, Tcb *c)
     cdef int take(self, Tcb *c, uint32_t n, bint all_of_it)
+    cdef Py_ssize_t receive(self, Tcb *c, uint32_t n)
+    cdef Py_ssize_t receive_few(self, Tcb *c, uint32_t n)
     cdef void drop_chaff(self)
     cdef bint client_is_gone(self)
 

@@ -22,7 +22,7 @@ from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.mm.hw import get16, put16
 from cython.cimports.netstack.net import Packet
-from cython.cimports.netstack.tcp.ring import ring_parts
+from cython.cimports.netstack.tcp.ring import ring_parts, ring_put
 from cython.cimports.netstack.tcp.state import CLOSED
 from cython.cimports.netstack.tcp.tcb import F_FIN_QUEUED, Tcb
 from cython.cimports.netstack.udp import UdpEndpoint, udp_drop, udp_first, udp_send, udp_speaks_to
@@ -156,7 +156,7 @@ class StreamSplice:
         while c.receive.used and moved < MOST and not self.flags & (C_FULL | C_GONE):
             n = min(c.receive.used, MOST - moved)
             if not self.flags & C_DEAF:
-                n = cython.cast(uint32_t, self.send(c, n))
+                n = cython.cast(uint32_t, self.give(c, n))
             if n:
                 self.tcp._consumed(c, n)
                 moved += n
@@ -168,7 +168,7 @@ class StreamSplice:
         return c.receive.used != 0 and not self.flags & (C_FULL | C_GONE)
 
     @cython.cfunc
-    def send(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
+    def give(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
         """Up to n octets from the head of the receive ring; how many went."""
         parts: iovec[2]
         message: msghdr
@@ -177,16 +177,21 @@ class StreamSplice:
         first: cython.pointer[cython.const[uint8_t]]
         second: cython.pointer[cython.const[uint8_t]]
         length: uint32_t = ring_parts(cython.address(c.receive), 0, n, cython.address(first), cython.address(second))
-        memset(cython.address(message), 0, cython.sizeof(msghdr))
-        parts[0].iov_base = cython.cast(cython.p_void, first)
-        parts[0].iov_len = length
-        parts[1].iov_base = cython.cast(cython.p_void, second)
-        parts[1].iov_len = n - length
-        message.msg_iov = parts
-        message.msg_iovlen = 2 if length < n else 1
-        with cython.nogil:
-            sent = sendmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_NOSIGNAL)
-            failed = c_errno
+        if length == n:
+            with cython.nogil:
+                sent = send(self.fd, first, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+                failed = c_errno
+        else:
+            memset(cython.address(message), 0, cython.sizeof(msghdr))
+            parts[0].iov_base = cython.cast(cython.p_void, first)
+            parts[0].iov_len = length
+            parts[1].iov_base = cython.cast(cython.p_void, second)
+            parts[1].iov_len = n - length
+            message.msg_iov = parts
+            message.msg_iovlen = 2
+            with cython.nogil:
+                sent = sendmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_NOSIGNAL)
+                failed = c_errno
         if sent == n:
             return sent
         if sent >= 0 or failed == EAGAIN:
@@ -253,34 +258,11 @@ class StreamSplice:
     @cython.cfunc
     def take(self, c: cython.pointer[Tcb], n: uint32_t, whole: cython.bint) -> cython.int:
         """n octets from our queue to the end of the send ring; if that is the `whole` queue, the last one stays there too."""
-        parts: iovec[3]
-        message: msghdr
         got: cython.Py_ssize_t
-        count: cython.size_t = 0
-        passed_on: uint8_t
-        first: cython.pointer[cython.const[uint8_t]]
-        second: cython.pointer[cython.const[uint8_t]]
-        length: uint32_t = ring_parts(cython.address(c.send), c.send.used, n, cython.address(first),
-                                      cython.address(second))
+        last: uint8_t
         leave: uint32_t = n - 1 if whole else n
-        memset(cython.address(message), 0, cython.sizeof(msghdr))
-        message.msg_iov = parts
-        if self.flags & HELD:
-            parts[0].iov_base = cython.address(passed_on)
-            parts[0].iov_len = 1
-            count = 1
-        if leave:
-            parts[count].iov_base = cython.cast(cython.p_void, first)
-            parts[count].iov_len = min(length, leave)
-            count += 1
-        if leave > length:
-            parts[count].iov_base = cython.cast(cython.p_void, second)
-            parts[count].iov_len = leave - length
-            count += 1
-        if count:
-            message.msg_iovlen = count
-            with cython.nogil:
-                got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
+        if leave or self.flags & HELD:
+            got = self.receive_few(c, leave) if leave < FEW else self.receive(c, leave)
             if got <= 0:
                 return 0
             if self.flags & HELD:
@@ -290,13 +272,51 @@ class StreamSplice:
                 return got
         if not whole:
             return n
-        parts[0].iov_base = cython.cast(cython.p_void, first + n - 1 if n <= length else second + (n - 1 - length))
-        parts[0].iov_len = 1
-        message.msg_iovlen = 1
-        if recvmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_PEEK) != 1:
+        if recv(self.fd, cython.address(last), 1, MSG_DONTWAIT | MSG_PEEK) != 1:
             return n - 1
+        ring_put(cython.address(c.send), c.send.used + n - 1, cython.address(last), 1)
         self.flags |= HELD
         return n
+
+    @cython.cfunc
+    def receive(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
+        """The held octet, if there is one, and n to the end of the send ring; how many those were together."""
+        parts: iovec[3]
+        message: msghdr
+        got: cython.Py_ssize_t
+        count: cython.size_t = 0
+        passed_on: uint8_t
+        first: cython.pointer[cython.const[uint8_t]]
+        second: cython.pointer[cython.const[uint8_t]]
+        length: uint32_t = ring_parts(cython.address(c.send), c.send.used, n, cython.address(first),
+                                      cython.address(second))
+        memset(cython.address(message), 0, cython.sizeof(msghdr))
+        message.msg_iov = parts
+        if self.flags & HELD:
+            parts[0].iov_base = cython.address(passed_on)
+            parts[0].iov_len = 1
+            count = 1
+        parts[count].iov_base = cython.cast(cython.p_void, first)
+        parts[count].iov_len = length
+        count += 1
+        if n > length:
+            parts[count].iov_base = cython.cast(cython.p_void, second)
+            parts[count].iov_len = n - length
+            count += 1
+        message.msg_iovlen = count
+        with cython.nogil:
+            got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
+        return got
+
+    @cython.cfunc
+    def receive_few(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
+        """The same for less than FEW."""
+        got: cython.Py_ssize_t
+        held: cython.Py_ssize_t = 1 if self.flags & HELD else 0
+        got = recv(self.fd, scratch, n + held, MSG_DONTWAIT)
+        if got > held:
+            ring_put(cython.address(c.send), c.send.used, scratch + held, cython.cast(uint32_t, got - held))
+        return got
 
     @cython.cfunc
     def drop_chaff(self) -> cython.void:
