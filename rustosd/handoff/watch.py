@@ -5,7 +5,6 @@ import select
 
 import cython
 import structlog
-from cython.cimports.libc.errno import ENOENT
 from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import uint32_t
 from cython.cimports.rustosd.epoll import (
@@ -54,8 +53,8 @@ class Watch:
             event.events = EVENTS
         if fd >= len(self.watchers):
             self.watchers.extend([None] * (fd + 1 - len(self.watchers)))
-        if epoll_ctl(self.epoll, EPOLL_CTL_MOD, fd, cython.address(event)) < 0 and (
-                c_errno != ENOENT or epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, cython.address(event)) < 0):
+        verb: cython.int = EPOLL_CTL_ADD if self.watchers[fd] is None else EPOLL_CTL_MOD
+        if epoll_ctl(self.epoll, verb, fd, cython.address(event)) < 0:
             raise OSError(c_errno, os.strerror(c_errno))
         self.watchers[fd] = who
 
