@@ -60,7 +60,7 @@ print("whole" if check(turn) else "wrong")
 """Writes and reads 16 MiB now and then, until /run/enough is there."""
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def stress(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """For any guest of the same processor."""
     made = tmp_path_factory.mktemp("programs") / "stress"
@@ -80,7 +80,11 @@ class Served:
         guest.run(f"chmod 755 {STRESS}")
         text = self.write("first")
         self.call = guest.start(inside_take.daemon, text, FILE, timeout=900)
-        self.pid = self.call.next(300)["pid"]
+        try:
+            self.pid = self.call.next(300)["pid"]
+        except BaseException:
+            self.clean()
+            raise
 
     def write(self, export: str) -> str:
         """Programs that start from the next reload on have their swap there; "": in files."""
@@ -97,15 +101,14 @@ class Served:
     def ask(self, method: str, **params):
         return self.guest.call(inside_control.control, method, timeout=300, **params)
 
-    def hold(self, name: str) -> int:
-        """Start a program whose memory is in swap for the most part; its supervisor's process."""
+    def hold(self, name: str) -> None:
+        """Start a program whose memory is in swap for the most part."""
         self.guest.run(f"((echo $BASHPID >/run/{name}.pid; exec {LIMITED} {sys.executable} -S /run/hold.py); "
                        f"echo $? >/run/{name}.rc) >/run/{name}.out 2>&1 &")
         wait_for(lambda: b"ready" in self.guest.get(f"/run/{name}.out"), f"the first word of {name}", every_s=0.5)
         supervisor = int(self.guest.get(f"/run/{name}.pid"))
         wait_for(lambda: any(row["group"] == supervisor and row["spaces"] and row["spaces"][0]["swapped_octets"] > PAGES * 2048
                              for row in self.ask("memory.list")), f"half of {name} in swap", every_s=0.5)
-        return supervisor
 
     def ended(self, name: str) -> tuple[int, str]:
         """A program's exit status and what it wrote, once it has ended."""
@@ -118,7 +121,8 @@ class Served:
         assert finished.status == 0, finished.stderr
 
     def clean(self) -> None:
-        self.guest.run(f"touch /run/enough; kill -KILL {self.pid}", check=False)
+        self.guest.run("touch /run/enough")
+        self.call.kill()
         self.call.finished()
         self.guest.call(inside_take.recover, timeout=300)
         self.guest.run(f"rm -rf /run/swap /run/hold.* /run/left.* /run/right.* {STRESS} {FILE}; sysctl -q vm.nr_hugepages=0")
@@ -132,7 +136,7 @@ def served(guest, stress):
     one.clean()
 
 
-def ends_with_a_reason(served: Served, name: str, supervisor: int, why: str) -> None:
+def ends_with_a_reason(served: Served, name: str, why: str) -> None:
     """A program whose swap has gone: SIGBUS, or SIGKILL if it was a system call that needed the page; on record in any case."""
     status, told = served.ended(name)
     assert status in (128 + 7, 128 + 9) and "wrong" not in told, told
@@ -147,11 +151,11 @@ def test_memory_is_what_programs_made_it_and_who_loses_his_disk_ends_alone(serve
     first, = (row for row in served.ask("export.list")["exports"] if row["name"] == "first")
     assert first["written_octets"] > 8 << 20 < first["read_octets"] and not first["errors"]
 
-    left = served.hold("left")
+    served.hold("left")
     served.swap_on("")
     served.hold("right")
     served.guest.call(inside_hotplug.unbind, AHCI)
-    ends_with_a_reason(served, "left", left, "first")
+    ends_with_a_reason(served, "left", "first")
     served.guest.run("touch /run/enough")
     assert served.ended("right") == (0, "ready\nwhole\n")
     served.end()
@@ -168,12 +172,12 @@ def test_a_drive_that_is_unplugged_under_a_pager_ends_the_programs_that_are_swap
         pytest.skip(str(why))
     with booted as guest, Server(str(tmp_path / "card"), card, sweeps=True) as server:
         served = Served(guest, guest.plug_model("slot0", tmp_path / "card"), stress, first=0, second=1)
-        left = served.hold("left")
+        served.hold("left")
         served.swap_on("second")
         served.hold("right")
         with card.still():
             model.ports[0].link.unplug()
-        ends_with_a_reason(served, "left", left, "first")
+        ends_with_a_reason(served, "left", "first")
         guest.run("touch /run/enough")
         assert served.ended("right") == (0, "ready\nwhole\n")
         served.end()
