@@ -96,7 +96,7 @@ class Served:
     def swap_on(self, export: str) -> None:
         self.write(export)
         told = self.ask("config.reload")
-        assert not told["waiting"], told
+        assert told["done"] and {change["taken"] for change in told["changes"]} == {"later"}, told
 
     def ask(self, method: str, **params):
         return self.guest.call(inside_control.control, method, timeout=300, **params)
