@@ -103,7 +103,8 @@ class Served:
 
     def hold(self, name: str) -> None:
         """Start a program whose memory is in swap for the most part."""
-        self.guest.run(f": >/run/{name}.out; ((echo $BASHPID >/run/{name}.pid; exec {LIMITED} {sys.executable} -S /run/hold.py); "
+        self.guest.put(f"/run/{name}.out", b"")
+        self.guest.run(f"((echo $BASHPID >/run/{name}.pid; exec {LIMITED} {sys.executable} -S /run/hold.py); "
                        f"echo $? >/run/{name}.rc) >/run/{name}.out 2>&1 &")
         wait_for(lambda: b"ready" in self.guest.get(f"/run/{name}.out"), f"the first word of {name}", every_s=0.5)
         supervisor = int(self.guest.get(f"/run/{name}.pid"))
