@@ -42,7 +42,7 @@ _START_S: Final = 60.0
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
 _PATIENCE_S: Final = 10.0
 _CAP_SYS_PTRACE: Final = 19
-PAGER: Final = (sys.executable, "-m", "rustosd.process.pager")
+PAGER: Final = (sys.executable, "-P", "-m", "rustosd.process.pager")      # not the modules of where a program is started
 
 
 class MemoryRefused(Exception):
