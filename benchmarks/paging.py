@@ -130,7 +130,7 @@ def _limited(folder: Path) -> Iterator[Path]:
     name = "memory.limit_in_bytes" if one != _CGROUPS else "memory.max"
     if one == _CGROUPS and "memory" not in _controllers():
         raise BenchError("there is no memory controller among the cgroups")
-    file = folder / "swap"
+    file = folder / "linux-swap"
     with contextlib.ExitStack() as undo:
         try:
             with open(file, "wb") as made:
