@@ -1,4 +1,4 @@
-"""A disk behind AHCI in the lab's guest: Linux's own driver with fio, then ours, polled and by interrupt; ratios.
+"""A disk behind AHCI in the lab's guest: Linux's own driver with fio and ours, polled and by interrupt, in turn; ratios.
 
 `python -m benchmarks.lab_disk` boots a guest for it; `measure(guest)` uses one that runs. Needs fio on the host, whose files
 the guest sees.
@@ -8,12 +8,14 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
+from statistics import median
 
+from benchmarks.report import paired
 from tests.lab import inside_ahci as inside
 from tests.lab.guest import AHCI, Guest, GuestError
 from tests.lab.packages import LabUnavailable
 
-SECONDS = 3.0
+SECONDS, ROUNDS = 2.0, 3
 GOAL = 5.0
 """Random reads of 4 KiB: so many times Linux and fio, polled."""
 INTERRUPT_GOAL = 1.3
@@ -38,34 +40,44 @@ LOADS = (
 
 
 @dataclass(frozen=True)
+class Look:
+    """One load, one way: reads per second, and the median of what they took."""
+
+    iops: float
+    p50_us: float
+
+
+@dataclass(frozen=True)
 class Row:
-    """A load: reads per second of each way to do it, and ours as multiples of Linux's."""
+    """A load, by Linux's driver and ours; looks at the same place of each list were taken one after the other."""
 
     load: Load
-    linux_iops: float
-    polled_iops: float
-    interrupt_iops: float
-    linux_p50_us: float
-    polled_p50_us: float
-    interrupt_p50_us: float
+    linux: list[Look]
+    polled: list[Look]
+    interrupt: list[Look]
 
     @property
     def polled_ratio(self) -> float:
         """Ours, polled, to Linux."""
-        return self.polled_iops / self.linux_iops
+        return paired(iops(self.polled), iops(self.linux))
 
     @property
     def interrupt_ratio(self) -> float:
         """Ours, by interrupt, to Linux."""
-        return self.interrupt_iops / self.linux_iops
+        return paired(iops(self.interrupt), iops(self.linux))
 
     @property
     def polling_gain(self) -> float:
         """Polled to by interrupt."""
-        return self.polled_iops / self.interrupt_iops
+        return paired(iops(self.polled), iops(self.interrupt))
 
 
-def measure(guest: Guest, seconds: float = SECONDS) -> list[Row]:
+def iops(looks: list[Look]) -> list[float]:
+    """Reads per second of each look."""
+    return [look.iops for look in looks]
+
+
+def measure(guest: Guest, seconds: float = SECONDS, rounds: int = ROUNDS) -> list[Row]:
     """A row for each of LOADS. The kernel has its driver back afterwards. Raises GuestError."""
     if not shutil.which("fio"):
         raise GuestError("fio is not installed: apt-get install --no-install-recommends fio")
@@ -74,32 +86,39 @@ def measure(guest: Guest, seconds: float = SECONDS) -> list[Row]:
     rows = []
     try:
         for load in LOADS:
-            linux_iops, linux_p50 = _fio(guest, load, seconds)
-            ours = [guest.call(inside.bench, load.pattern, load.block_octets, load.depth, seconds, kinds, timeout=120)
-                    for kinds in ((), ("msi",))]
-            rows.append(Row(load, linux_iops, ours[0].iops, ours[1].iops, linux_p50, ours[0].p50_us, ours[1].p50_us))
+            row = Row(load, [], [], [])
+            for _ in range(rounds):
+                row.linux.append(_fio(guest, load, seconds))
+                row.polled.append(_ours(guest, load, seconds, inside.POLL))
+                row.interrupt.append(_ours(guest, load, seconds, ("msi",)))
+            rows.append(row)
     finally:
         guest.run("sysctl -q vm.nr_hugepages=0")
     return rows
 
 
-def _fio(guest: Guest, load: Load, seconds: float) -> tuple[float, float]:
-    """Linux's reads per second, and its median in microseconds."""
+def _ours(guest: Guest, load: Load, seconds: float, interrupts: tuple[str, ...]) -> Look:
+    found = guest.call(inside.bench, load.pattern, load.block_octets, load.depth, seconds, interrupts, timeout=120)
+    return Look(found.iops, found.p50_us)
+
+
+def _fio(guest: Guest, load: Load, seconds: float) -> Look:
     command = ["fio", "--name=lab", f"--filename={guest.kernel_disk(AHCI)}", "--direct=1", "--ioengine=libaio",
                f"--rw={'randread' if load.pattern == 'random' else 'read'}", f"--bs={load.block_octets}",
                f"--iodepth={load.depth}", "--time_based", f"--runtime={seconds}", "--output-format=json", "--randrepeat=0",
                "--lat_percentiles=1"]
     read = json.loads(guest.run(*command, timeout=120).stdout)["jobs"][0]["read"]
-    return read["iops"], read["lat_ns"]["percentile"]["50.000000"] / 1e3
+    return Look(read["iops"], read["lat_ns"]["percentile"]["50.000000"] / 1e3)
 
 
 def report(rows: list[Row]) -> str:
     """The rows as text."""
     lines = [f"{'reads/s':28}{'Linux+fio':>12}{'polled':>12}{'interrupt':>12}{'polled/L':>10}{'intr/L':>8}{'poll/intr':>10}"]
     for row in rows:
-        lines.append(f"{row.load.name:28}{row.linux_iops:12,.0f}{row.polled_iops:12,.0f}{row.interrupt_iops:12,.0f}"
+        ways = (row.linux, row.polled, row.interrupt)
+        lines.append(f"{row.load.name:28}" + "".join(f"{median(iops(looks)):12,.0f}" for looks in ways) +
                      f"{row.polled_ratio:10.1f}{row.interrupt_ratio:8.1f}{row.polling_gain:10.2f}")
-        lines.append(f"{'  median, us':28}{row.linux_p50_us:12,.0f}{row.polled_p50_us:12,.0f}{row.interrupt_p50_us:12,.0f}")
+        lines.append(f"{'  median, us':28}" + "".join(f"{median(look.p50_us for look in looks):12,.0f}" for looks in ways))
     return "\n".join(lines)
 
 

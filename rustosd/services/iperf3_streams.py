@@ -150,6 +150,11 @@ class TcpStream(Pump, Stream, asyncio.BufferedProtocol):
         self.transport.write(self.block)
         return True
 
+    def reset(self) -> None:
+        super().reset()
+        if self.sends:      # as at the end: what is still queued has not been sent yet, and counts when it is
+            self.octets_omitted -= self.transport.get_write_buffer_size()
+
     def end(self) -> None:
         if self.running and self.sends:
             # The peer reads on until it sees the end; what is still queued here was not sent in the test's time.

@@ -393,6 +393,16 @@ async def test_an_end_within_the_omitted_start_is_an_end(service):
     client.writer.close()
 
 
+async def test_what_is_queued_when_the_omitted_start_ends_is_counted_when_it_is_sent(service):
+    client = await running(service, reverse=True, omit=1)
+    stream, = service._sessions[COOKIE].streams
+    await until(lambda: stream.octets_omitted > 0)
+    assert stream.transport.get_write_buffer_size() > 0
+    assert (await client.results())["streams"][0]["bytes"] >= 0     # nobody has read since
+    client.data[1].transport.abort()
+    client.writer.close()
+
+
 async def test_a_finite_test_waits_for_what_the_client_says_it_sent(service):
     client = await running(service, time=0, num=9000)
     client.data[1].write(bytes(5000))
