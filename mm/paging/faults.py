@@ -70,8 +70,7 @@ if not cython.compiled:
 ZERO_PAGES = cython.declare(uint32_t, RUN_PAGES)
 WAIT_FOR_ROOM_NS = cython.declare(int64_t, 2_000_000_000)
 _RETRY_MS = cython.declare(cython.int, 1)
-_LOOK_ON_NS = cython.declare(int64_t, 25_000)       # after a fault: to sleep and be woken takes a third of what a fault takes
-_VAIN_LOOKS = cython.declare(uint32_t, 3)
+_LOOK_ON_NS = cython.declare(int64_t, 15_000)       # for the next fault, when they come so fast: to be woken takes as long
 _WAKE = cython.declare(uint64_t, 0xFFFFFFFF)
 _EBADMSG = cython.declare(cython.int, 74)
 
@@ -178,18 +177,16 @@ class FaultServer:
         count: cython.int
         i: cython.int
         answered_ns: int64_t = 0
-        vain: uint32_t = _VAIN_LOOKS            # how often we looked on for nothing since a fault came soon
+        gap_ns: int64_t = _LOOK_ON_NS           # between an answer and the next fault, about
         running: cython.bint = True
         while running:
             count = 0
-            if vain < _VAIN_LOOKS and self.deferred_count == 0:
+            if gap_ns < _LOOK_ON_NS and self.looks_on and self.deferred_count == 0:
                 while count == 0 and now_ns() - answered_ns < _LOOK_ON_NS:
                     count = epoll_wait(self.epoll, events, 64, 0)
-                vain = vain + 1 if count == 0 else 0
             if count == 0:
                 count = epoll_wait(self.epoll, events, 64, _RETRY_MS if self.deferred_count else -1)
-                if self.looks_on and now_ns() - answered_ns < _LOOK_ON_NS:
-                    vain = 0
+            gap_ns = (3 * gap_ns + min(now_ns() - answered_ns, 4 * _LOOK_ON_NS)) // 4
             pthread_mutex_lock(cython.address(self.lock))
             for i in range(count):
                 if events[i].data.u64 == _WAKE:
