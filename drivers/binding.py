@@ -90,7 +90,7 @@ def holders(*paths: str) -> list[Holder]:
     for directory in Path("/proc").glob("[0-9]*") if paths else ():
         try:
             if any(os.readlink(fd) in paths for fd in (directory / "fd").iterdir()):
-                found.append(Holder(int(directory.name), (directory / "comm").read_text().strip()))
+                found.append(Holder(int(directory.name), (directory / "comm").read_text(errors="replace").strip()))
         except OSError:
             continue        # it ended meanwhile, or is not ours to see
     return sorted(found)

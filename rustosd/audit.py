@@ -1,8 +1,8 @@
 """The audit log: what was refused and what was ended on this machine by the daemon's word, one JSON object a line.
 
 Lines are appended and never changed. A full file gets a number behind its name, the oldest goes. One writer: the daemon.
-What others report is written with who they are by the kernel's word. Of one reason at most a few lines a second are written;
-how many were left out is in the next one.
+What others report is written with who they are by the kernel's word. Of one reason and user at most a few lines a second are
+written; how many were left out is in the next one.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 LINE_MOST: Final = 4096
-REASONS_MOST: Final = 256
+KINDS_MOST: Final = 256
 BURST: Final = 20
 LINES_PER_S: Final = 2.0
 _TEXT_MOST: Final = 512
@@ -39,17 +39,22 @@ class AuditLog:
         self._fd = -1
         self._size = 0
         self._failing = False
-        self._allowances: dict[str, tuple[float, float]] = {}       # by reason: lines that may be written, as of when
-        self._left_out: dict[str, int] = {}
+        # By reason and user: how many lines may be written, as of when; and how many were not.
+        self._allowances: dict[tuple[str, Any], tuple[float, float]] = {}
+        self._left_out: dict[tuple[str, Any], int] = {}
 
     def write(self, reason: str, **facts: Any) -> bool:
-        """Append a line, unless there were too many of its reason just now. `facts`: texts, numbers, and lists of them."""
-        if not self._allowed(reason):
+        """Append a line, unless there were too many of its reason just now, of `uid` where there is one.
+
+        `facts`: texts, numbers, and lists of them.
+        """
+        kind = reason, facts.get("uid")
+        if not self._allowed(kind):
             self.held_back += 1
-            self._left_out[reason] = self._left_out.get(reason, 0) + 1
+            self._left_out[kind] = self._left_out.get(kind, 0) + 1
             return False
         line: dict[str, Any] = {"at": _now(), "reason": reason, **{key: _bounded(value) for key, value in facts.items()}}
-        if left_out := self._left_out.pop(reason, 0):
+        if left_out := self._left_out.pop(kind, 0):
             line["left_out"] = left_out
         octets = _encode(line)
         if len(octets) > LINE_MOST:
@@ -71,13 +76,14 @@ class AuditLog:
             os.close(self._fd)
             self._fd = -1
 
-    def _allowed(self, reason: str) -> bool:
+    def _allowed(self, kind: tuple[str, Any]) -> bool:
         now = self._clock()
-        if len(self._allowances) >= REASONS_MOST and reason not in self._allowances:
+        if len(self._allowances) >= KINDS_MOST and kind not in self._allowances:
             self._allowances.clear()
-        allowance, since = self._allowances.get(reason, (float(BURST), now))
+            self._left_out.clear()
+        allowance, since = self._allowances.get(kind, (float(BURST), now))
         allowance = min(float(BURST), allowance + (now - since) * LINES_PER_S)
-        self._allowances[reason] = (allowance - 1 if allowance >= 1 else allowance, now)
+        self._allowances[kind] = (allowance - 1 if allowance >= 1 else allowance, now)
         return allowance >= 1
 
     def _append(self, octets: bytes) -> bool:

@@ -25,8 +25,8 @@ WITHIN_S: Final = 600.0
 REASON: Final = "fault"
 HANDLED: Final = "fault_handled"
 _Pid = Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
-_PRINTABLE: Final = r"^[ -~]*$"
-_Hex = Annotated[str, msgspec.Meta(pattern=r"^0x[0-9a-f]{1,16}$")]
+_PRINTABLE: Final = r"^[ -~]*\Z"
+_Hex = Annotated[str, msgspec.Meta(pattern=r"^0x[0-9a-f]{1,16}\Z")]
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class FaultNotice(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice"
     error_code: _Hex | None
     address: _Hex | None
     words: Annotated[str, msgspec.Meta(max_length=500, pattern=_PRINTABLE)]
-    text: Annotated[str, msgspec.Meta(max_length=TEXT_MOST, pattern=r"^[\n -~]*$")]
+    text: Annotated[str, msgspec.Meta(max_length=TEXT_MOST, pattern=r"^[\n -~]*\Z")]
 
 
 class HandledNotice(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", tag="handled"):

@@ -26,7 +26,7 @@ VERDICTS_MOST: Final = 4096
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Ranges = tuple[tuple[int, int], ...]
-PolicyName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+PolicyName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 
 
 class Ports(str):

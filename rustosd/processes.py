@@ -21,13 +21,14 @@ PATIENCE_S: Final = 2.0
 GROUPS_MOST: Final = 1024
 ENDED_MOST: Final = 256
 DAEMON: Final = 0
+_DEEPEST: Final = 4096              # a process below its supervisor
 
 
 class Started(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", tag="started"):
     """A supervisor's word, unasked, when its program was executed."""
 
     pid: Annotated[int, msgspec.Meta(ge=1, le=1 << 22)]
-    name: Annotated[str, msgspec.Meta(max_length=64)]
+    name: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._@+-]{0,63})?\Z")]
 
 
 class Ended(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", tag="ended"):
@@ -37,9 +38,16 @@ class Ended(msgspec.Struct, forbid_unknown_fields=True, tag_field="notice", tag=
 
 
 _notices = msgspec.json.Decoder(Started | Ended | FaultNotice | HandledNotice)
+_answers = msgspec.json.Decoder(dict[str, Any])
 
 
 _Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
+class _Rows(msgspec.Struct):
+    """What a supervisor answers when asked for a list."""
+
+    processes: list[dict[str, Any]] = []
 
 
 class _Figures(msgspec.Struct):
@@ -72,26 +80,32 @@ class Group:
         self._table = over
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[dict[str, Any]] | None = None
+        self._owes = False          # an answer, to a question whose asker may have given up
         asyncio.get_running_loop().add_reader(end.fileno(), self._on_readable)
 
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
-        """Raises OSError: what the answer says; ETIMEDOUT, ECONNRESET when there is none."""
+        """Raises OSError: what the answer says; ETIMEDOUT, ECONNRESET when there is none.
+
+        One that does not answer in time is asked nothing more until it has: its late answer is not the next question's.
+        """
         loop = asyncio.get_running_loop()
         async with self._turn:
             if self.end.fileno() < 0:
                 raise OSError(errno.ECONNRESET, f"the supervisor {self.pid} has ended")
             self._answer = loop.create_future()
             try:
+                if self._owes:
+                    raise TimeoutError
                 async with asyncio.timeout(PATIENCE_S):
                     await loop.sock_sendall(self.end, json.dumps({"op": op, **fields}).encode())
+                    self._owes = True
                     answer = await self._answer
             except TimeoutError:
-                self._table.forget(self)    # a late answer would be taken for the next one's
                 raise OSError(errno.ETIMEDOUT, f"the supervisor {self.pid} does not answer") from None
             finally:
                 self._answer = None
         if answer.get("errno"):
-            raise OSError(answer["errno"], answer["error"])
+            raise OSError(answer["errno"], str(answer.get("error", "")))
         return answer
 
     def _on_readable(self) -> None:
@@ -106,10 +120,11 @@ class Group:
         try:
             if packet.startswith(b'{"notice"'):
                 return self._noted(_notices.decode(packet))
-            answer = json.loads(packet)
+            answer = _answers.decode(packet)
         except ValueError:
             return self._table.forget(self)     # of another version, or hostile
-        if self._answer is not None and not self._answer.done() and isinstance(answer, dict):
+        self._owes = False
+        if self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
 
     def _noted(self, notice: Started | Ended | FaultNotice | HandledNotice) -> None:
@@ -157,28 +172,30 @@ class Processes:
         return list(self._groups.values())
 
     async def rows(self) -> list[dict[str, Any]]:
-        """Every process, the daemon first; those of supervisors that do not answer are left out."""
+        """Every process, the daemon first; those of supervisors that do not answer, or not as they should, are left out."""
         groups = list(self._groups.values())
         answers = await asyncio.gather(*(group.ask("list") for group in groups), return_exceptions=True)
         found = [_daemon()]
         for group, answer in zip(groups, answers, strict=True):
-            if isinstance(answer, Exception):
-                self.forget(group)
-            else:
-                found += [{**row, "group": group.pid, "program": group.name} for row in answer["processes"]]
+            with contextlib.suppress(msgspec.ValidationError):
+                rows = msgspec.convert({} if isinstance(answer, BaseException) else answer, _Rows).processes
+                found += [{**row, "group": group.pid, "program": group.name} for row in rows]
         return found
 
     async def ask(self, pid: int, op: str, **fields: Any) -> tuple[int, dict[str, Any]]:
         """Ask whoever supervises a process; its group and the answer. Raises OSError (ESRCH: nobody does)."""
-        for group in list(self._groups.values()):
-            try:
+        with contextlib.suppress(ProcessLookupError):
+            if (group := self._above(pid)) is not None:
                 return group.pid, await group.ask(op, pid=pid, **fields)
-            except OSError as error:
-                if error.errno in (errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE):
-                    self.forget(group)
-                elif error.errno != errno.ESRCH:
-                    raise
         raise OSError(errno.ESRCH, f"no program on the stack has the number {pid}; see: rustosctl ps")
+
+    def _above(self, pid: int) -> Group | None:
+        """Whose process it is, by the kernel's word: supervisors could claim what is not theirs."""
+        seen = 0
+        above = inventory.parent_of(pid)
+        while above and above not in self._groups and seen < _DEEPEST:
+            above, seen = inventory.parent_of(above), seen + 1
+        return self._groups.get(above or 0)
 
     async def figures(self) -> dict[int, tuple[Spent, list[int]]]:
         """What programs have spent so far and how long their turns waited, by supervisor, of those that answer."""

@@ -12,10 +12,10 @@ from rustosd.values import CpuQuota, FilePath, Processors, Size
 PROGRAMS_MOST = 256
 STOP_MOST_S = 60
 
-ProgramName = Annotated[str, msgspec.Meta(pattern=r"^(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$")]
+ProgramName = Annotated[str, msgspec.Meta(pattern=r"^(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z")]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86400)]
-Word = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^\x00]*$")]
-Variable = Annotated[str, msgspec.Meta(pattern=r"^[^=\x00]+$", max_length=256)]
+Word = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^\x00]*\Z")]
+Variable = Annotated[str, msgspec.Meta(pattern=r"^[^=\x00]+\Z", max_length=256)]
 
 
 class ProgramConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -84,6 +84,11 @@ class Runner:
         """Whether it runs, or will by itself."""
         return self._life is not None and not self._life.done()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody has said that it shall end, and it has not yet."""
+        return self._stop is not None and not self._stop.done()
+
     def start(self) -> None:
         """Begin, unless it has. Earlier failures count no longer."""
         if not self.alive:
@@ -142,7 +147,7 @@ class Runner:
 
     async def _run(self) -> int:
         """Once; its exit status. Raises _NotExecuted."""
-        self._go(State.STARTING)
+        self._go(State.STARTING, self.detail if self.state == State.PAUSING else "")    # why it did not begin the last time
         loop = asyncio.get_running_loop()
         self._supervisor = supervisor = _spawn(self.wanted, self._socket)
         pidfd, report = os.pidfd_open(supervisor.pid), supervisor.stdout.fileno()
@@ -254,6 +259,13 @@ class Programs:
                 self._add(wanted)
             elif runner.wanted != wanted:
                 self._watch(asyncio.get_running_loop().create_task(self._anew(runner, wanted)))
+
+    async def begin(self, name: str) -> None:
+        """Start it, unless it runs; once it has ended, if it is being stopped. Raises LookupError."""
+        runner = self.find(name)
+        if runner.stopping:
+            await asyncio.shield(runner.stop())
+        runner.start()
 
     async def restart(self, name: str) -> None:
         """Stop it, if it runs, and start it. Raises LookupError."""

@@ -8,8 +8,9 @@ from cython.cimports.cpython.buffer import (
     PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer)
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from cython.cimports.libc.string import memset
+from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.mm.histogram import histogram_row
+from cython.cimports.mm.hw import put16
 from cython.cimports.netstack.counters import TCP_ABORTS, TCP_ACTIVE_OPENS
 from cython.cimports.netstack.net import count, is_local, random_below
 from cython.cimports.netstack.tcp.congestion import pipe
@@ -122,7 +123,7 @@ class Tcp:
             if not is_unspecified(cython.address(local)) and not is_local(self.state.net, cython.address(local)):
                 raise OSError(errno.EADDRNOTAVAIL, f"{host} is not an address of this stack")
         if port == 0:
-            port = self._free_listening_port(host)
+            port = self.free_port()
         for i in range(t.limits.listeners):
             if not t.listeners[i].in_use:
                 chosen = i
@@ -150,8 +151,8 @@ class Tcp:
         x.next = t.port_buckets[port % PORT_BUCKETS]
         t.port_buckets[port % PORT_BUCKETS] = index
 
-    def _free_listening_port(self, host: str | None) -> int:
-        """A random ephemeral port that nobody listens on (RFC 6056 3.3.1)."""
+    def free_port(self) -> int:
+        """A random ephemeral port that nobody listens on (RFC 6056 3.3.1). Raises OSError (EADDRINUSE)."""
         i: uint32_t
         k: uint32_t
         port: uint32_t
@@ -514,6 +515,16 @@ class Tcp:
         """(host, port) of the peer."""
         c: cython.pointer[Tcb] = self._at(handle)
         return address_text(cython.address(c.path.destination)), c.remote_port
+
+    def ends(self, handle: int) -> bytes:
+        """Address (16 octets, IPv4 as ::ffff:a.b.c.d) and port, in network order, of the peer and then of our end."""
+        c: cython.pointer[Tcb] = self._at(handle)
+        octets: uint8_t[36]
+        memcpy(octets, c.path.destination.octets, 16)
+        put16(cython.address(octets[16]), c.remote_port)
+        memcpy(cython.address(octets[18]), c.path.source.octets, 16)
+        put16(cython.address(octets[34]), c.local_port)
+        return cython.cast(cython.p_char, octets)[:36]
 
     def info(self, handle: int) -> dict:
         """All that is known of one connection; times in ns, sizes in octets."""

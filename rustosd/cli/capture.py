@@ -85,7 +85,8 @@ def _program(expression: str, snaplen: int) -> bytes:
     except NoLibrary as error:
         raise shell.Stop(str(error)) from None
     except FilterError as error:
-        raise shell.Stop(str(error), shell.USAGE) from None
+        hint = ", nor is it an interface; see: rustosctl nic" if " " not in expression else ""
+        raise shell.Stop(f"{error}{hint}", shell.USAGE) from None
 
 
 @contextmanager

@@ -183,8 +183,8 @@ def _warning(details: p.DiskDetails, begin: int, size: int | None) -> str:
     row = details.disk
     there = f", which begins with {' and '.join(details.holds)}" if details.holds else ""
     what = f"everything from {begin} on" if size is None else f"the {size} octets from {begin} to {begin + size}"
-    return (f"this overwrites {what} of {row.name} ({row.model}, serial {row.serial}, {octets(row.octets)}){there}; "
-            "say --yes to do it")
+    serial = f"serial {row.serial}, " if row.serial else ""
+    return f"this overwrites {what} of {row.name} ({row.model}, {serial}{octets(row.octets)}){there}; say --yes to do it"
 
 
 @app.command()

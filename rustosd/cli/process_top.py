@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from rustosd.cli.tables import octets
+from rustosd.cli.tables import octets, printable
 from rustosd.cli.top_view import SMALLEST, Line, si
 from rustosd.control import network_protocol as network
 from rustosd.control import process_protocol as p
@@ -104,7 +104,7 @@ class View:
         if keys:
             lines += [Line("")] * (height - 1 - len(lines))
             lines.append(Line(f"q quit   p {'go on' if self.paused else 'pause'}   s sort, now by {self.sort}", "dim"))
-        return [Line(line.text[:width].rstrip(), line.style) for line in lines[:height]]
+        return [Line(printable(line.text)[:width].rstrip(), line.style) for line in lines[:height]]
 
 
 def ordered(rows: Sequence[ProcessRates], sort: str) -> list[ProcessRates]:

@@ -9,6 +9,7 @@ import msgspec
 from rustosd.control import protocol as p
 
 MISSING = "-"
+_CONTROLS = dict.fromkeys([*range(32), *range(127, 160)], "?")
 _GOOD = {"up", "preferred", "reachable", "permanent", "established", "running"}
 _BAD = {"down", "duplicate", "failed", "gone"}
 
@@ -22,6 +23,11 @@ def plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
     return str(value)
+
+
+def printable(text: str) -> str:
+    """A text of somebody's in a line, without what a terminal would obey: programs are called anything."""
+    return text.translate(_CONTROLS)
 
 
 def octets(value: int | None) -> str:
@@ -132,6 +138,7 @@ def print_table(columns: Sequence[Column], rows: Iterable[Any]) -> None:
 
 
 def _print_cells(columns: Sequence[Column], rows: Sequence[Sequence[str]], header: bool = True) -> None:
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max([len(column.title), *(len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
     if sys.stdout.isatty():
         _print_rich(columns, rows, widths, header)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from rustosd.cli.plots import sparkline
-from rustosd.cli.tables import duration, milliseconds, octets
+from rustosd.cli.tables import duration, milliseconds, octets, printable
 from rustosd.control import network_protocol as p
 from rustosd.control.base import Row
 
@@ -15,7 +15,7 @@ SORTS: Final = ("rate", "rx", "tx", "rtt", "total")
 SMALLEST: Final = (40, 10)
 _MOST_DROPS: Final = 4
 _NIC_COLUMNS: Final = 61        # what a line of an interface takes besides its two plots
-_CONNECTION_COLUMNS: Final = 33     # ... of a connection, besides its ID, ends and owner
+_CONNECTION_COLUMNS: Final = 35     # ... of a connection, besides its ID, ends and owner
 
 
 class NicRates(Row):
@@ -170,7 +170,7 @@ def screen(view: View, width: int, height: int, keys: bool = True) -> list[Line]
         lines = lines[:height - 1]
         lines += [Line("")] * (height - 1 - len(lines))
         lines.append(Line(f"q quit   p {'go on' if view.paused else 'pause'}   s sort, now by {view.sort}", "dim"))
-    return [Line(line.text[:width].rstrip(), line.style) for line in lines[:height]]
+    return [Line(printable(line.text)[:width].rstrip(), line.style) for line in lines[:height]]
 
 
 def _head(now: Rates, paused: bool) -> list[Line]:

@@ -156,7 +156,7 @@ class NetworkOperations:
 
     def _process_name(self, pid: int) -> str:
         try:
-            return (self.root / f"proc/{pid}/comm").read_text().strip() or "?"
+            return (self.root / f"proc/{pid}/comm").read_text(errors="replace").strip() or "?"
         except OSError:
             return "?"
 

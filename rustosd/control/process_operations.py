@@ -1,5 +1,6 @@
 """What an operator can ask about programs on the stack; the methods of `process_protocol`."""
 
+import contextlib
 import os
 import signal
 from typing import Any
@@ -21,7 +22,11 @@ class ProcessOperations:
     """`SchedOperations.sched_list`."""
 
     async def process_list(self, _: Nothing) -> list[p.Process]:
-        return [msgspec.convert(self._scheduled(row), p.Process) for row in await self.core.processes.rows()]
+        found = []
+        for row in await self.core.processes.rows():
+            with contextlib.suppress(msgspec.ValidationError):      # its supervisor may say anything
+                found.append(msgspec.convert(self._scheduled(row), p.Process))
+        return found
 
     async def process_show(self, which: p.ProcessId) -> p.ProcessDetails:
         if which.pid == DAEMON:

@@ -23,8 +23,8 @@ class ProgramOperations:
     def program_list(self, _: Nothing) -> list[p.Program]:
         return [msgspec.convert(row, p.Program) for row in self.core.programs.rows()]
 
-    def program_start(self, which: p.ProgramName) -> Done:
-        self.core.programs.find(which.name).start()
+    async def program_start(self, which: p.ProgramName) -> Done:
+        await _done(asyncio.ensure_future(self.core.programs.begin(which.name)), which.name)
         return Done()
 
     async def program_stop(self, which: p.ProgramName) -> Done:

@@ -274,6 +274,7 @@ class ControlServer:
             result = handler(params, peer) if method.for_programs else handler(params)
             if inspect.isawaitable(result):
                 result = await result
+            octets = _encode(result.result if isinstance(result, Handed) else result)
         except (OperationFailed, *REFUSALS, LookupError) as error:
             return _failure(identity, FAILED, _text_of(error))
         except Exception:
@@ -282,9 +283,8 @@ class ControlServer:
         if method.changes:
             log.info("configuration_changed", method=method.name, by=f"uid {peer.uid}",
                      params=msgspec.to_builtins(params, enc_hook=str))
-        if isinstance(result, Handed):
-            return Handed(Reply(jsonrpc="2.0", id=identity, result=msgspec.Raw(_encode(result.result))), result.end)
-        return Reply(jsonrpc="2.0", id=identity, result=msgspec.Raw(_encode(result)))
+        reply = Reply(jsonrpc="2.0", id=identity, result=msgspec.Raw(octets))
+        return Handed(reply, result.end) if isinstance(result, Handed) else reply
 
 
 def _socket_of(writer: asyncio.StreamWriter) -> socket.socket:

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from netstack.sockets import AsyncStack
+from rustosd.descriptors import End, make_pair
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
 from rustosd.handoff.splice import EVENTS
@@ -28,8 +29,10 @@ from rustosd.services.base import Sample
 EVENTS_MOST = 256
 ROUNDS_MOST = 4
 FATES_MOST = 4096
-SO_SNDBUFFORCE = 32     # socket(7); as SO_SNDBUF, beyond wmem_max
+ID_OCTETS = 8
+IDS_AT_ONCE = 64
 SPARE_DESCRIPTORS = 512
+PORT_ATTEMPTS = 64
 
 log = structlog.get_logger(__name__)
 Socket = StreamSocket | DatagramSocket
@@ -59,11 +62,13 @@ class Handoff:
         self.opened = 0                                     # sockets since the start
         self.refused = 0                                    # ... and those that a limit did not let be
         self.starved: set[Listener] = set()                 # they have connections for which there was no room
+        self.kept_ports: set[int] = set()                   # for sockets that may want any port
         self._by_process: Counter[int] = Counter()
+        self._ids: list[str] = []                           # drawn ahead
         self._fates: OrderedDict[str, int] = OrderedDict()
         self._watched: dict[int, Any] = {}                  # by descriptor: who has woken(events)
         self._epoll = select.epoll()
-        self._closing: list[socket.socket] | None = None    # while events are handled: their numbers must not be reused
+        self._closing: list[End] | None = None              # while events are handled: their numbers must not be reused
         network.loop.add_reader(self._epoll.fileno(), self.catch_up)
         _raise_descriptor_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
 
@@ -92,24 +97,22 @@ class Handoff:
 
     # the table
 
-    def pair(self, pid: int, kind: int) -> tuple[str, socket.socket, socket.socket]:
+    def pair(self, pid: int, kind: int) -> tuple[str, End, End]:
         """An id for a new socket, our end and the client's. Raises OSError (EMFILE, ENFILE)."""
         self._check_room(pid)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-        ours.setblocking(False)
-        for end in (ours, theirs):
-            with contextlib.suppress(PermissionError):
-                end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, self.limits.buffer_octets // 2)
+        ours, theirs = make_pair(kind, self.limits.buffer_octets // 2)
         if kind == socket.SOCK_STREAM:
             theirs.send(ANCHOR)
-        return secrets.token_hex(8), ours, theirs
+        if not self._ids:
+            drawn = secrets.token_hex(ID_OCTETS * IDS_AT_ONCE)
+            self._ids = [drawn[at:at + 2 * ID_OCTETS] for at in range(0, len(drawn), 2 * ID_OCTETS)]
+        return self._ids.pop(), ours, theirs
 
     def add(self, one: Socket) -> None:
-        """Enter a socket that has a pair from `pair`; `forget` takes it out."""
+        """Enter a socket that has a pair from `pair`; `forget` takes it out. Whatever it becomes has its end watched."""
         self.sockets[one.id] = one
         self._by_process[one.pid] += 1
         self.opened += 1
-        self.watch(one.end.fileno(), one)
 
     def watch(self, fd: int, who: Any) -> None:
         """Tell `who.woken(events)` from now on."""
@@ -124,11 +127,19 @@ class Handoff:
         if self.sockets.pop(one.id, None) is None:
             return
         self._one_less(one.pid)
+        self.kept_ports.discard(one.kept_port)
         self._watched.pop(one.end.fileno(), None)
         if self._closing is None:
             one.end.close()
         else:
             self._closing.append(one.end)
+
+    def free_port(self) -> int:
+        """One that nobody listens on, and that is kept for nobody. Raises OSError (EADDRINUSE)."""
+        for _ in range(PORT_ATTEMPTS):
+            if (port := self.network.tcp.free_port()) not in self.kept_ports:
+                return port
+        raise OSError(errors.EADDRINUSE, "no ephemeral port is free")
 
     def note_fate(self, identity: str, error: int) -> None:
         """Remember how a connection ended, for the client that asks."""
@@ -191,7 +202,7 @@ class Handoff:
 
     # what is asked on sessions
 
-    def answer(self, session: Session, octets: bytes) -> tuple[p.Answer | None, list[socket.socket]]:
+    def answer(self, session: Session, octets: bytes) -> tuple[p.Answer | None, list[End]]:
         """What one packet is answered with, if at all, and the descriptors that go along. Never raises for what it says."""
         self.catch_up()     # a port is free again once its socket is closed
         try:
@@ -214,27 +225,31 @@ class Handoff:
             log.exception("handoff_request_failed", request=type(request).__name__)
             return {"errno": errors.EIO, "error": "that failed inside; the daemon's log has the trace"}, []
 
-    def _open(self, session: Session, request: p.Open) -> tuple[p.Answer, list[socket.socket]]:
+    def _open(self, session: Session, request: p.Open) -> tuple[p.Answer, list[End]]:
         identity, theirs = self._new(session, request)
+        identities, ends = [identity], [theirs]
         answer = {"id": identity, "buffer": self.limits.buffer_octets // 2,
                   "policed": self.policies.permit(session.subject).restricts}
-        if not request.more:
-            return answer, [theirs]
-        identities, ends = [], [theirs]
         with contextlib.suppress(OSError):
             # Not the last ones: somebody may want another kind.
-            while len(identities) < request.more and self._by_process[session.pid] < self.limits.sockets_per_process // 2:
+            while len(identities) <= request.more and self._by_process[session.pid] < self.limits.sockets_per_process // 2:
                 identity, theirs = self._new(session, request)
                 identities.append(identity)
                 ends.append(theirs)
-        return {**answer, "more": identities}, ends
+        if request.more:
+            answer["more"] = identities[1:]
+        if request.ports:
+            answer["ports"] = [self.sockets[one].keep_port() for one in identities]
+        return answer, ends
 
-    def _new(self, session: Session, request: p.Open) -> tuple[str, socket.socket]:
+    def _new(self, session: Session, request: p.Open) -> tuple[str, End]:
         """A socket: its id and the client's end. Raises OSError (EMFILE, ENFILE)."""
         stream = request.type == "stream"
         identity, ours, theirs = self.pair(session.pid, socket.SOCK_STREAM if stream else socket.SOCK_SEQPACKET)
         kind = StreamSocket if stream else DatagramSocket
-        self.add(kind(self, identity, ours, session.pid, request.family, session.subject))
+        one = kind(self, identity, ours, session.pid, request.family, session.subject)
+        self.add(one)
+        self.watch(ours.fileno(), one)
         return identity, theirs
 
     def _carry_out(self, session: Session, request: p.Request) -> p.Answer:
@@ -247,6 +262,8 @@ class Handoff:
         one = self.sockets.get(request.id)
         if one is None:
             raise OSError(errors.ENOTCONN, "the socket is closed")
+        if isinstance(request, (p.Connect, p.Listen)) and request.bound:
+            one.bind_as_told(request.v6only)
         self._judge(session, one, request)
         match request:
             case p.May():
@@ -274,7 +291,7 @@ class Handoff:
             raise OSError(errors.EPERM, "only root names another user")
         if request.uid:
             session.subject = Subject(request.uid, frozenset(request.groups), request.policy, who.named)
-        elif request.policy:
+        elif request.policy and request.policy not in who.named:
             session.subject = who._replace(named=(*who.named, request.policy))
         return {}
 
@@ -356,7 +373,7 @@ class Session:
         if not octets:
             self.broker.end_session(self)
             return
-        ends: list[socket.socket] = []
+        ends: list[End] = []
         if len(octets) > p.REQUEST_MOST:
             answer: p.Answer | None = {"errno": errors.EMSGSIZE, "error": f"a request has at most {p.REQUEST_MOST} octets"}
         else:

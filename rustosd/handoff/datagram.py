@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno as errors
 import select
-import socket
 from typing import TYPE_CHECKING
 
 from rustosd.client.wire import unpack_address
@@ -13,6 +12,7 @@ from rustosd.handoff.stream import any_host
 from rustosd.policy import VERDICTS_MOST
 
 if TYPE_CHECKING:
+    from rustosd.descriptors import End
     from rustosd.handoff.broker import Handoff
     from rustosd.handoff.protocol import Answer
     from rustosd.policy import Protocol, Subject
@@ -25,7 +25,7 @@ class DatagramSocket:
 
     protocol: Protocol = "udp"
 
-    def __init__(self, broker: Handoff, identity: str, end: socket.socket, pid: int, family: int, subject: Subject):
+    def __init__(self, broker: Handoff, identity: str, end: End, pid: int, family: int, subject: Subject):
         self.broker = broker
         self.id = identity
         self.end = end
@@ -36,6 +36,7 @@ class DatagramSocket:
         self.options: dict[str, int] = {}
         self.endpoint: int | None = None
         self.splice: DatagramSplice | None = None
+        self.kept_port = 0
 
     def woken(self, events: int) -> None:
         if events & GONE:
@@ -62,13 +63,20 @@ class DatagramSocket:
         self.broker.network.udp.connect(self.endpoint, host, port)
         return self.names()
 
+    def keep_port(self) -> int:
+        """A datagram socket is bound at once: none."""
+        return 0
+
+    def bind_as_told(self, v6only: bool) -> None:
+        """No port was kept for it."""
+
     def listen(self, backlog: int) -> Answer:
         raise OSError(errors.EOPNOTSUPP, "a datagram socket does not listen")
 
     def set(self, option: str, value: int) -> Answer:
         self.options[option] = value
         if option == "receive_buffer":
-            self.end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(value, self.broker.limits.buffer_octets) // 2)
+            self.end.limit(min(value, self.broker.limits.buffer_octets) // 2)
         return {}
 
     def names(self) -> Answer:

@@ -46,12 +46,14 @@ class Open(_Request):
     """A new socket: {"id": ..., "buffer": the SO_SNDBUF it has}, with its descriptor.
 
     "policed" is true where a policy says where datagrams may go. Up to `more` others of its kind may come along: their ids in
-    "more", their descriptors behind the first.
+    "more", their descriptors behind the first. With `ports` each stream socket has a port kept for it, which nobody else is
+    given who asks for any: in "ports", 0 for none.
     """
 
     type: Literal["stream", "datagram"]
     family: Literal[4, 6]
     more: Annotated[int, msgspec.Meta(ge=0, le=MORE_MOST)] = 0
+    ports: bool = False
 
 
 class Bind(_Request):
@@ -67,7 +69,7 @@ class Connect(_Request):
     """Begin to connect a stream, or choose the peer of a datagram socket: as Names.
 
     The program writes `chaff` octets before, until its end takes no more: the daemon drops them when the connection is
-    established, so that the descriptor becomes writable just then.
+    established, so that the descriptor becomes writable just then. `bound`: as for Listen.
     """
 
     id: Id
@@ -75,13 +77,20 @@ class Connect(_Request):
     port: Port
     chaff: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 0
     options: dict[Option, Value] = {}       # set before
+    bound: bool = False
+    v6only: bool = False
 
 
 class Listen(_Request):
-    """Accept connections; they come as descriptors on the socket itself: as Names."""
+    """Accept connections; they come as descriptors on the socket itself: as Names.
+
+    `bound`: the program was told before that it is bound to any address, with the port that was kept for it.
+    """
 
     id: Id
     backlog: int
+    bound: bool = False
+    v6only: bool = False
     options: dict[Option, Value] = {}       # set before, and inherited by what is accepted
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from netstack.sockets.addresses import fate, text
 from netstack.tcp.api import EVENT_CLOSED, EVENT_CONNECTED
-from rustosd.client import wire
 from rustosd.handoff.splice import Ending, StreamSplice
 
 if TYPE_CHECKING:
     from netstack.sockets import AsyncStack
+    from rustosd.descriptors import End
     from rustosd.handoff.broker import Handoff
     from rustosd.handoff.protocol import Answer
     from rustosd.policy import Protocol, Subject
@@ -32,7 +32,7 @@ class StreamSocket:
 
     protocol: Protocol = "tcp"
 
-    def __init__(self, broker: Handoff, identity: str, end: socket.socket, pid: int, family: int, subject: Subject):
+    def __init__(self, broker: Handoff, identity: str, end: End, pid: int, family: int, subject: Subject):
         self.broker = broker
         self.id = identity
         self.end = end
@@ -41,6 +41,7 @@ class StreamSocket:
         self.subject = subject
         self.source: tuple[str | None, int] = (None, 0)
         self.bound = False
+        self.kept_port = 0                      # nobody else gets it who asks for any
         self.options: dict[str, int] = {}
         self.handle: int | None = None
         self.chaff = 0
@@ -63,13 +64,25 @@ class StreamSocket:
             raise OSError(errors.EINVAL, "the socket is bound already")
         source = None if self.family == 6 and host in ("", "::") and not v6only else host or any_host(self.family)
         tcp = self.broker.network.tcp
-        probe = tcp.listen(source, port, 1)     # says what keeps it from working, and picks a free port
+        probe = tcp.listen(source, port or self.broker.free_port(), 1)      # says what keeps it from working
         try:
             self.source = source, tcp.listener_port(probe)
         finally:
             tcp.close_listener(probe)
         self.bound = True
         return self.names()
+
+    def keep_port(self) -> int:
+        """Have a port that its client may take for bound without asking; 0: there is none."""
+        with contextlib.suppress(OSError):
+            self.kept_port = self.broker.free_port()
+            self.broker.kept_ports.add(self.kept_port)
+        return self.kept_port
+
+    def bind_as_told(self, v6only: bool) -> None:
+        """The client has taken its port for bound. Raises OSError (EADDRINUSE) when somebody listens there by now."""
+        if not self.bound and self.kept_port:
+            self.bind("", self.kept_port, v6only)
 
     def listen(self, backlog: int) -> Answer:
         """Raises OSError: EADDRINUSE, EMFILE (no listener is left), EINVAL (it is connected)."""
@@ -101,7 +114,7 @@ class StreamSocket:
         if self.family == 4 and ":" in host:
             raise OSError(errors.EAFNOSUPPORT, f"{host} is no IPv4 address")
         source, port = self.source
-        return host, (None if source in (None, "::", "0.0.0.0") else source, port)
+        return host, (None if source is None or source in ("::", "0.0.0.0") else source, port)
 
     def set(self, option: str, value: int) -> Answer:
         self.options[option] = value
@@ -117,7 +130,7 @@ class StreamSocket:
             tcp.set_keepalive(self.handle, bool(value))
         elif option == "receive_buffer":
             tcp.set_receive_buffer(self.handle, value)
-            self.end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(value, self.broker.limits.buffer_octets) // 2)
+            self.end.limit(min(value, self.broker.limits.buffer_octets) // 2)
 
     def names(self) -> Answer:
         """Who is at both ends, as far as that is settled."""
@@ -251,7 +264,7 @@ class Listener:
         self.listener = self.network.tcp.listen(host, port, backlog)
         self.waiting: deque[Waiting] = deque()
         self.travelling: deque[StreamSocket] = deque()
-        owner.end.recv(len(ANCHOR))     # nobody resets a listener
+        owner.end.receive(len(ANCHOR))      # nobody resets a listener
         self.network.servers[self.listener] = self
         owner.broker.watch(owner.end.fileno(), self)
 
@@ -265,7 +278,7 @@ class Listener:
     def count_taken(self) -> None:
         """The client says so before it does anything with one, its close included."""
         with contextlib.suppress(OSError):      # nothing was taken
-            for _ in self.owner.end.recv(2 * WINDOW):
+            for _ in self.owner.end.receive(2 * WINDOW):
                 if self.travelling:
                     self.travelling.popleft().origin = None
 
@@ -288,15 +301,9 @@ class Listener:
         except OSError:
             broker.starved.add(self)
             return False
-        (local, local_port), (remote, remote_port) = tcp.local(one.handle), tcp.remote(one.handle)
-        record = wire.ACCEPTED.pack(bytes.fromhex(identity), wire.pack_address(remote), remote_port,
-                                    wire.pack_address(local), local_port)
-        with theirs:
-            try:
-                socket.send_fds(owner.end, [record], [theirs.fileno()])
-            except OSError:         # full, or gone: epoll tells
-                ours.close()
-                return False
+        if not owner.end.hand_over(bytes.fromhex(identity) + tcp.ends(one.handle), theirs):
+            ours.close()            # full, or gone: epoll tells
+            return False
         accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family, owner.subject)
         accepted.options = dict(owner.options)
         accepted.origin = self

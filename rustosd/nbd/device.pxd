@@ -28,9 +28,5 @@ cdef class NbdDevice(Device):
     cdef Line *_line(self) noexcept nogil
     cdef int _exchange(self, Line *line, uint16_t command, uint8_t *data, uint64_t at, uint64_t octets) noexcept nogil
 
-cdef extern from "<sys/socket.h>" nogil:
-    ssize_t recv(int fd, void *data, size_t octets, int flags)
-    enum: MSG_WAITALL
-
 cdef extern from "<unistd.h>" nogil:
     int close_fd "close"(int fd)

@@ -7,7 +7,7 @@ being written may or may not be there, and swap must not guess.
 import struct
 
 import cython
-from cython.cimports.libc.errno import EAGAIN, ECONNRESET, EINTR, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, EPROTO, ETIMEDOUT, errno
+from cython.cimports.libc.errno import ECONNRESET, EINVAL, EIO, ENOMEM, ENOSPC, EPERM, EPROTO
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memset
 from cython.cimports.mm.hw import get32, get64, put16, put32, put64
@@ -18,7 +18,7 @@ from cython.cimports.mm.swap.sys import (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from cython.cimports.posix.uio import iovec
+from cython.cimports.rustosd.nbd.exchange import receive_all, send_all
 from cython.cimports.rustosd.nbd.wire import (
     CMD_READ,
     CMD_TRIM,
@@ -30,7 +30,6 @@ from cython.cimports.rustosd.nbd.wire import (
     REQUEST_MAGIC,
     SIMPLE_REPLY_MAGIC,
 )
-from cython.cimports.rustosd.sockets import MSG_NOSIGNAL, msghdr, sendmsg
 
 from rustosd.nbd import wire
 from rustosd.nbd.client import open_export
@@ -155,15 +154,15 @@ class NbdDevice(Device):
         put64(header + 8, line.cookie)
         put64(header + 16, at)
         put32(header + 24, cython.cast(uint32_t, octets))
-        error = _send(line.fd, header, 28, data, octets if command == CMD_WRITE else 0)
+        error = send_all(line.fd, header, 28, data, octets if command == CMD_WRITE else 0)
         if error == 0:
-            error = _receive(line.fd, header, 16)
+            error = receive_all(line.fd, header, 16)
         if error == 0 and (get32(header) != SIMPLE_REPLY_MAGIC or get64(header + 8) != line.cookie):
             error = EPROTO
         if error == 0 and get32(header + 4):
             return _errno_of(get32(header + 4))
         if error == 0 and command == CMD_READ:
-            error = _receive(line.fd, data, octets)
+            error = receive_all(line.fd, data, octets)
         line.error = error
         return error
 
@@ -177,62 +176,13 @@ class NbdDevice(Device):
                     memset(header, 0, 28)
                     put32(header, REQUEST_MAGIC)
                     put16(header + 6, wire.CMD_DISC)
-                    _send(self.lines[i].fd, header, 28, cython.NULL, 0)
+                    send_all(self.lines[i].fd, header, 28, cython.NULL, 0)
                 close_fd(self.lines[i].fd)
                 self.lines[i].fd, self.lines[i].error = -1, ECONNRESET
                 pthread_mutex_unlock(cython.address(self.lines[i].lock))
 
     def describe(self) -> str:
         return f"export {self.export}"
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _send(fd: cython.int, header: cython.pointer[uint8_t], header_octets: uint64_t, data: cython.pointer[uint8_t],
-          octets: uint64_t) -> cython.int:
-    """All of both. 0 or an errno."""
-    parts: iovec[2]
-    message: msghdr
-    sent: cython.Py_ssize_t
-    while header_octets + octets:
-        parts[0].iov_base, parts[0].iov_len = header, header_octets
-        parts[1].iov_base, parts[1].iov_len = data, octets
-        memset(cython.address(message), 0, cython.sizeof(message))
-        message.msg_iov, message.msg_iovlen = parts, 2 if octets else 1
-        sent = sendmsg(fd, cython.address(message), MSG_NOSIGNAL)
-        if sent < 0:
-            if errno == EINTR:
-                continue
-            return ETIMEDOUT if errno == EAGAIN else errno
-        if cython.cast(uint64_t, sent) >= header_octets:
-            sent -= header_octets
-            header_octets = 0
-            data += sent
-            octets -= sent
-        else:
-            header += sent
-            header_octets -= sent
-    return 0
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _receive(fd: cython.int, data: cython.pointer[uint8_t], octets: uint64_t) -> cython.int:
-    """All of it. 0 or an errno."""
-    got: cython.Py_ssize_t
-    while octets:
-        got = recv(fd, data, octets, MSG_WAITALL)
-        if got == 0:
-            return ECONNRESET
-        if got < 0:
-            if errno == EINTR:
-                continue
-            return ETIMEDOUT if errno == EAGAIN else errno
-        data += got
-        octets -= got
-    return 0
 
 
 @cython.cfunc

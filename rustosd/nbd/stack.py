@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rustosd.handoff.broker import SO_SNDBUFFORCE
 from rustosd.handoff.splice import EVENTS, Ending, StreamSplice
 from rustosd.handoff.stream import ANCHOR, ORPHAN_S
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from netstack.sockets import AsyncStack
 
 PAIR_OCTETS = 1 << 20
+SO_SNDBUFFORCE = 32     # socket(7); as SO_SNDBUF, beyond wmem_max
 EVENTS_MOST = 64
 
 

@@ -1,107 +1,157 @@
-"""One system call that waits for its answer, and the small things every handler does with it."""
-
-from __future__ import annotations
+"""One system call that waits for its answer, and the small things every handler does with it. Compiled: it runs per call."""
 
 import errno
 import os
 import struct
-from typing import TYPE_CHECKING, Final
+
+import cython
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 
 from rustosd.process import sockaddr
 from rustosd.process.notify import LONGEST, read_memory, write_memory
 from rustosd.process.sockaddr import Endpoint
+from rustosd.process.threads import inode_of
 
-if TYPE_CHECKING:
-    from rustosd.process.notify import Notifications
+if not cython.compiled:
+    raise ImportError("rustosd.process.call must be compiled: python setup.py build_ext --inplace")
 
 _LENGTH = struct.Struct("=I")
 _POINTERS = struct.Struct("=QQ")                    # struct iovec
 _MESSAGE = struct.Struct("=QI4xQQQQi4x")            # struct msghdr: name, its length, iov, how many, control, its length, flags
-_VECTORS_MOST: Final = 1024                         # UIO_MAXIOV
-MESSAGE_OCTETS: Final = _MESSAGE.size
-NAME_LENGTH_AT: Final = 8
-CONTROL_LENGTH_AT: Final = 40
+_VECTORS_MOST = 1024                                # UIO_MAXIOV
+MESSAGE_OCTETS = _MESSAGE.size
+NAME_LENGTH_AT = 8
+CONTROL_LENGTH_AT = 40
 
 
+@cython.final
+@cython.cclass
 class Call:
     """A call of a supervised thread. It is answered once; what comes too late goes nowhere."""
 
-    __slots__ = ("_notifications", "arguments", "id", "number", "thread")
+    def __cinit__(self) -> None:
+        self.end = -1
 
-    def __init__(self, notifications: Notifications, id: int, thread: int, number: int, arguments: tuple[int, ...]) -> None:
-        self._notifications = notifications
-        self.id, self.thread, self.number, self.arguments = id, thread, number, arguments
+    def __dealloc__(self) -> None:
+        self.let_go()
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def let_go(self) -> cython.void:
+        """Close the duplicate, if nobody has borrowed it."""
+        if self.end >= 0:
+            close_descriptor(self.end)
+            self.end = -1
 
     @property
-    def fd(self) -> int:
+    def fd(self) -> cython.int:
         """The first argument, as the kernel sees an int."""
-        return _int(self.arguments[0])
+        return cython.cast(cython.int, self.words[0])
 
-    def int(self, index: int) -> int:
+    def int(self, index: cython.int) -> cython.int:
         """An argument that is an int."""
-        return _int(self.arguments[index])
+        return cython.cast(cython.int, self.words[index])
+
+    def pointer(self, index: cython.int) -> uint64_t:
+        """An argument that is a pointer, or a size."""
+        return self.words[index]
 
     @property
     def valid(self) -> bool:
         """Whether somebody waits for the answer."""
-        return self._notifications.valid(self.id)
+        return self.notifications.valid(self.id)
 
-    def answer(self, value: int = 0) -> None:
-        self._notifications.answer(self.id, value)
+    def answer(self, value: int64_t = 0) -> None:
+        """The call returns this."""
+        self.notifications._send(self.id, value, 0, 0)
 
-    def refuse(self, number: int) -> None:
-        self._notifications.refuse(self.id, number)
+    def refuse(self, number: cython.int) -> None:
+        """The call fails with this errno."""
+        self.notifications._send(self.id, 0, -number, 0)
 
     def proceed(self) -> None:
-        self._notifications.proceed(self.id)
+        """The kernel carries it out."""
+        self.notifications.proceed(self.id)
 
-    def give(self, fd: int, close_on_exec: bool) -> int:
+    def give(self, fd: cython.int, close_on_exec: cython.bint) -> int:
         """Raises LookupError, OSError; see `Notifications.give`."""
-        return self._notifications.give(self.id, fd, close_on_exec)
+        return self.notifications.give(self.id, fd, close_on_exec)
 
-    def replace(self, fd: int, number: int, close_on_exec: bool) -> None:
+    def replace(self, fd: cython.int, number: uint32_t, close_on_exec: cython.bint) -> None:
         """Raises LookupError, OSError; see `Notifications.replace`."""
-        self._notifications.replace(self.id, fd, number, close_on_exec)
+        self.notifications.replace(self.id, fd, number, close_on_exec)
+
+    def borrow(self, inode: uint64_t) -> int:
+        """A duplicate of the descriptor, the caller's to close. Raises OSError (EBADF) when it is not that socket any more."""
+        end: cython.int = self.end
+        self.end = -1
+        if end < 0:
+            end = self.threads.duplicate(self.thread, self.fd)
+            if inode_of(end) != inode:
+                close_descriptor(end)
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return end
 
     # The caller's memory. A pointer is read once: what it points to may change while we look.
 
-    def read(self, address: int, octets: int) -> bytes:
+    def read(self, address: uint64_t, octets: uint64_t) -> bytes:
         """Raises OSError (EFAULT)."""
         return read_memory(self.thread, address, octets)
 
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: uint64_t, data: bytes) -> None:
         """Raises OSError (EFAULT)."""
         write_memory(self.thread, address, data)
 
-    def read_name(self, address: int, length: int) -> bytes:
+    def read_name(self, address: uint64_t, length: cython.int) -> bytes:
         """A struct sockaddr. Raises OSError (EINVAL, EFAULT)."""
         if not 0 <= length <= sockaddr.LONGEST:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return self.read(address, length)
+        return read_memory(self.thread, address, length)
 
-    def write_name(self, address: int, length_at: int, endpoint: Endpoint, family: int) -> None:
+    def write_name(self, address: uint64_t, length_at: uint64_t, endpoint: Endpoint, family: int) -> None:
         """A struct sockaddr where the caller has room for so much of it, and its whole length. Raises OSError."""
-        octets = sockaddr.emit(endpoint, family)
-        self.write_sized(address, length_at, octets)
+        self.write_sized(address, length_at, sockaddr.emit(endpoint, family))
 
-    def write_sized(self, address: int, length_at: int, octets: bytes) -> None:
+    def write_sized(self, address: uint64_t, length_at: uint64_t, octets: bytes) -> None:
         """As much as there is room for, and how long it is. Raises OSError (EFAULT, EINVAL)."""
-        room, = _LENGTH.unpack(self.read(length_at, _LENGTH.size))
-        if room > 0x7FFF_FFFF:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self.write(address, octets[:room])
-        self.write(length_at, _LENGTH.pack(len(octets)))
+        self.write_both(address, octets, min(self.room(length_at), len(octets)), length_at, len(octets))
 
     def write_option(self, octets: bytes) -> None:
-        """The value of getsockopt(2), cut to the room there is. Raises OSError."""
-        room, = _LENGTH.unpack(self.read(self.arguments[4], _LENGTH.size))
-        if room > 0x7FFF_FFFF:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        octets = octets[:room]
-        self.write(self.arguments[3], octets)
-        self.write(self.arguments[4], _LENGTH.pack(len(octets)))
+        """The value of getsockopt(2), cut to the room there is, and how long it is then. Raises OSError (EFAULT, EINVAL)."""
+        length: uint32_t = min(self.room(self.words[4]), len(octets))
+        self.write_both(self.words[3], octets, length, self.words[4], length)
 
-    def message(self, address: int) -> Message:
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def room(self, length_at: uint64_t) -> int64_t:
+        """The socklen_t there. Raises OSError (EFAULT, EINVAL)."""
+        length: uint32_t = 0
+        local: iovec
+        remote: iovec
+        local.iov_base = cython.address(length)
+        remote.iov_base = cython.cast(cython.p_void, length_at)
+        local.iov_len = remote.iov_len = 4
+        if process_vm_readv(self.thread, cython.address(local), 1, cython.address(remote), 1, 0) != 4:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        if length > 0x7FFF_FFFF:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return length
+
+    @cython.cfunc
+    def write_both(self, address: uint64_t, octets: bytes, count: uint32_t, length_at: uint64_t, length: uint32_t):
+        """The first `count` octets, and a length elsewhere, in one go."""
+        local: iovec[2]
+        remote: iovec[2]
+        local[0].iov_base = cython.cast(cython.p_void, cython.cast(cython.p_char, octets))
+        remote[0].iov_base = cython.cast(cython.p_void, address)
+        local[0].iov_len = remote[0].iov_len = count
+        local[1].iov_base = cython.address(length)
+        remote[1].iov_base = cython.cast(cython.p_void, length_at)
+        local[1].iov_len = remote[1].iov_len = 4
+        if process_vm_writev(self.thread, local, 2, remote, 2, 0) != count + 4:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+    def message(self, address: uint64_t) -> "Message":
         """A struct msghdr. Raises OSError (EFAULT, EMSGSIZE, EINVAL)."""
         return Message(self, address, *_MESSAGE.unpack(self.read(address, _MESSAGE.size)))
 
@@ -139,8 +189,3 @@ class Message:
             self._call.write(self.name, name[:self.name_length])
             self._call.write(self._at + NAME_LENGTH_AT, _LENGTH.pack(len(name)))
         self._call.write(self._at + CONTROL_LENGTH_AT, struct.pack("=Qi", 0, flags))
-
-
-def _int(value: int) -> int:
-    value &= 0xFFFF_FFFF
-    return value - (1 << 32) if value & 0x8000_0000 else value

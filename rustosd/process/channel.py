@@ -105,7 +105,8 @@ class Channel:
         meter.sample(pids)
         for pid in pids[:ROWS_MOST]:
             if (row := self._row(pid)) is not None:
-                rows.append({**row, **_waits(meter.of(pid)), "sockets": len(inventory.socket_inodes(pid) & ours)})
+                row |= {**_waits(meter.of(pid)), "sockets": len(inventory.socket_inodes(pid) & ours)}
+                rows.append(_shortened(row, PACKET_MOST // min(len(pids), ROWS_MOST)))
         return {"processes": rows, "total": len(pids)}
 
     def _show(self, pid: int) -> dict[str, Any]:
@@ -148,7 +149,7 @@ class Channel:
                 row |= {"protocol": "tcp" if one.kind == socket.SOCK_STREAM else "udp", "state": one.state.name.lower(),
                         "local": list(one.name()), "remote": list(one.remote) if one.remote else None}
             rows.append(row)
-        return {"descriptors": rows[:512], "total": len(rows)}
+        return {"descriptors": _fitting(rows), "total": len(rows)}
 
     def _signal(self, pid: int, number: int) -> dict[str, Any]:
         self._check(pid)
@@ -202,6 +203,22 @@ class Channel:
     def _check(self, pid: int) -> None:
         if pid not in self._supervisor.programs():
             raise OSError(errno.ESRCH, f"process {pid} is none of ours")
+
+
+def _shortened(row: dict[str, Any], octets: int) -> dict[str, Any]:
+    """A process's row that takes so many octets in a packet, at most: its command may be long."""
+    while len(json.dumps(row)) > octets - len(", ") and row["command"]:
+        row["command"] = row["command"][:len(row["command"]) // 2]
+    return row
+
+
+def _fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As many rows, from the first on, as fit a packet."""
+    room, count = PACKET_MOST - 1024, 0
+    for row in rows:
+        room -= len(json.dumps(row)) + len(", ")
+        count += room >= 0
+    return rows[:count]
 
 
 def _waits(spent: Spent) -> dict[str, Any]:

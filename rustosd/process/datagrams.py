@@ -112,7 +112,7 @@ class DatagramSocket(GuestSocket):
         call.answer()
 
     def connect(self, call: Call, endpoint: Endpoint | None) -> None:
-        with socket.socket(fileno=self.loop.borrow(call, self.inode)) as end:
+        with socket.socket(fileno=call.borrow(self.inode)) as end:
             if endpoint is None:
                 self._disconnect(end)
                 return call.answer()
@@ -153,7 +153,7 @@ class DatagramSocket(GuestSocket):
         self._send(call, self._packet(endpoint, data), flags & socket.MSG_DONTWAIT != 0)
 
     def send_message(self, call: Call) -> None:
-        message = call.message(call.arguments[1])
+        message = call.message(call.pointer(1))
         self._send(call, self._packet(self._named(call, message), message.gather()), call.int(2) & socket.MSG_DONTWAIT != 0)
 
     def send_messages(self, call: Call) -> None:
@@ -200,8 +200,8 @@ class DatagramSocket(GuestSocket):
             self._end.send(packet)
             return call.answer(octets)
         except BlockingIOError:
-            with socket.socket(fileno=self.loop.borrow(call, self.inode)) as end:
-                if at_once or not end.getblocking():
+            with socket.socket(fileno=call.borrow(self.inode)) as end:
+                if at_once or not os.get_blocking(end.fileno()):
                     raise
 
         def attempt(_events: int) -> bool:
@@ -286,13 +286,13 @@ class DatagramSocket(GuestSocket):
 
     def receive_from(self, call: Call, octets: int, flags: int) -> None:
         def finish(got: _Received) -> None:
-            call.write(call.arguments[1], got.data)
-            call.write_sized(call.arguments[4], call.arguments[5], emit(got.sender, self.family))
+            call.write(call.pointer(1), got.data)
+            call.write_sized(call.pointer(4), call.pointer(5), emit(got.sender, self.family))
             call.answer(len(got.data))
         self._receive(call, octets, flags, finish)
 
     def receive_message(self, call: Call) -> None:
-        message = call.message(call.arguments[1])
+        message = call.message(call.pointer(1))
 
         def finish(got: _Received) -> None:
             message.scatter(got.data)
@@ -308,7 +308,7 @@ class DatagramSocket(GuestSocket):
 
         def finish(got: _Received) -> None:
             count = 0
-            end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+            end = socket.socket(fileno=call.borrow(self.inode))
             with end:
                 while True:
                     at, message = messages[count]
@@ -329,15 +329,15 @@ class DatagramSocket(GuestSocket):
         """Read the next datagram and finish the call with it, now or when there is one."""
         if self.error:
             failed, self.error = self.error, 0
-            with socket.socket(fileno=self.loop.borrow(call, self.inode)) as end:
+            with socket.socket(fileno=call.borrow(self.inode)) as end:
                 end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             raise error(failed)
-        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        end = socket.socket(fileno=call.borrow(self.inode))
         try:
             finish(self._read(end, octets, flags))
             return end.close()
         except BlockingIOError:
-            if flags & socket.MSG_DONTWAIT or not end.getblocking():
+            if flags & socket.MSG_DONTWAIT or not os.get_blocking(end.fileno()):
                 end.close()
                 raise
         except BaseException:
@@ -402,7 +402,7 @@ def _unconnect(one: socket.socket) -> None:
 
 def _messages(call: Call) -> Iterator[tuple[int, Message]]:
     """The array of struct mmsghdr of sendmmsg(2) and recvmmsg(2), as far as we go at a time."""
-    first, count = call.arguments[1], call.int(2)
+    first, count = call.pointer(1), call.int(2)
     for index in range(min(max(count, 0), _BURST)):
         at = first + index * _MESSAGE_STRIDE
         yield at, call.message(at)

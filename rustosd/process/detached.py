@@ -65,13 +65,15 @@ def _be_alone(run: Callable[[Callable[[int], None]], int], report: int) -> NoRet
             os.dup2(nowhere, stream)
 
         def executed(pid: int) -> None:
+            nonlocal report
             os.write(report, _REPORT.pack(pid, 0))
             os.close(report)
+            report = -1
         status = run(executed)
     except BaseException as error:
         status = getattr(error, "status", 1)
         text = str(error) or repr(error)
         with contextlib.suppress(OSError):      # it had begun: nobody listens any more
-            os.write(report, _REPORT.pack(0, status) + text.encode()[:2000])
+            os.write(report, _REPORT.pack(0, status) + os.fsencode(text)[:2000])
     finally:
         os._exit(status)

@@ -117,22 +117,24 @@ class Elf:
         """For each address the function around it and how far inside it is, where there is one."""
         wanted = sorted(set(addresses))
         found: dict[int, tuple[str, int]] = {}
+        left = SYMBOLS_MOST
         for kind in (_SHT_SYMTAB, _SHT_DYNSYM):
             for section in self._sections:
-                if section[1] == kind and section[6] < len(self._sections):
-                    self._scan(section, wanted, found)
-            if len(found) == len(wanted):
-                break
+                if section[1] == kind and section[6] < len(self._sections) and left > 0 and len(found) < len(wanted):
+                    left -= self._scan(section, wanted, found, left)
         return found
 
-    def _scan(self, section: tuple, wanted: list[int], found: dict[int, tuple[str, int]]) -> None:
-        offset, octets = section[4], min(section[5], SYMBOLS_MOST * _SYMBOL.size)
+    def _scan(self, section: tuple, wanted: list[int], found: dict[int, tuple[str, int]], most: int) -> int:
+        """Look through a table of symbols, at most so many; how many there were."""
         texts_at = self._sections[section[6]][4]
-        table = self._file.read(offset, octets)
-        for name, info, _, _, address, size in _SYMBOL.iter_unpack(table[:len(table) // _SYMBOL.size * _SYMBOL.size]):
+        table = self._file.read(section[4], min(section[5], most * _SYMBOL.size))
+        count = len(table) // _SYMBOL.size
+        for name, info, _, _, address, size in _SYMBOL.iter_unpack(table[:count * _SYMBOL.size]):
             if info & 0xF in _FUNCTIONS and size:
                 for one in wanted[bisect.bisect_left(wanted, address):bisect.bisect_left(wanted, address + size)]:
-                    found.setdefault(one, (self._text(texts_at + name), one - address))
+                    if one not in found:
+                        found[one] = self._text(texts_at + name), one - address
+        return count
 
     def _text(self, at: int) -> str:
         return self._file.read(at, _NAME_MOST).partition(b"\0")[0].decode(errors="replace")

@@ -290,10 +290,8 @@ def _bus_error(info: SignalInfo, address: int) -> SignalInfo:
 
 def _has_handler(tid: int, number: int) -> bool:
     """Whether the program takes the signal; at an exception the kernel has removed a handler that is blocked already."""
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{tid}/status") as status:
-        for line in status:
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    with contextlib.suppress(OSError):
+        return bool(int(inventory.status(tid)["SigCgt"], 16) >> (number - 1) & 1)
     return False
 
 

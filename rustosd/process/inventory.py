@@ -34,10 +34,23 @@ def below(root: int, without: Container[int] = ()) -> list[int]:
     return found[1:]
 
 
+def proc_text(pid: int, what: str) -> str:
+    """/proc/PID/`what`, where a program's name may be octets of no encoding. Raises OSError when it has ended."""
+    return Path(f"/proc/{pid}/{what}").read_text(errors="replace")
+
+
+def process_of(thread: int) -> int | None:
+    """The process a thread belongs to; None: it has ended."""
+    try:
+        return int(status(thread)["Tgid"])
+    except (OSError, KeyError):
+        return None
+
+
 def parent_of(pid: int) -> int | None:
     """The process that started one, or takes care of it since; None: it has ended."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = proc_text(pid, "stat")
     except OSError:
         return None
     return int(text[text.rindex(")") + 2:].split()[_PARENT])
@@ -46,9 +59,9 @@ def parent_of(pid: int) -> int | None:
 def describe(pid: int) -> dict[str, Any] | None:
     """One process as a row of `rustosd.control.process_protocol.Process`, without its group; None: it has ended."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = proc_text(pid, "stat")
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        swapped = _status(pid).get("VmSwap", "0 kB")
+        swapped = status(pid).get("VmSwap", "0 kB")
         owner = os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return None
@@ -66,44 +79,46 @@ def describe(pid: int) -> dict[str, Any] | None:
 
 def more_about(pid: int) -> dict[str, Any]:
     """What only a look at one process is worth. Raises OSError when it has ended, or is not ours to look at."""
-    status = _status(pid)
+    facts = status(pid)
     policy, priority = tasks.policy_of(pid)
-    limits = {line[:26].strip(): line[26:47].strip() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]}
+    limits = {line[:26].strip(): line[26:47].strip() for line in proc_text(pid, "limits").splitlines()[1:]}
     return {
-        "executable": os.readlink(f"/proc/{pid}/exe"), "directory": os.readlink(f"/proc/{pid}/cwd"),
+        "executable": _target(pid, "exe"), "directory": _target(pid, "cwd"),
         "session": os.getsid(pid), "affinity": sorted(os.sched_getaffinity(pid)), "policy": policy, "sched_priority": priority,
-        "peak_rss_octets": int(status.get("VmHWM", "0 kB").split()[0]) * 1024,
-        "context_switches": sum(int(status.get(f"{kind}_ctxt_switches", 0)) for kind in ("voluntary", "nonvoluntary")),
+        "peak_rss_octets": int(facts.get("VmHWM", "0 kB").split()[0]) * 1024,
+        "context_switches": sum(int(facts.get(f"{kind}_ctxt_switches", 0)) for kind in ("voluntary", "nonvoluntary")),
         "limits": limits,
     }
 
 
-def _status(pid: int) -> dict[str, str]:
-    """Raises OSError when it has ended."""
-    return dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+def status(pid: int) -> dict[str, str]:
+    """The fields of /proc/PID/status, of a process or thread. Raises OSError when it has ended."""
+    return dict(line.split(":", 1) for line in proc_text(pid, "status").split("\n") if ":" in line)
+
+
+def _target(pid: int, what: str) -> str:
+    """Where a link of /proc/PID leads. Raises OSError."""
+    return os.readlink(f"/proc/{pid}/{what}".encode()).decode(errors="replace")
 
 
 def maps(pid: int) -> str:
     """What is mapped where (/proc/PID/maps); empty when it has ended."""
     try:
-        return Path(f"/proc/{pid}/maps").read_text(errors="replace")
+        return proc_text(pid, "maps")
     except OSError:
         return ""
 
 
 def may_bind_ports_of_root(thread: int) -> bool:
     """Whether it has CAP_NET_BIND_SERVICE (capabilities(7)). Raises OSError when it has ended."""
-    for line in Path(f"/proc/{thread}/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_NET_BIND_SERVICE & 1)
-    return False
+    return bool(int(status(thread)["CapEff"], 16) >> _CAP_NET_BIND_SERVICE & 1)
 
 
 def descriptors(pid: int) -> Iterator[tuple[int, str]]:
     """(number, what it is) of all that a process has open. Raises OSError."""
     for name in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):
         with contextlib.suppress(OSError):
-            yield int(name), os.readlink(f"/proc/{pid}/fd/{name}")
+            yield int(name), _target(pid, f"fd/{name}")
 
 
 def socket_inodes(pid: int) -> set[int]:

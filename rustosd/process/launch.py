@@ -88,13 +88,14 @@ def launch(program: Program, filtering: bytes, output: int = -1) -> Started:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
+        os.close(report)
+        os.close(gate)                  # else it would never hear that we are gone
         _child(program, identity, filtering, parent, child_report, child_gate, output)
     os.close(child_report)
     os.close(child_gate)
     try:
         first = os.read(report, _REPORT_OCTETS)
         if len(first) != 4:
-            os.waitpid(pid, 0)
             _raise(first)
         process = os.pidfd_open(pid)
         try:
@@ -104,6 +105,8 @@ def launch(program: Program, filtering: bytes, output: int = -1) -> Started:
     except BaseException:
         os.close(report)
         os.close(gate)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         raise
     return Started(pid, listener, gate, report)
 
@@ -134,20 +137,31 @@ def _child(program: Program, identity: pwd.struct_passwd | None, filtering: byte
             os.setuid(identity.pw_uid)
             nr.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)     # a change of identity clears it
         if program.directory is not None:
-            os.chdir(program.directory)
+            _enter_directory(program.directory)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT):      # Python's, and ours
             signal.signal(number, signal.SIG_DFL)
         listener = _install(filtering)
         os.write(report, struct.pack("=i", listener))
-        os.read(gate, 1)
+        if not os.read(gate, 1):
+            os._exit(1)                 # nobody lets it go
         os.close(listener)
         os.execvpe(program.argv[0], list(program.argv), dict(program.environment))
     except BaseException as error:
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
-        what = getattr(error, "what", None) or f"{program.argv[0]}: {os.strerror(number)}"
-        status = _NOT_FOUND if number == errno.ENOENT else _CANNOT_EXECUTE
-        os.write(report, struct.pack("=ii", status, number) + what.encode()[:2000])
-    os._exit(1)
+        what = getattr(error, "what", None)
+        status = _NOT_FOUND if number == errno.ENOENT and what is None else _CANNOT_EXECUTE
+        what = what or f"{program.argv[0]}: {os.strerror(number)}"
+        os.write(report, struct.pack("=ii", status, number) + os.fsencode(what)[:2000])
+    finally:
+        os._exit(1)
+
+
+def _enter_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        error.what = f"{path}: {error.strerror}"
+        raise
 
 
 def _enter_network() -> None:

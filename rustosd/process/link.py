@@ -19,6 +19,8 @@ class Link:
         self.path = path or os.environ.get("RUSTOSD_SOCKET") or DEFAULT_SOCKET
         self._session = Door(self.path).open()
         self._stock: dict[_Kind, deque[Answer]] = {}
+        self.want_ports = False
+        """From now on sockets shall come with a port kept for each: programs bind them to any."""
 
     def ask(self, op: str, **fields: Any) -> Answer:
         """Carry one out. Raises the OSError it ends with; ENETDOWN when the daemon has stopped."""
@@ -36,18 +38,20 @@ class Link:
             raise self._stopped(error) from None
 
     def open(self, kind: str, family: int) -> Answer:
-        """A new socket, as `Open`. Raises OSError.
+        """A new socket, as `Open`, with its "port" (0: none is kept for it). Raises OSError.
 
         Who makes a second one of a kind makes more: some come along, and lie ready.
         """
         stock = self._stock.get((kind, family))
         if not stock:
-            answer = self.ask("open", type=kind, family=family, more=0 if stock is None else MORE_MOST)
-            stock = self._stock[kind, family] = deque([answer])
-            for identity, fd in zip(answer.pop("more", ()), answer.fds[1:], strict=True):
-                another = Answer(answer, id=identity)
-                another.fd = fd
-                stock.append(another)
+            answer = self.ask("open", type=kind, family=family, more=0 if stock is None else MORE_MOST,
+                              ports=self.want_ports)
+            stock = self._stock[kind, family] = deque()
+            identities = [answer["id"], *answer.get("more", ())]
+            for identity, fd, port in zip(identities, answer.fds, answer.get("ports") or [0] * len(identities), strict=True):
+                one = Answer(id=identity, port=port, buffer=answer["buffer"], policed=answer["policed"])
+                one.fd = fd
+                stock.append(one)
         return stock.popleft()
 
     def close(self) -> None:

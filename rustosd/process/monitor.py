@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from rustosd.process import ptrace
+from rustosd.process import inventory, ptrace
 from rustosd.process.ptrace import Kind
 from rustosd.process.signals import signal_name
 
@@ -132,8 +132,8 @@ class Monitor:
     def _enter(self, child: int, parent: int, kind: str) -> None:
         early = child in self._early
         self._early.discard(child)
-        process = _process_of(child)
-        if not process:
+        process = inventory.process_of(child)
+        if process is None:
             return
         self.threads[child] = process
         if process == child:
@@ -155,7 +155,7 @@ class Monitor:
             self.threads.pop(former, None)
         self.life["execs"] += 1
         with contextlib.suppress(OSError):
-            self._names[tid] = Path(f"/proc/{tid}/comm").read_text().rstrip("\n")
+            self._names[tid] = inventory.proc_text(tid, "comm").rstrip("\n")
         for told in self.on_exec:
             told(tid)
         ptrace.go_on(tid)
@@ -178,12 +178,3 @@ class Monitor:
         self.stopped.discard(tid)
         self.started.pop(tid, None)
         self._names.pop(tid, None)
-
-
-def _process_of(tid: int) -> int:
-    """The process a thread belongs to; 0 when it has ended."""
-    try:
-        with open(f"/proc/{tid}/status") as status:
-            return next((int(line.split()[1]) for line in status if line.startswith("Tgid:")), 0)
-    except (OSError, ValueError):
-        return 0

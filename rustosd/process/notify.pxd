@@ -1,6 +1,6 @@
 # System calls that wait for an answer (seccomp_unotify(2)), and reading and writing the memory of whoever made them.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from posix.stat cimport S_ISSOCK, stat, struct_stat
+from posix.fcntl cimport O_CLOEXEC
 from posix.types cimport pid_t
 
 cdef extern from "<linux/seccomp.h>" nogil:
@@ -53,12 +53,6 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd *fds, unsigned long count, int timeout_ms)
     enum: POLLIN
 
-cdef extern from "<sys/syscall.h>" nogil:
-    enum: SYS_pidfd_getfd
-
-cdef extern from "<unistd.h>" nogil:
-    long syscall(long number, ...)
-
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
 
@@ -73,5 +67,5 @@ cdef extern from "<sys/uio.h>" nogil:
 
 cdef class Notifications:
     cdef readonly int fd
-    cdef seccomp_notif call
+    cdef _add(self, uint64_t id, int fd, uint32_t flags, uint32_t number, bint close_on_exec)
     cdef void _send(self, uint64_t id, int64_t value, int error, uint32_t flags)

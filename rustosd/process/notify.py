@@ -1,7 +1,7 @@
-"""System calls of supervised programs, one at a time, and what can be done about each. Compiled: it runs per call.
+"""What can be done about a system call of a supervised program that waits. Compiled: it runs per call.
 
 A call may be over before it is answered, because a signal interrupted it or its process was killed; then whatever is
-answered goes nowhere, which `answer` and its like do not mind, and `give` tells by LookupError.
+answered goes nowhere, which `_send` does not mind, and `give` tells by LookupError.
 """
 
 import errno
@@ -12,8 +12,6 @@ from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringA
 from cython.cimports.libc.errno import ENOENT
 from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
-from cython.cimports.libc.stdio import snprintf
-from cython.cimports.libc.string import memset
 from cython.cimports.posix.signal import SIG_SETMASK, sigfillset, sigprocmask, sigset_t
 
 if not cython.compiled:
@@ -43,24 +41,6 @@ class Notifications:
         look.revents = 0
         return poll(cython.address(look), 1, 0) > 0 and look.revents & POLLIN != 0
 
-    def receive(self) -> tuple | None:
-        """(id, thread, number, arguments) of the next call; None: it was over before we looked. Raises OSError."""
-        memset(cython.address(self.call), 0, cython.sizeof(seccomp_notif))
-        if ioctl(self.fd, SECCOMP_IOCTL_NOTIF_RECV, cython.address(self.call)) < 0:
-            if c_errno in (ENOENT, errno.EINTR):
-                return None
-            raise OSError(c_errno, os.strerror(c_errno))
-        a: cython.pointer[uint64_t] = self.call.data.args
-        return self.call.id, self.call.pid, self.call.data.nr, (a[0], a[1], a[2], a[3], a[4], a[5])
-
-    def answer(self, id: uint64_t, value: int64_t) -> None:
-        """The call returns this."""
-        self._send(id, value, 0, 0)
-
-    def refuse(self, id: uint64_t, error: cython.int) -> None:
-        """The call fails with this errno."""
-        self._send(id, 0, -error, 0)
-
     def proceed(self, id: uint64_t) -> None:
         """The kernel carries the call out. Not for anything that was decided by the program's memory: it may change."""
         self._send(id, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
@@ -80,14 +60,15 @@ class Notifications:
         """Put a descriptor of ours in the place of one of the program's. Raises as `give`; the call is not answered yet."""
         self._add(id, fd, SECCOMP_ADDFD_FLAG_SETFD, number, close_on_exec)
 
-    def _add(self, id: uint64_t, fd: cython.int, flags: uint32_t, number: uint32_t, close_on_exec: cython.bint) -> int:
+    @cython.cfunc
+    def _add(self, id: uint64_t, fd: cython.int, flags: uint32_t, number: uint32_t, close_on_exec: cython.bint):
         request: seccomp_notif_addfd
         result: cython.int
         request.id = id
         request.flags = flags
         request.srcfd = fd
         request.newfd = number
-        request.newfd_flags = os.O_CLOEXEC if close_on_exec else 0
+        request.newfd_flags = O_CLOEXEC if close_on_exec else 0
         # A signal to us in the middle of it would let the call return 0, and no descriptor.
         every: sigset_t
         before: sigset_t
@@ -137,21 +118,3 @@ def write_memory(pid: cython.int, address: uint64_t, data: bytes) -> None:
     local.iov_len = remote.iov_len = octets
     if octets and process_vm_writev(pid, cython.address(local), 1, cython.address(remote), 1, 0) != octets:
         raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
-
-
-def duplicate(pidfd: cython.int, number: cython.int) -> int:
-    """A descriptor of another process, as one of ours (pidfd_getfd(2)). Raises OSError."""
-    fd: cython.int = syscall(SYS_pidfd_getfd, pidfd, number, 0)
-    if fd < 0:
-        raise OSError(c_errno, os.strerror(c_errno))
-    return fd
-
-
-def socket_inode(pid: cython.int, fd: cython.int) -> int:
-    """What tells a thread's socket from all others, whatever its descriptors are called; 0: it is no socket, or closed."""
-    path: cython.char[64]
-    found: struct_stat
-    snprintf(path, cython.sizeof(path), "/proc/%d/fd/%d", pid, fd)
-    if stat(path, cython.address(found)) < 0 or not S_ISSOCK(found.st_mode):
-        return 0
-    return found.st_ino

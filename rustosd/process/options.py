@@ -4,34 +4,29 @@ Options with an effect are told to the daemon. Hints about what the stack decide
 that promise what it does not do (multicast, time stamps, zero copy) fail with ENOPROTOOPT, and are counted.
 """
 
-from __future__ import annotations
-
 import errno
 import socket
 import struct
-from typing import TYPE_CHECKING, Final
 
+from rustosd.process.call import Call
 from rustosd.process.sockets import GuestSocket, State, error
-
-if TYPE_CHECKING:
-    from rustosd.process.call import Call
 
 _INT = struct.Struct("=i")
 _LINGER = struct.Struct("=ii")
-_VALUE_MOST: Final = 256
+_VALUE_MOST = 256
 _SOL, _TCP, _IP, _IPV6, _UDP = (socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6,
                                 socket.IPPROTO_UDP)
 _TCP_INFO, _TCP_CONGESTION = 11, 13
 _IP_RECVERR, _IP_MTU_DISCOVER, _IP_PKTINFO, _IP_RECVTTL, _IP_RECVTOS, _IP_BIND_ADDRESS_NO_PORT = 11, 10, 8, 12, 13, 24
 _IPV6_RECVERR, _IPV6_MTU_DISCOVER, _IPV6_RECVPKTINFO, _IPV6_TCLASS, _IPV6_AUTOFLOWLABEL = 25, 23, 49, 67, 70
 
-TOLD: Final = {
+TOLD = {
     (_TCP, socket.TCP_NODELAY): "nodelay",
     (_SOL, socket.SO_KEEPALIVE): "keepalive",
     (_SOL, socket.SO_RCVBUF): "receive_buffer",
 }
-_SHARING: Final = {(_SOL, socket.SO_REUSEADDR), (_SOL, socket.SO_REUSEPORT)}
-HINTS: Final = frozenset({
+_SHARING = {(_SOL, socket.SO_REUSEADDR), (_SOL, socket.SO_REUSEPORT)}
+HINTS = frozenset({
     (_SOL, socket.SO_BROADCAST), (_SOL, socket.SO_OOBINLINE),
     (_TCP, socket.TCP_CORK), (_TCP, socket.TCP_QUICKACK), (_TCP, socket.TCP_DEFER_ACCEPT), (_TCP, socket.TCP_KEEPIDLE),
     (_TCP, socket.TCP_KEEPINTVL), (_TCP, socket.TCP_KEEPCNT), (_TCP, socket.TCP_USER_TIMEOUT), (_TCP, socket.TCP_SYNCNT),
@@ -42,11 +37,11 @@ HINTS: Final = frozenset({
     (_IPV6, _IPV6_TCLASS), (_IPV6, _IPV6_AUTOFLOWLABEL),
 })
 """Taken and remembered: the stack does as it does (RFC 9293, 9438), with or without them."""
-_DEFAULTS: Final = {
+_DEFAULTS = {
     (_TCP, socket.TCP_MAXSEG): 1460, (_TCP, socket.TCP_KEEPIDLE): 7200, (_TCP, socket.TCP_KEEPINTVL): 75,
     (_TCP, socket.TCP_KEEPCNT): 9, (_IP, socket.IP_TTL): 64, (_IPV6, socket.IPV6_UNICAST_HOPS): 64,
 }
-_STATES: Final = {State.NEW: 7, State.CONNECTING: 2, State.CONNECTED: 1, State.LISTENING: 10, State.FAILED: 7}
+_STATES = {State.NEW: 7, State.CONNECTING: 2, State.CONNECTED: 1, State.LISTENING: 10, State.FAILED: 7}
 """As tcpi_state has them (net/tcp_states.h)."""
 
 
@@ -55,7 +50,7 @@ def set_option(one: GuestSocket, call: Call) -> None:
     level, name, length = call.int(1), call.int(2), call.int(4)
     if not 0 <= length <= _VALUE_MOST:
         raise error(errno.EINVAL)
-    value = call.read(call.arguments[3], length)
+    value = call.read(call.pointer(3), length)
     key = level, name
     if key == (_SOL, socket.SO_LINGER):
         if length < _LINGER.size:
@@ -111,7 +106,7 @@ def _value(one: GuestSocket, level: int, name: int) -> bytes:
 
 def _tcp_info(one: GuestSocket) -> bytes:
     """The beginning of struct tcp_info (linux/tcp.h) with what the stack knows; the rest is zeros."""
-    facts: dict = {}
+    facts = {}
     if one.state == State.CONNECTED:
         try:
             facts = one.ask("facts")

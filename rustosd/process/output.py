@@ -102,7 +102,7 @@ class Output:
         self.source = self.end = self._file = -1
 
     def _mark(self, text: str) -> None:
-        self._write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n".encode())
+        self._write(os.fsencode(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n"))
 
     def _write(self, octets: bytes) -> None:
         with contextlib.suppress(OSError):      # a full disk: the program goes on, what it said is lost

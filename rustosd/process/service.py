@@ -40,8 +40,13 @@ def main() -> NoReturn:
     os.dup2(nowhere, 1)
 
     def tell(**facts: Any) -> None:
+        nonlocal report
+        if report < 0:              # it had begun: the daemon's log is all there is
+            print(f"rustosd: {wanted['name']}: {facts.get('error')}", file=sys.stderr)
+            return
         os.write(report, json.dumps(facts).encode() + b"\n")
         os.close(report)
+        report = -1
 
     try:
         status = _run(wanted, tell)

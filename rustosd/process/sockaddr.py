@@ -4,14 +4,14 @@ import errno
 import os
 import socket
 import struct
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-LONGEST: Final = 128                    # sizeof(struct sockaddr_storage)
+LONGEST = 128                    # sizeof(struct sockaddr_storage)
 _FAMILY = struct.Struct("=H")
 _V4 = struct.Struct("=H2s4s8x")         # the port is in network order
 _V6 = struct.Struct("=H2s4s16sI")
-V4_LEAST: Final = 16
-V6_LEAST: Final = 24                    # without sin6_scope_id, as of old (SIN6_LEN_RFC2133)
+V4_LEAST = 16
+V6_LEAST = 24                    # without sin6_scope_id, as of old (SIN6_LEN_RFC2133)
 
 
 class Endpoint(NamedTuple):

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
+from rustosd.client.session import Answer
 from rustosd.process.call import Call
 from rustosd.process.link import Link
-from rustosd.process.notify import socket_inode
 from rustosd.process.sockaddr import Endpoint
+from rustosd.process.threads import inode_of
 
 NON_BLOCKING: Final = socket.SOCK_NONBLOCK
 CLOSE_ON_EXEC: Final = socket.SOCK_CLOEXEC
@@ -36,6 +37,7 @@ class Loop(Protocol):
 
     link: Link
     refused: Counter[str]
+    roots_own: bool         # the daemon takes the programs for root, whatever they make of themselves
 
     def wait(self, call: Call, fd: int, events: int, attempt: Callable[[int], bool]) -> None:
         """Have `attempt(events)` called when `fd` (the loop's to close) is ready, until it says True: the call is answered."""
@@ -48,9 +50,6 @@ class Loop(Protocol):
 
     def later(self, action: Callable[[], None]) -> None:
         """Call it in a moment."""
-
-    def borrow(self, call: Call, inode: int) -> int:
-        """A duplicate of the descriptor that the call is about. Raises OSError (EBADF)."""
 
 
 class GuestSocket(ABC):
@@ -69,7 +68,7 @@ class GuestSocket(ABC):
         self.error = 0                          # SO_ERROR
         self.options: dict[tuple[int, int], bytes] = {}
 
-    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+    def ask(self, op: str, **fields: Any) -> Answer:
         """Ask the daemon about this socket. Raises OSError."""
         return self.link.ask(op, id=self.identity, **fields)
 
@@ -77,7 +76,7 @@ class GuestSocket(ABC):
         """Let the daemon set one of its options. Raises OSError (ENETDOWN)."""
         self.link.tell("set", id=self.identity, option=option, value=value, quiet=True)
 
-    def note_names(self, names: dict[str, Any]) -> None:
+    def note_names(self, names: Answer) -> None:
         """What the daemon says of both ends."""
         self.local = _endpoint(names["local"])
         self.remote = _endpoint(names["remote"]) if names["remote"] else None
@@ -152,57 +151,52 @@ class Table:
     SWEEP_AT: Final = 256
 
     def __init__(self) -> None:
-        self._by_inode: dict[int, GuestSocket] = {}
+        self.sockets: dict[int, GuestSocket] = {}           # by inode
         self._sweep_at = self.SWEEP_AT
 
     def __len__(self) -> int:
-        return len(self._by_inode)
-
-    def find(self, call: Call) -> GuestSocket | None:
-        """The socket that a call's first argument names; None: it is none of ours."""
-        inode = socket_inode(call.thread, call.fd)
-        return self._by_inode.get(inode) if inode else None
+        return len(self.sockets)
 
     def by_inode(self, inode: int) -> GuestSocket | None:
         """The socket with this inode; None: it is none of ours."""
-        return self._by_inode.get(inode)
+        return self.sockets.get(inode)
 
     def inodes(self) -> set[int]:
         """Of all."""
-        return set(self._by_inode)
+        return set(self.sockets)
 
     def add(self, one: GuestSocket, fd: int) -> None:
         """Enter a socket whose program's end is `fd`."""
-        one.inode = os.fstat(fd).st_ino
-        self._by_inode[one.inode] = one
+        one.inode = inode_of(fd)
+        self.sockets[one.inode] = one
 
     def remove(self, one: GuestSocket) -> None:
-        if self._by_inode.get(one.inode) is one:
-            del self._by_inode[one.inode]
+        if self.sockets.get(one.inode) is one:
+            del self.sockets[one.inode]
 
     def sweep(self, held: Callable[[], set[int]], always: bool = False) -> None:
         """Forget sockets that nobody holds, once there are twice as many as after the last time. `held`: inodes."""
-        if not always and len(self._by_inode) < self._sweep_at:
+        if not always and len(self.sockets) < self._sweep_at:
             return
         inodes = held()
-        for inode, one in list(self._by_inode.items()):
+        for inode, one in list(self.sockets.items()):
             if inode not in inodes:
-                del self._by_inode[inode]
+                del self.sockets[inode]
                 one.close()
-        self._sweep_at = max(self.SWEEP_AT, 2 * len(self._by_inode))
+        self._sweep_at = max(self.SWEEP_AT, 2 * len(self.sockets))
 
     def forget_datagrams(self, probe: socket.socket) -> None:
         """Forget datagram sockets that nobody holds: the stack does not see their program's end."""
-        for one in list(self._by_inode.values()):
+        for one in list(self.sockets.values()):
             if one.kind == socket.SOCK_DGRAM and not one.held_by_somebody(probe):
                 self.remove(one)
                 one.close()
 
     def close(self) -> None:
         """Forget all."""
-        for one in self._by_inode.values():
+        for one in self.sockets.values():
             one.close()
-        self._by_inode.clear()
+        self.sockets.clear()
 
 
 def error(number: int) -> OSError:

@@ -6,7 +6,6 @@ and epoll tell the truth. A listening socket is readable while accepted connecti
 
 from __future__ import annotations
 
-import array
 import errno
 import os
 import select
@@ -14,9 +13,9 @@ import socket
 from collections import deque
 from typing import Final
 
-from rustosd.client.session import descriptors
 from rustosd.client.sock import SNDBUF_LEAST
 from rustosd.client.wire import ACCEPTED, TAKEN, unpack_address
+from rustosd.descriptors import receive_with, send_now
 from rustosd.process.call import Call
 from rustosd.process.sockaddr import Endpoint
 from rustosd.process.sockets import (
@@ -32,7 +31,6 @@ from rustosd.process.sockets import (
 )
 
 _CHAFF: Final = bytes(32768)
-_FD_OCTETS: Final = array.array("i").itemsize
 _V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
@@ -41,9 +39,11 @@ class StreamSocket(GuestSocket):
 
     kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
 
-    def __init__(self, loop: Loop, table: Table, family: int, identity: str, buffer: int) -> None:
+    def __init__(self, loop: Loop, table: Table, family: int, identity: str, buffer: int, port: int = 0) -> None:
+        """`port`: the daemon keeps it for when the program wants any; 0: none."""
         super().__init__(loop, family, identity)
-        self._table, self._buffer = table, buffer
+        self._table, self._buffer, self._port = table, buffer, port
+        self._bound: dict[str, bool] = {}                   # it is to that port, which the daemon has not heard of
         self._watched: socket.socket | None = None          # a duplicate, while a connect that nobody waits for is under way
         self._told: dict[str, int] = {}                     # options that the daemon has not heard of
         self._untold = False                                # ... and it is over since, and no other connect was told
@@ -53,9 +53,7 @@ class StreamSocket(GuestSocket):
     def open(cls, loop: Loop, table: Table, family: int) -> tuple[StreamSocket, int]:
         """A new socket and the program's descriptor for it. Raises OSError."""
         answer = loop.link.open("stream", 4 if family == socket.AF_INET else 6)
-        one = cls(loop, table, family, answer["id"], answer["buffer"])
-        table.add(one, answer.fd)
-        return one, answer.fd
+        return cls(loop, table, family, answer["id"], answer["buffer"], answer["port"]), answer.fd
 
     def tell(self, option: str, value: int) -> None:
         if self.state == State.NEW:
@@ -72,8 +70,15 @@ class StreamSocket(GuestSocket):
     def bind(self, call: Call, endpoint: Endpoint) -> None:
         if self.state == State.FAILED:
             self._reopen(call)
-        self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port,
-                                 v6only=any(self.options.get(_V6ONLY, b""))))
+        v6only = any(self.options.get(_V6ONLY, b""))
+        if endpoint == (ANY[self.family], 0) and self._port and self.local is None:
+            self._bound = {"bound": True, "v6only": v6only}
+            self.local = Endpoint(ANY[self.family], self._port)
+            return call.answer()
+        if self._bound:
+            raise error(errno.EINVAL)
+        self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port, v6only=v6only))
+        self.link.want_ports |= not endpoint.port
         call.answer()
 
     def connect(self, call: Call, endpoint: Endpoint | None) -> None:
@@ -91,11 +96,12 @@ class StreamSocket(GuestSocket):
         if self.state == State.FAILED:
             self._reopen(call)
         host = LOOPBACK[self.family] if endpoint.host == ANY[self.family] else endpoint.host
-        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        end = socket.socket(fileno=call.borrow(self.inode))
         try:
             blocking = not _non_blocking(end)
             chaff = _stuff(end, blocking)
-            self.note_names(self.ask("connect", host=host, port=endpoint.port, chaff=chaff, options=self._take_told()))
+            self.note_names(self.ask("connect", host=host, port=endpoint.port, chaff=chaff, options=self._take_told(),
+                                     **self._bound))
         except BaseException:
             end.close()
             self.state = State.FAILED       # the chaff is still in it
@@ -117,7 +123,7 @@ class StreamSocket(GuestSocket):
 
     def _connecting(self, call: Call) -> None:
         """Asked again, while it is under way: who waits was interrupted by a signal, and goes on."""
-        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        end = socket.socket(fileno=call.borrow(self.inode))
         if _non_blocking(end):
             end.close()
             raise error(errno.EALREADY)
@@ -167,11 +173,12 @@ class StreamSocket(GuestSocket):
         """A new socket under the program's old number: Linux lets a refused socket try again."""
         answer = self.link.open("stream", 4 if self.family == socket.AF_INET else 6)
         try:
-            with socket.socket(fileno=self.loop.borrow(call, self.inode)) as old:
+            with socket.socket(fileno=call.borrow(self.inode)) as old:
                 os.set_blocking(answer.fd, not _non_blocking(old))
             call.replace(answer.fd, call.fd, False)
             self._table.remove(self)
             self.identity, self.state, self.error, self._untold = answer["id"], State.NEW, 0, False
+            self._port, self._bound = answer["port"], {}
             self._table.add(self, answer.fd)
         finally:
             os.close(answer.fd)
@@ -181,7 +188,7 @@ class StreamSocket(GuestSocket):
             raise error(errno.EINVAL)
         if self.state == State.FAILED:
             self._reopen(call)
-        self.note_names(self.ask("listen", backlog=max(0, backlog), options=self._take_told()))
+        self.note_names(self.ask("listen", backlog=max(0, backlog), options=self._take_told(), **self._bound))
         self.state = State.LISTENING
         call.answer()
 
@@ -192,32 +199,30 @@ class StreamSocket(GuestSocket):
             raise error(errno.EINVAL)
         if flags & ~(NON_BLOCKING | CLOSE_ON_EXEC):
             raise error(errno.EINVAL)
-        end = socket.socket(fileno=self.loop.borrow(call, self.inode))
+        number = call.borrow(self.inode)
         try:
-            if self._accept(call, end, flags):
-                return end.close()
-            if _non_blocking(end):
-                raise error(errno.EAGAIN)
+            answered = self._accept(call, number, flags)
+            if not answered and not os.get_blocking(number):
+                answered = True
+                call.refuse(errno.EAGAIN)
         except BaseException:
-            end.close()
+            os.close(number)
             raise
-        number = end.detach()
+        if answered:
+            return os.close(number)
+        self.loop.wait(call, number, select.EPOLLIN, lambda _events: self._accept(call, number, flags))
 
-        def attempt(_events: int) -> bool:
-            with socket.socket(fileno=os.dup(number)) as own:
-                return self._accept(call, own, flags)
-        self.loop.wait(call, number, select.EPOLLIN, attempt)
-
-    def _accept(self, call: Call, end: socket.socket, flags: int) -> bool:
+    def _accept(self, call: Call, end: int, flags: int) -> bool:
         """Give the program the next connection, if there is one; whether the call is answered."""
         made = self._returned.popleft() if self._returned else self._take(end)
         if made is None:
             return False
         one, fd = made
         try:
-            os.set_blocking(fd, not flags & NON_BLOCKING)
-            if call.arguments[1]:
-                call.write_name(call.arguments[1], call.arguments[2], one.remote, self.family)
+            if flags & NON_BLOCKING:
+                os.set_blocking(fd, False)
+            if call.pointer(1):
+                call.write_name(call.pointer(1), call.pointer(2), one.remote, self.family)
             call.give(fd, bool(flags & CLOSE_ON_EXEC))
         except LookupError:
             self._returned.append(made)
@@ -230,26 +235,26 @@ class StreamSocket(GuestSocket):
         os.close(fd)
         return True
 
-    def _take(self, end: socket.socket) -> tuple[StreamSocket, int] | None:
+    def _take(self, end: int) -> tuple[StreamSocket, int] | None:
         """A connection out of the listening socket. Raises OSError (EINVAL) when the daemon has closed it."""
-        try:
-            octets, ancillary, _, _ = end.recvmsg(ACCEPTED.size, socket.CMSG_SPACE(_FD_OCTETS),
-                                                  socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
+        if (received := receive_with(end, ACCEPTED.size)) is None:
             return None
-        fds = descriptors(ancillary)
-        if len(octets) < ACCEPTED.size or not fds:
-            for fd in fds:
+        octets, fd = received
+        try:
+            if len(octets) < ACCEPTED.size or fd < 0:
+                raise error(errno.EINVAL)
+            send_now(end, TAKEN)
+        except OSError:
+            if fd >= 0:
                 os.close(fd)
-            raise error(errno.EINVAL)
-        end.send(TAKEN, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            raise error(errno.EINVAL) from None
         identity, remote, remote_port, local, local_port = ACCEPTED.unpack(octets)
         one = StreamSocket(self.loop, self._table, self.family, identity.hex(), self._buffer)
         one.state, one.options = State.CONNECTED, dict(self.options)
         one.remote = Endpoint(unpack_address(remote), remote_port)
         one.local = Endpoint(unpack_address(local), local_port)
-        self._table.add(one, fds[0])
-        return one, fds[0]
+        self._table.add(one, fd)
+        return one, fd
 
     # data: only what carries an address comes here, and a stream has one peer
 

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import select
 import signal
 import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from rustosd.memory_limits import Limits
-from rustosd.policy import PORTS_OF_ROOT
 from rustosd.process import inventory, ptrace, report
-from rustosd.process import syscalls as nr
+from rustosd.process.answers import HANDLERS
 from rustosd.process.call import Call
+from rustosd.process.calls import Calls
 from rustosd.process.channel import Channel
 from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.exceptions import Exceptions, Fault
@@ -35,22 +35,19 @@ from rustosd.process.launch import LaunchFailed, Program, identity_of, launch
 from rustosd.process.link import Link
 from rustosd.process.memory import Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
-from rustosd.process.notify import LONGEST, Notifications, duplicate
-from rustosd.process.options import get_option, set_option
+from rustosd.process.notify import Notifications
 from rustosd.process.output import Output
-from rustosd.process.sockaddr import family_of, parse
 from rustosd.process.sockets import CLOSE_ON_EXEC, NON_BLOCKING, GuestSocket, Table, error
 from rustosd.process.streams import StreamSocket
+from rustosd.process.threads import Threads
 from rustosd.scheduling.waits import Meter
 
 _TYPE_MASK: Final = 0xF
 _PROTOCOLS: Final = {socket.SOCK_STREAM: (0, socket.IPPROTO_TCP), socket.SOCK_DGRAM: (0, socket.IPPROTO_UDP)}
-_CALLS_AT_ONCE: Final = 64
-_TICK_S: Final = 1.0
-_RETRY_S: Final = 0.002
+_TICK_NS: Final = 1_000_000_000
+_RETRY_NS: Final = 2_000_000
 GRACE_S: Final = 5.0
 _STDERR: Final = 2
-RECENT_CALLS: Final = 32
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals to the supervisor that are meant for the program. Those of the terminal reach it anyway."""
 
@@ -84,13 +81,10 @@ class Supervisor:
         self.monitor.on_exit.append(self._ended)
         self.exceptions = Exceptions(self.monitor.threads, self._terminating)
         self.monitor.judge = self.exceptions.judge
-        self.recent: deque[tuple[int, int, int]] = deque(maxlen=RECENT_CALLS)
-        """The last socket calls: thread, number, first argument."""
         self._traced = traced
         self._limits = limits
         self.memory: Memory | None = None
         self.table = Table()
-        self.calls: Counter[int] = Counter()
         self.refused: Counter[str] = Counter()
         """What a program asked for and cannot have, by name."""
         self._senders = Senders()
@@ -98,22 +92,15 @@ class Supervisor:
         self._watched: dict[int, Callable[[int], None]] = {}
         self._waiting: dict[int, _Waiting] = {}             # by descriptor
         self._later: list[Callable[[], None]] = []
-        self._processes: dict[int, int] = {}                # process id -> its pidfd
-        self._notifications: Notifications | None = None
+        self._threads = Threads()
+        self._calls: Calls | None = None
         self._channel: Channel | None = None
         self._child = 0
         self._status: int | None = None
         self._output = output
         self._kill_at = float("inf")
-        self._roots_own = False             # the daemon takes it for root, whatever it makes of itself
+        self.roots_own = False              # the daemon takes it for root, whatever it makes of itself
         self._probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._handlers = {
-            nr.SOCKET: self._socket, nr.CONNECT: self._connect, nr.BIND: self._bind, nr.LISTEN: self._listen,
-            nr.ACCEPT: self._accept, nr.ACCEPT4: self._accept, nr.GETSOCKNAME: self._getsockname,
-            nr.GETPEERNAME: self._getpeername, nr.SETSOCKOPT: self._setsockopt, nr.GETSOCKOPT: self._getsockopt,
-            nr.SENDTO: self._sendto, nr.RECVFROM: self._recvfrom, nr.SENDMSG: self._sendmsg, nr.RECVMSG: self._recvmsg,
-            nr.SENDMMSG: self._sendmmsg, nr.RECVMMSG: self._recvmmsg,
-        }
 
     def run(self, program: Program, executed: Callable[[int], None] = lambda _pid: None) -> int:
         """Run it to its end; its exit status, or 128 and the number of the signal that killed it. Raises LaunchFailed.
@@ -121,11 +108,12 @@ class Supervisor:
         `executed` is told its number when it runs.
         """
         self._restrict(program)
-        rules = RULES if self._limits is None else joined(self._page(self._limits, self._roots_own), RULES)
+        rules = RULES if self._limits is None else joined(self._page(self._limits, self.roots_own), RULES)
         if self.memory is not None:
             program = replace(program, huge_pages=False)        # they cannot leave in parts
         started = launch(program, assemble(rules), -1 if self._output is None else self._output.end)
-        self._notifications = Notifications(started.listener)
+        self._calls = Calls(Notifications(started.listener), self._threads, self._epoll.fileno(), self.table.sockets, HANDLERS,
+                            self._socket)
         self._child = started.pid
         wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         previous = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -144,7 +132,8 @@ class Supervisor:
                 self.watch(self._output.source, select.EPOLLIN, self._on_output)
             self._channel.tell_started(started.pid, self.name)
             executed(started.pid)
-            return self._loop(started.listener)
+            gc.freeze()         # what is there by now stays: collections need not look at it
+            return self._loop()
         finally:
             self._end_all()
             self._tell_handled()
@@ -167,7 +156,7 @@ class Supervisor:
             self.link.ask("restrict", uid=identity.pw_uid, groups=groups, policy=program.policy)
         elif program.policy:
             self.link.ask("restrict", policy=program.policy)
-        self._roots_own = identity is None and os.geteuid() == 0
+        self.roots_own = identity is None and os.geteuid() == 0
 
     def _page(self, limits: Limits, root: bool) -> dict[int, list[Rule]]:
         """Start the pager; what its programs' filter has besides. Raises LaunchFailed."""
@@ -198,24 +187,26 @@ class Supervisor:
         """Every process of the group: what runs below us and is not ours."""
         return inventory.below(os.getpid(), self.memory.attendants if self.memory is not None else ())
 
-    def _loop(self, listener: int) -> int:
-        tick = time.monotonic() + _TICK_S
+    def _loop(self) -> int:
+        tick = time.monotonic_ns() + _TICK_NS
         while self._status is None:
-            pause = _RETRY_S if self._later else max(0.0, tick - time.monotonic())
-            for fd, events in self._epoll.poll(pause):
-                if fd == listener:
-                    self._take_calls(events)
-                elif (waiting := self._waiting.get(fd)) is not None:
+            for fd, events in self._calls.wait(time.monotonic_ns() + _RETRY_NS if self._later else tick):
+                if (waiting := self._waiting.get(fd)) is not None:
                     self._attempt(fd, waiting, events)
                 elif (told := self._watched.get(fd)) is not None:
                     told(events)
             later, self._later = self._later, []
             for action in later:
                 action()
-            if time.monotonic() >= tick:
-                tick = time.monotonic() + _TICK_S
+            if time.monotonic_ns() >= tick:
+                tick = time.monotonic_ns() + _TICK_NS
                 self._tidy()
         return self._status
+
+    @property
+    def calls(self) -> Counter[int]:
+        """How many socket calls of each number there were."""
+        return Counter() if self._calls is None else self._calls.counted
 
     def _on_output(self, _events: int) -> None:
         if not self._output.written():
@@ -248,56 +239,9 @@ class Supervisor:
     def later(self, action: Callable[[], None]) -> None:
         """Call it in a moment."""
         self._later.append(action)
-
-    def borrow(self, call: Call, inode: int) -> int:
-        """A duplicate of the program's descriptor. Raises OSError (EBADF) when it is not that socket any more."""
-        fd = -1
-        for _ in range(2):
-            process = self._process_of(call.thread)
-            try:
-                fd = duplicate(self._processes[process], call.fd)
-                break
-            except OSError as failed:
-                if failed.errno != errno.ESRCH:
-                    raise
-                os.close(self._processes.pop(process))      # its number belongs to another process now
-        if fd < 0 or os.fstat(fd).st_ino != inode:
-            if fd >= 0:
-                os.close(fd)
-            raise error(errno.EBADF)
-        return fd
-
-    def _process_of(self, thread: int) -> int:
-        """The process a thread belongs to, with a pidfd for it in the table. Raises OSError (ESRCH)."""
-        if thread in self._processes:
-            return thread
-        for line in Path(f"/proc/{thread}/status").read_text().splitlines():
-            if line.startswith("Tgid:"):
-                process = int(line.split()[1])
-                break
-        else:
-            raise error(errno.ESRCH)
-        if process not in self._processes:
-            self._processes[process] = os.pidfd_open(process)
-        return process
+        self._calls.hurry()
 
     # calls
-
-    def _take_calls(self, events: int) -> None:
-        for _ in range(_CALLS_AT_ONCE):
-            if (received := self._notifications.receive()) is None:
-                return
-            call = Call(self._notifications, *received)
-            self.calls[call.number] += 1
-            self.recent.append((call.thread, call.number, call.fd))
-            try:
-                self._handlers[call.number](call)
-            except LookupError:
-                pass                            # over before it was answered
-            except OSError as failed:
-                call.refuse(failed.errno or errno.EIO)
-            if not self._notifications.waiting():
-                return
 
     def _attempt(self, fd: int, waiting: _Waiting, events: int) -> None:
         if not waiting.call.valid:
@@ -317,13 +261,6 @@ class Supervisor:
         if self._waiting.pop(fd, None) is not None:
             self._epoll.unregister(fd)
             os.close(fd)
-
-    def _ours(self, call: Call) -> GuestSocket | None:
-        """The socket a call is about; None, and the kernel carries it out, for any other descriptor."""
-        one = self.table.find(call)
-        if one is None:
-            call.proceed()
-        return one
 
     def _socket(self, call: Call) -> None:
         family, kind, protocol = call.int(0), call.int(1), call.int(2)
@@ -346,10 +283,11 @@ class Supervisor:
             self.table.sweep(self._held, always=True)
             one, fd = self._open(family, kind)
         try:
-            os.set_blocking(fd, not flags & NON_BLOCKING)
+            if flags & NON_BLOCKING:
+                os.set_blocking(fd, False)
             call.give(fd, bool(flags & CLOSE_ON_EXEC))
+            self.table.add(one, fd)
         except BaseException:
-            self.table.remove(one)
             one.close()
             raise
         finally:
@@ -359,78 +297,7 @@ class Supervisor:
         if kind == socket.SOCK_STREAM:
             return StreamSocket.open(self, self.table, family)
         one = DatagramSocket(self, family, self._senders)
-        fd = one.program_end().detach()
-        self.table.add(one, fd)
-        return one, fd
-
-    def _connect(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            octets = call.read_name(call.arguments[1], call.int(2))
-            unspecified = family_of(octets) == socket.AF_UNSPEC
-            one.connect(call, None if unspecified else parse(octets, one.family))
-
-    def _bind(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            endpoint = parse(call.read_name(call.arguments[1], call.int(2)), one.family)
-            if self._roots_own and 0 < endpoint.port < PORTS_OF_ROOT and not inventory.may_bind_ports_of_root(call.thread):
-                raise error(errno.EACCES)
-            one.bind(call, endpoint)
-
-    def _listen(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            one.listen(call, call.int(1))
-
-    def _accept(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            one.accept(call, call.int(3) if call.number == nr.ACCEPT4 else 0)
-
-    def _getsockname(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            call.write_name(call.arguments[1], call.arguments[2], one.name(), one.family)
-            call.answer()
-
-    def _getpeername(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            one.settle()
-            if one.remote is None or not one.connected:
-                raise error(errno.ENOTCONN)
-            call.write_name(call.arguments[1], call.arguments[2], one.remote, one.family)
-            call.answer()
-
-    def _setsockopt(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            set_option(one, call)
-
-    def _getsockopt(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            get_option(one, call)
-
-    def _sendto(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            endpoint = parse(call.read_name(call.arguments[4], call.int(5)), one.family)
-            if call.arguments[2] > LONGEST:
-                raise error(errno.EMSGSIZE)
-            one.send_to(call, endpoint, call.read(call.arguments[1], call.arguments[2]), call.int(3))
-
-    def _recvfrom(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            one.receive_from(call, call.arguments[2], call.int(3))
-
-    def _sendmsg(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            one.send_message(call)
-
-    def _recvmsg(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            one.receive_message(call)
-
-    def _sendmmsg(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            one.send_messages(call)
-
-    def _recvmmsg(self, call: Call) -> None:
-        if (one := self._ours(call)) is not None:
-            one.receive_messages(call)
+        return one, one.program_end().detach()
 
     # processes
 
@@ -469,7 +336,7 @@ class Supervisor:
         self._channel.tell_fault(
             pid=fault.process, thread=fault.tid, program=program, kind=fault.kind, signal=fault.info.number, trap=fault.trap,
             error_code=None if code is None else f"{code:#x}", address=None if address is None else f"{address:#x}",
-            words=summary[:500], text=report.compose(fault, self.recent))
+            words=summary[:500], text=report.compose(fault, self._calls.recent))
         _say(f"{program} ({fault.process}) ends by {summary}; more: rustosctl faults")
 
     def _tell_handled(self) -> None:
@@ -493,8 +360,7 @@ class Supervisor:
 
     def _ended(self, pid: int, status: int) -> None:
         """The first process's end is ours."""
-        if pid in self._processes:
-            os.close(self._processes.pop(pid))
+        self._threads.forget(pid)
         if pid == self._child:
             code = os.waitstatus_to_exitcode(status)
             self._status = code if code >= 0 else 128 - code
@@ -515,10 +381,7 @@ class Supervisor:
         self.exceptions.tidy()
         self._tell_handled()
         self.table.forget_datagrams(self._probe)
-        for pid, fd in list(self._processes.items()):
-            if not Path(f"/proc/{pid}").exists():
-                os.close(fd)
-                del self._processes[pid]
+        self._threads.tidy()
 
     # the end
 
@@ -532,8 +395,7 @@ class Supervisor:
             while self.programs() and time.monotonic() < limit:
                 self._reap()
                 self.monitor.tidy()
-                if self._notifications.waiting():
-                    self._take_calls(select.EPOLLIN)
+                self._calls.take_waiting()
                 if self.memory is not None:
                     self.memory.told()
                 time.sleep(0.005)
@@ -549,9 +411,7 @@ class Supervisor:
             self._put_down(fd)
         self.table.close()
         self._senders.close()
-        for fd in self._processes.values():
-            os.close(fd)
-        self._processes.clear()
+        self._threads.close()
         self._probe.close()
         self._epoll.close()
         os.close(listener)

@@ -35,7 +35,7 @@ from rustosd.scheduling.settings import (
 from rustosd.scheduling.waits import BUCKETS, Spent
 
 PROGRAMS_MOST: Final = 1024
-_DYING_S: Final = 1.0
+_DYING_MS: Final = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -218,8 +218,10 @@ class Scheduler:
         except ProcessLookupError:
             return
         with open(pidfd, "rb", buffering=0):
+            dead = select.poll()
+            dead.register(pidfd, select.POLLIN)
             groups.freeze(name, False)
-            select.select([pidfd], [], [], _DYING_S)
+            dead.poll(_DYING_MS)
             groups.freeze(name, True)
 
     def statistics(self, program: Program) -> dict[str, int]:

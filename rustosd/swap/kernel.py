@@ -50,6 +50,7 @@ class KernelSwap:
         """`export(name)`: the socket where it is served and its octets; raises OSError."""
         self._export, self._journal = export, journal
         self._locked = Locked()
+        self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._entry = 0
         self._device = self._name = ""
@@ -64,16 +65,20 @@ class KernelSwap:
 
     async def on(self, export: str, priority: int, encryption: bool) -> State:
         """Raises OSError, KernelSwapRefused."""
+        async with self._turn:
+            return await self._on(export, priority, encryption)
+
+    async def _on(self, export: str, priority: int, encryption: bool) -> State:
         if self._process is not None:
             raise KernelSwapRefused(f"swap is on already, on export {self._name}; first: rustosctl swap kernel off")
         path, _ = self._export(export)
         self._device, self._name, self._encryption = await asyncio.to_thread(kernel_nbd.free_device), export, encryption
-        self._locked.begin(RARELY, whole=False)
         self._entry = self._journal().take(KernelSwapMade(self._device))
         wanted = {"device": self._device, "socket": path, "export": export, "priority": priority, "encryption": encryption}
         try:
+            self._locked.begin(RARELY, whole=False)
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "rustosd.swap.kernel_process", json.dumps(wanted), stdin=asyncio.subprocess.PIPE,
+                sys.executable, "-P", "-m", "rustosd.swap.kernel_process", json.dumps(wanted), stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE)
             async with asyncio.timeout(PATIENCE_S):
                 said = await self._said()
@@ -89,6 +94,10 @@ class KernelSwap:
 
     async def off(self) -> None:
         """Bring everything back to memory. Raises OSError when there is no room for it, KernelSwapRefused when it is off."""
+        async with self._turn:
+            await self._off()
+
+    async def _off(self) -> None:
         if self._process is None or self._process.stdin is None:
             raise KernelSwapRefused("swap of Linux's is not on a disk of ours")
         with contextlib.suppress(ConnectionError, RuntimeError):    # it has ended: uvloop says so by the latter
@@ -108,6 +117,8 @@ class KernelSwap:
         while self._process is not None:
             try:
                 await self.off()
+            except KernelSwapRefused:
+                return      # somebody else has just switched it off
             except OSError as error:
                 log.error("kernel_swap_stays", error=error.strerror)
                 if asyncio.get_running_loop().time() > limit:
@@ -131,6 +142,8 @@ class KernelSwap:
                     await process.wait()
             except TimeoutError:
                 process.kill()
-        await asyncio.to_thread(kernel_nbd.give_back, self._device)
-        self._journal().given_back(self._entry)
-        self._locked.end()
+        try:
+            await asyncio.to_thread(kernel_nbd.give_back, self._device)
+            self._journal().given_back(self._entry)
+        finally:
+            self._locked.end()

@@ -14,11 +14,3 @@ cdef class KernelServer:
     cdef int _do(self, uint16_t command, uint64_t at, uint32_t octets) noexcept nogil
     cdef int _read(self, uint32_t first, uint32_t count) noexcept nogil
     cdef int _drain(self, uint64_t octets) noexcept nogil
-
-cdef int send_all(int fd, const uint8_t *data, uint64_t octets) noexcept nogil
-cdef int receive_all(int fd, uint8_t *data, uint64_t octets) noexcept nogil
-
-cdef extern from "<sys/socket.h>" nogil:
-    ssize_t send(int fd, const void *data, size_t octets, int flags)
-    ssize_t recv(int fd, void *data, size_t octets, int flags)
-    enum: MSG_WAITALL, MSG_NOSIGNAL

@@ -5,7 +5,7 @@ request comes.
 """
 
 import cython
-from cython.cimports.libc.errno import ECONNRESET, EINTR, errno
+from cython.cimports.libc.errno import ECONNRESET
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free
 from cython.cimports.libc.string import memset
@@ -13,6 +13,7 @@ from cython.cimports.mm.hw import get16, get32, get64, put32
 from cython.cimports.mm.swap.device import PAGE
 from cython.cimports.mm.swap.store import EMPTY, Failure, SwapStore
 from cython.cimports.mm.swap.sys import aligned_alloc
+from cython.cimports.rustosd.nbd.exchange import receive_all, send_all
 from cython.cimports.rustosd.nbd.wire import (
     CMD_DISC,
     CMD_FLUSH,
@@ -79,8 +80,7 @@ class KernelServer:
             self.errors += error != 0
             put32(header, SIMPLE_REPLY_MAGIC)       # the cookie is where it was
             put32(header + 4, error)
-            error = send_all(self.fd, header, _REPLY) or (
-                send_all(self.fd, self.data, octets) if command == CMD_READ and error == 0 else 0)
+            error = send_all(self.fd, header, _REPLY, self.data, octets if command == CMD_READ and error == 0 else 0)
             if error:
                 return error
 
@@ -147,39 +147,3 @@ class KernelServer:
             error = receive_all(self.fd, self.data, step)
             octets -= step
         return error
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def send_all(fd: cython.int, data: cython.pointer[cython.const[uint8_t]], octets: uint64_t) -> cython.int:
-    """0 or an errno."""
-    done: cython.Py_ssize_t
-    while octets:
-        done = send(fd, data, octets, MSG_NOSIGNAL)
-        if done < 0:
-            if errno == EINTR:
-                continue
-            return errno
-        data += done
-        octets -= done
-    return 0
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def receive_all(fd: cython.int, data: cython.pointer[uint8_t], octets: uint64_t) -> cython.int:
-    """0 or an errno."""
-    done: cython.Py_ssize_t
-    while octets:
-        done = recv(fd, data, octets, MSG_WAITALL)
-        if done == 0:
-            return ECONNRESET
-        if done < 0:
-            if errno == EINTR:
-                continue
-            return errno
-        data += done
-        octets -= done
-    return 0

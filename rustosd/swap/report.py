@@ -1,34 +1,40 @@
 """What is told of a program's swap: by its pager to its supervisor, by that to the daemon, and on to whoever looks."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from mm.swap.store import SwapStore
+from rustosd.swap.place import Compression
+
+_Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All figures since the beginning but those of what is there now: `octets`, `used_octets`, `stored_octets`."""
+    """All figures since the beginning but those of what is there now: `octets`, `used_octets`, `stored_octets`.
 
-    device: str
+    A supervisor is its user's and may say anything: what makes no sense is refused by type.
+    """
+
+    device: Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
     encryption: bool
-    compression: str
-    octets: int                 # what the slots hold at most
-    used_octets: int            # pages in slots
-    stored_octets: int          # that these take on the device
-    same_octets: int            # pages in slots that are one word all over, and take nothing
-    table_octets: int           # memory that this needs
-    in_octets: int              # pages that were brought in
-    out_octets: int
-    read_octets: int            # from the device
-    written_octets: int
-    corrupt: int = 0            # pages that were not what was written
-    read_again: int = 0
-    failed: int = 0             # requests that the device did not do
-    full: int = 0               # times that there was no room
-    faults: int = 0             # that waited for swap
-    ahead_pages: int = 0        # brought in before anybody asked
-    ahead_used: int = 0         # of those, the ones that somebody asked for then
+    compression: Compression
+    octets: Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]                 # what the slots hold at most
+    used_octets: _Amount            # pages in slots
+    stored_octets: _Amount          # that these take on the device
+    same_octets: _Amount            # pages in slots that are one word all over, and take nothing
+    table_octets: _Amount           # memory that this needs
+    in_octets: _Amount              # pages that were brought in
+    out_octets: _Amount
+    read_octets: _Amount            # from the device
+    written_octets: _Amount
+    corrupt: _Amount = 0            # pages that were not what was written
+    read_again: _Amount = 0
+    failed: _Amount = 0             # requests that the device did not do
+    full: _Amount = 0               # times that there was no room
+    faults: _Amount = 0             # that waited for swap
+    ahead_pages: _Amount = 0        # brought in before anybody asked
+    ahead_used: _Amount = 0         # of those, the ones that somebody asked for then
 
     @property
     def ratio(self) -> float:

@@ -76,9 +76,10 @@ class SwapWatch:
         groups = self._processes.groups()
         answers = await asyncio.gather(*(self._ask(group) for group in groups))
         now = self._clock()
-        self.rows = [self._row(group, report, now) for group, report in zip(groups, answers, strict=True) if report is not None]
-        there = {row.group for row in self.rows}
-        for gone in self._last.keys() - there:
+        there = self._processes.groups()
+        reports = {group: report or self._known(group) for group, report in zip(groups, answers, strict=True) if group in there}
+        self.rows = [self._row(group, report, now) for group, report in reports.items() if report is not None]
+        for gone in self._last.keys() - {row.group for row in self.rows}:
             self._count_ended(self._last.pop(gone).report)
         for row in self.rows:
             self._last[row.group] = _Last(now, row.report)
@@ -91,6 +92,10 @@ class SwapWatch:
             return msgspec.convert(answer.get("swap"), Report)
         except (OSError, msgspec.ValidationError):
             return None
+
+    def _known(self, group: Group) -> Report | None:
+        """What one that does not answer just now said last."""
+        return self._last[group.pid].report if group.pid in self._last else None
 
     def _row(self, group: Group, report: Report, now: float) -> Swapped:
         last = self._last.get(group.pid)

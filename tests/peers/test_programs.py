@@ -86,6 +86,52 @@ def test_a_program_that_uses_sockets_in_every_way_sees_what_it_sees_on_linux(pee
     assert native.endswith("done\n")
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_calls_that_make_no_sense_are_refused_and_harm_nobody(peer: Peer, uppercase: None, seed: int) -> None:
+    made = run(peer, sys.executable, str(HERE / "hostile_calls.py"), str(seed), KERNEL[V4])
+    assert made.returncode == 0, made.stderr
+    refused, heard = made.stdout.splitlines()
+    assert {"EFAULT", "EINVAL", "EBADF", "ENOTSOCK", "EAFNOSUPPORT", "ENOPROTOOPT"} <= set(refused.split())
+    assert heard == "STILL HERE" and "Traceback" not in made.stderr
+
+
+BOUND_TO_ANY = """
+import errno, socket
+def bound():
+    one = socket.socket()
+    one.bind(("", 0))
+    return one
+many = [bound() for _ in range(60)]
+ports = [one.getsockname()[1] for one in many]
+assert len(set(ports)) == 60 and min(ports) >= 49152, ports
+assert {one.getsockname()[0] for one in many} == {"0.0.0.0"}
+for refused in (("", 0), ("", ports[0] + 1)):
+    try:
+        many[-1].bind(refused)
+    except OSError as failed:
+        assert failed.errno == errno.EINVAL
+    else:
+        raise AssertionError("bound twice")
+many[-1].connect((HOST, 18091))
+assert many[-1].getsockname()[1] == ports[-1]
+many[-1].sendall(b"from there")
+print(many[-1].recv(100).decode(), ports[-2])
+many[-2].listen()
+assert many[-2].getsockname()[1] == ports[-2]
+accepted, peer = many[-2].accept()
+print(accepted.recv(100).decode(), flush=True)
+"""
+
+
+def test_a_bind_to_any_port_is_true_before_the_daemon_hears_of_it(peer: Peer, uppercase: None) -> None:
+    program = peer.netns.popen(*command(peer, sys.executable, "-u", "-c", f"HOST = '{KERNEL[V4]}'\n{BOUND_TO_ANY}"),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    heard = program.stdout.readline().split()
+    assert heard[:2] == ["FROM", "THERE"], heard + program.stdout.readlines()
+    peer.netns.run("sh", "-c", f"until echo hello | nc -N -w 5 {V4} {heard[2]}; do sleep 0.1; done", timeout=LIMIT_S)
+    assert program.communicate(timeout=LIMIT_S)[0] == "hello\n\n" and program.returncode == 0
+
+
 def test_it_leaves_no_socket_behind(peer: Peer, uppercase: None) -> None:
     before = len(peer.ctl("conn", "list")["connections"])
     run(peer, sys.executable, "-c", "import socket; kept = [socket.socket(kind=k) for k in (1, 2) for _ in range(50)]\n"

@@ -337,14 +337,13 @@ class FakePrograms:
             raise LookupError(f"there is no program {name}; there is web, cron: [[program]]")
         return self
 
-    def start(self):
-        pass
-
     def stop(self):
         return asyncio.sleep(0)
 
-    async def restart(self, name):
+    async def begin(self, name):
         self.find(name)
+
+    restart = begin
 
 
 class FakeScheduler(Scheduler):

@@ -62,10 +62,16 @@ def test_a_reason_that_comes_too_often_is_counted_and_holds_up_no_other(audit, c
     assert [line.get("left_out") for line in audit.lines("flood")][-1] == 50 - BURST
 
 
+def test_a_user_who_floods_hides_nobody_else(audit):
+    assert sum(audit.write("fault", uid=1000) for _ in range(50)) == BURST
+    assert audit.write("fault", uid=1001) and not audit.write("fault", uid=1000)
+
+
 def test_reasons_without_number_are_bounded_too(audit, clock):
     for number in range(1000):
-        audit.write(f"reason {number}")
-    assert len(audit._allowances) <= 256
+        for _ in range(BURST + 1):
+            audit.write(f"reason {number}")
+    assert len(audit._allowances) <= 256 and len(audit._left_out) <= 256
 
 
 def test_texts_are_cut_and_a_line_that_is_too_long_says_so(audit):

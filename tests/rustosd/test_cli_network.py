@@ -163,6 +163,13 @@ def test_what_is_out_of_bounds_is_refused_by_type(socket_path, method, parameter
     assert error["code"] == -32602 and method in error["message"]
 
 
+def test_a_word_that_is_neither_interface_nor_filter_says_both(rustosctl):
+    status, _, err = rustosctl("capture", "rustos9")
+    if "libpcap, which is not installed" in err:
+        pytest.skip("needs libpcap")
+    assert status == 2 and "no filter" in err and "nor is it an interface; see: rustosctl nic" in err
+
+
 def test_the_fake_tells_what_the_stack_tells():
     host = Host()
     handle = host.stack.tcp.connect(host.now, "10.77.0.1", 80)

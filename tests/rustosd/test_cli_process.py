@@ -1,8 +1,8 @@
 """`rustosctl ps` and its like: what is shown, and what is refused with what to do."""
 
-
 import pytest
 
+from rustosd.cli import tables
 from tests.rustosd.goldens import reads_as_promised
 
 SHOWN = {"faults-list": ("faults", "list"), "faults-show": ("faults", "show", "1"),
@@ -14,6 +14,11 @@ SHOWN = {"faults-list": ("faults", "list"), "faults-show": ("faults", "show", "1
 @pytest.mark.parametrize("name", SHOWN)
 def test_text_and_json_read_as_promised(rustosctl, name):
     reads_as_promised(rustosctl, name, SHOWN[name])
+
+
+def test_what_programs_are_called_is_nothing_a_terminal_obeys(capsys):
+    tables.show_facts([("command", "a\x1b]0;title\x07\nb\x9b2J")])
+    assert capsys.readouterr().out == "command  a?]0;title??b?2J\n"
 
 
 @pytest.mark.parametrize("words", [("kill", "901"), ("kill", "901", "-s", "sighup"), ("suspend", "901"), ("resume", "901"),

@@ -65,6 +65,13 @@ def test_screens_fit_whatever_their_size():
     assert "first figures" in View().lines(80, 24)[0].text
 
 
+def test_a_command_is_nothing_a_terminal_obeys():
+    view = View()
+    for second in range(2):
+        view.take(Sample(second * SECOND_NS, [process(901, second, command="x\x1b[2J\ny")], []))
+    assert view.lines(120, 24)[3].text.endswith("x?[2J?y")
+
+
 def test_one_interval_of_a_daemon(rustosctl):
     status, out, err = rustosctl("process", "top", "--once", "-d", "0.1")
     assert (status, err) == (0, "") and "901  fetch" in out

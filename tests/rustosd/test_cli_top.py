@@ -212,8 +212,12 @@ def test_on_a_terminal_it_lives_and_obeys_keys(run, core):
     assert run.screen.display[0].startswith("rustosd ") and any("rustos0" in line for line in run.screen.display)
     assert any("7.2" in line and "service http" in line for line in run.screen.display)
     assert not termios.tcgetattr(run.main)[3] & (termios.ICANON | termios.ECHO)
-    core.stack.connection_rows[0]["octets_received"] += 10 << 20
-    run.until(lambda: any("M" in line and "7.2" in line for line in run.screen.display))
+
+    def moves_megabits():       # as long as it takes: a rate is on the screen for one interval only
+        core.stack.connection_rows[0]["octets_received"] += 10 << 20
+        return any("M" in line and "7.2" in line for line in run.screen.display)
+
+    run.until(moves_megabits)
     run.press("s")
     run.until(run.shows("now by rx"))
     run.press("\x1b[A")         # an arrow is no key of ours, and not ESC either

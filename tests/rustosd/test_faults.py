@@ -49,7 +49,8 @@ def test_what_is_no_notice_is_refused(changes):
 
 async def test_a_supervisor_that_tells_nonsense_is_left(faults):
     processes = Processes(faults)
-    for packet in (json.dumps(NOTICE | {"uid": 0}).encode(), b'{"notice":"fault"}', b'{"notice":7}'):
+    for packet in (json.dumps(NOTICE | {"uid": 0}).encode(), json.dumps(NOTICE | {"program": "cc1\n"}).encode(),
+                   b'{"notice":"fault"}', b'{"notice":7}', b'{"notice":"started","pid":7,"name":"\\u001b[2J"}'):
         theirs = processes.attach(900, 1000)
         theirs.send(json.dumps(NOTICE).encode())
         group = processes._groups[900]
@@ -58,7 +59,7 @@ async def test_a_supervisor_that_tells_nonsense_is_left(faults):
         group._on_readable()
         assert 900 not in processes._groups
         theirs.close()
-    assert [(record.supervisor, record.uid) for record in faults.records()] == [(900, 1000)] * 3
+    assert [(record.supervisor, record.uid) for record in faults.records()] == [(900, 1000)] * 5
 
 
 def test_a_flood_leaves_few_lines_and_few_reports(faults, tmp_path):

@@ -12,6 +12,7 @@ ONE = "[[program]]\nname = 'a'\ncommand = ['true']\n"
     ("[[program]]\nname = 'a'\n", r"x:1: .*lacks command"), ("[[program]]\nname = 'a'\ncommand = []\n", r"x:3: .*length >= 1"),
     ("[[program]]\nname = 'a'\ncommand = ['']\n", r"x:3: .*is empty"),
     ("[[program]]\nname = '12'\ncommand = ['x']\n", r"x:2: "),
+    ('[[program]]\nname = "x\\n"\ncommand = ["x"]\n', r"x:2: "),
     ("[[program]]\nname = '../x'\ncommand = ['x']\n", r"x:2: "),
     (ONE + ONE, r"x:5: .*another program already"),
     (ONE + "after = ['b']\n", r"x:4: .*no program b; there is rustos0"),

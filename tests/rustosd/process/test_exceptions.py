@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,13 @@ def test_a_handler_gets_it_untouched(program, what):
         assert (run.status, run.faults) == (42, [])
         assert run.exceptions.counts == {(CASES[what][0], "handled"): 1}
         assert run.exceptions.take_handled() == {CASES[what][0]: 1} and not run.exceptions.take_handled()
+
+
+def test_a_handler_of_a_program_with_a_name_of_no_encoding_gets_it(program, tmp_path):
+    odd = tmp_path / "überlangerer-ähnlicher"
+    shutil.copy(program, odd)
+    run = Judged(str(odd), "null", "handler")
+    assert (run.status, run.faults) == (42, [])
 
 
 @pytest.mark.parametrize("place", ["blocked", "ignored"])

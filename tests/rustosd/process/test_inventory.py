@@ -35,13 +35,17 @@ def test_a_process_in_a_row():
     assert row["state"] == "running" and row["rss_octets"] > 1 << 20 and row["cpu_s"] > 0
 
 
-def test_a_name_with_anything_in_it_is_read_to_its_end():
-    with subprocess.Popen([sys.executable, "-c", "import sys; open('/proc/self/comm', 'w').write(') R 1 (');"
+@pytest.mark.parametrize(("name", "read"), [(b") R 1 (", ") R 1 ("), (b"caf\xc3", "caf\ufffd"), (b"a\nPPid: 1\x1b[2J", None)])
+def test_a_name_with_anything_in_it_is_read_to_its_end(name, read):
+    with subprocess.Popen([sys.executable, "-c", f"import sys; open('/proc/self/comm', 'wb').write({name});"
                                                  "print(flush=True); sys.stdin.read()"],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as odd:
         odd.stdout.readline()
         row = inventory.describe(odd.pid)
-        assert (row["name"], row["parent"]) == (") R 1 (", os.getpid())
+        assert (row["name"], row["parent"]) == (read or name.decode(), os.getpid())
+        assert inventory.parent_of(odd.pid) == os.getpid() and inventory.process_of(odd.pid) == odd.pid
+        assert inventory.may_bind_ports_of_root(odd.pid) == (os.geteuid() == 0)
+        assert inventory.more_about(odd.pid)["peak_rss_octets"] > 1 << 20
         odd.stdin.close()
 
 

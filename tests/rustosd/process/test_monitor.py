@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,16 @@ def test_what_is_started_is_told_and_ends_as_on_linux(program, what, life):
     assert {kind + "s" for _, kind in forked} == {kind for kind in life if kind in ("forks", "vforks", "clones")}
     assert executed == [traced.pid] * counted["execs"]
     assert not traced.monitor.threads and not traced.monitor._early and not traced.monitor._names
+
+
+@pytest.mark.parametrize("what", ["fork", "threads", "vfork"])
+def test_a_name_of_no_encoding_changes_nothing(program, tmp_path, what):
+    """Linux cuts a name off behind 15 octets, also in the middle of a character."""
+    odd = tmp_path / "überlangerer-ähnlicher"
+    shutil.copy(program, odd)
+    traced = Traced(str(odd), what)
+    assert traced.run() == 0
+    assert {end.name for end in traced.monitor.ended} == {"überlangerer-\ufffd"}
 
 
 def test_a_process_made_by_clone_is_one_whatever_it_shares(program):

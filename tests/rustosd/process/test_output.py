@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
 def began(name):
     made = Output(name)
     program = os.dup(made.end)
-    made.began(4711, ["sh", "-c", "echo a b"])
+    made.began(4711, ["sh", "-c", "echo a b", "caf\udce9"])
     return made, program
 
 
@@ -28,8 +28,8 @@ def test_the_file_tells_what_ran_what_it_said_and_how_it_ended(folder):
     os.write(program, b"hello\nwithout end")
     os.close(program)
     made.ended(3)
-    lines = (folder / "web.log").read_text().splitlines()
-    assert lines[0].endswith("process 4711: sh -c 'echo a b'") and lines[1] == "hello"
+    lines = (folder / "web.log").read_text(errors="surrogateescape").splitlines()
+    assert lines[0].endswith("process 4711: sh -c 'echo a b' 'caf\udce9'") and lines[1] == "hello"
     assert lines[2].startswith("without end---") and lines[2].endswith("ended with status 3")
     assert stat.S_IMODE((folder / "web.log").stat().st_mode) & 0o007 == 0
 

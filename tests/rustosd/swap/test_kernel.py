@@ -47,6 +47,8 @@ async def test_what_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
 
 async def test_a_process_that_cannot_serve_says_why_and_all_is_given_back(tmp_path, monkeypatch):
     begun = []
+    (tmp_path / "json.py").write_text("raise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path)         # whose modules are none of its
     monkeypatch.setattr(kernel_nbd, "free_device", lambda: str(tmp_path / "nbd0"))
     monkeypatch.setattr(Locked, "begin", lambda self, score, whole: begun.append("begin"))
     monkeypatch.setattr(Locked, "end", lambda self: begun.append("end"))
@@ -56,6 +58,35 @@ async def test_a_process_that_cannot_serve_says_why_and_all_is_given_back(tmp_pa
             await kernel.on("swap0", -1, True)
         assert kernel.state() is None and journal.pending == {}
     assert begun == ["begin", "end"]
+
+
+async def test_what_cannot_be_written_down_is_not_begun(tmp_path, monkeypatch):
+    class Full:
+        def take(self, entry):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kernel_nbd, "free_device", lambda: str(tmp_path / "nbd0"))
+    monkeypatch.setattr(Locked, "begin", lambda *_words, **_more: pytest.fail("the daemon is locked"))
+    kernel = KernelSwap(lambda name: ("", 0), Full)
+    with pytest.raises(OSError, match="No space left"):
+        await kernel.on("swap0", -1, True)
+    assert kernel.state() is None
+
+
+async def test_of_two_who_switch_it_on_at_a_time_one_is_refused(tmp_path, monkeypatch):
+    begun = []
+
+    async def begin(self, export, priority, encryption):
+        if self._process is not None:
+            raise KernelSwapRefused("swap is on already")
+        begun.append(export)
+        await asyncio.sleep(0.01)
+        self._process = self
+
+    monkeypatch.setattr(KernelSwap, "_on", begin)
+    kernel = KernelSwap(lambda name: ("", 0), lambda: None)
+    answers = await asyncio.gather(*(kernel.on(name, -1, True) for name in ("swap0", "swap1")), return_exceptions=True)
+    assert begun == ["swap0"] and isinstance(answers[1], KernelSwapRefused)
 
 
 def test_a_server_that_has_ended_is_given_back_like_any_other(tmp_path, monkeypatch):

@@ -75,6 +75,27 @@ async def test_what_ended_programs_counted_stays_counted(store):
     assert values(watch)["rustos_swap_used_octets"] == 0
 
 
+async def test_who_does_not_answer_just_now_is_not_counted_twice(store):
+    supervisor = Supervisor(1, store)
+    watch = SwapWatch(Processes(supervisor))
+    fill(store, 10)
+    for answers in (store, None, store):
+        supervisor.store = answers
+        await watch.look()
+        assert values(watch)["rustos_swap_out_octets"] == values(watch)["rustos_swap_used_octets"] == 10 * PAGE
+
+
+@pytest.mark.parametrize("nonsense", [{"octets": 0}, {"used_octets": -1}, {"faults": 1 << 70}, {"device": "\x1b[2J"},
+                                      {"device": "x" * 5000}, {"compression": "<b>"}])
+async def test_who_reports_nonsense_is_left_out(store, nonsense):
+    class Liar(Supervisor):
+        async def ask(self, op):
+            return {"swap": (await super().ask(op))["swap"] | nonsense}
+
+    watch = SwapWatch(Processes(Liar(1, store), Supervisor(2, store)))
+    assert [row.group for row in await watch.look()] == [2] and list(watch.troubles()) == []
+
+
 async def test_what_needs_attention_is_told(store):
     watch = SwapWatch(Processes(Supervisor(1, store)))
     first = fill(store, 58)

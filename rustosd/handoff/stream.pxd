@@ -1,0 +1,1 @@
+# Compiled: each connection that is handed out goes through it.

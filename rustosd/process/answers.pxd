@@ -1,0 +1,1 @@
+# Compiled: one of these runs per call.

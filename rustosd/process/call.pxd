@@ -1,0 +1,18 @@
+# One system call that waits for its answer.
+cimport cython
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rustosd.process.notify cimport Notifications, iovec, process_vm_readv, process_vm_writev
+from rustosd.process.threads cimport Threads, close_descriptor
+
+@cython.freelist(16)
+cdef class Call:
+    cdef Notifications notifications
+    cdef Threads threads
+    cdef readonly uint64_t id
+    cdef readonly int thread
+    cdef readonly int number
+    cdef uint64_t words[6]
+    cdef int end                # a duplicate of the descriptor that the call is about; -1: there is none
+    cdef int64_t room(self, uint64_t length_at) except? -1
+    cdef write_both(self, uint64_t address, bytes octets, uint32_t count, uint64_t length_at, uint32_t length)
+    cdef void let_go(self) noexcept

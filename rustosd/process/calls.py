@@ -1,0 +1,133 @@
+"""Takes in the calls of supervised programs, one after the other, and hands each to what answers it.
+
+Compiled: it runs per call.
+"""
+
+import errno
+import os
+from collections import Counter
+
+import cython
+from cython.cimports.cpython.exc import PyErr_CheckSignals
+from cython.cimports.libc.errno import EINTR, ENOENT
+from cython.cimports.libc.errno import errno as c_errno
+from cython.cimports.libc.stdint import int64_t, uint32_t
+from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.mm.hw import now_ns
+
+if not cython.compiled:
+    raise ImportError("rustosd.process.calls must be compiled: python setup.py build_ext --inplace")
+
+
+@cython.final
+@cython.cclass
+class Calls:
+    """The calls of one group of programs."""
+
+    def __init__(self, notifications: Notifications, threads: Threads, epoll: int, sockets: dict, handlers: dict,
+                 open: object) -> None:
+        """`epoll` watches the listener, and what else `wait` tells of. `sockets`: ours, by inode.
+
+        `handlers`: what to call with a socket and a call about it, by the call's number. `open`: with one that makes a socket.
+        """
+        self.notifications, self.threads = notifications, threads
+        self.epoll = epoll
+        self.sockets = sockets
+        self.handlers = [handlers.get(number) for number in range(max(handlers) + 1)]
+        self.open = open
+
+    def wait(self, until: int64_t) -> list:
+        """Answer calls until something else has happened or it is this late (monotonic, ns): (descriptor, events) of that."""
+        events: epoll_event[EVENTS_MOST]
+        others: list = []
+        pause: int64_t
+        count: cython.int
+        k: cython.int
+        while True:
+            pause = max(0, until - now_ns() + 999_999) // 1_000_000
+            with cython.nogil:
+                count = epoll_wait(self.epoll, events, EVENTS_MOST, cython.cast(cython.int, pause))
+            if count < 0:
+                if c_errno != EINTR:
+                    raise OSError(c_errno, os.strerror(c_errno))
+                PyErr_CheckSignals()
+                break
+            for k in range(count):
+                if events[k].data.fd != self.notifications.fd:
+                    others.append((events[k].data.fd, events[k].events))
+                elif events[k].events & EPOLLIN:
+                    self.take()
+            if others or self.hurried or now_ns() >= until:
+                break
+        self.hurried = False
+        return others
+
+    def hurry(self) -> None:
+        """Have `wait` return after the call that is being answered."""
+        self.hurried = True
+
+    def take_waiting(self) -> None:
+        """Answer the calls that wait by now."""
+        _k: cython.int
+        for _k in range(EVENTS_MOST):
+            if not self.notifications.waiting():
+                break
+            self.take()
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def take(self) -> cython.int:
+        """Answer the next call, or put it aside. What a handler raises as OSError is the caller's errno."""
+        raw: seccomp_notif
+        call: Call
+        memset(cython.address(raw), 0, cython.sizeof(seccomp_notif))
+        if ioctl(self.notifications.fd, SECCOMP_IOCTL_NOTIF_RECV, cython.address(raw)) < 0:
+            if c_errno in (ENOENT, EINTR):
+                return 0                # it was over before we looked
+            raise OSError(c_errno, os.strerror(c_errno))
+        call = Call.__new__(Call)
+        call.notifications, call.threads = self.notifications, self.threads
+        call.id, call.thread, call.number = raw.id, raw.pid, raw.data.nr
+        memcpy(call.words, raw.data.args, cython.sizeof(raw.data.args))
+        self.note(call)
+        try:
+            self.answer(call)
+        except LookupError:
+            pass                        # over before it was answered
+        except OSError as failed:
+            call.refuse(failed.errno or errno.EIO)
+        call.let_go()
+        return 0
+
+    @cython.cfunc
+    def answer(self, call: Call):
+        handler = self.handlers[call.number]
+        if handler is None:
+            self.open(call)
+            return
+        one = self.sockets.get(self.threads.socket(call.thread, call.fd, cython.address(call.end)))
+        if one is None:
+            call.proceed()              # it is none of ours
+        else:
+            handler(one, call)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def note(self, call: Call) -> cython.void:
+        recent: cython.pointer[Recent] = cython.address(self.ring[self.taken % RECENT])
+        recent.thread, recent.number, recent.fd = call.thread, call.number, cython.cast(cython.int, call.words[0])
+        self.taken += 1
+        if call.number < NUMBERS:
+            self.counts[call.number] += 1
+
+    @property
+    def counted(self) -> Counter:
+        """How many of each number there were."""
+        return Counter({number: self.counts[number] for number in range(NUMBERS) if self.counts[number]})
+
+    @property
+    def recent(self) -> list:
+        """The last ones, the latest last: (thread, number, first argument)."""
+        first: uint32_t = self.taken - min(self.taken, RECENT)
+        rows = [self.ring[(first + k) % RECENT] for k in range(min(self.taken, RECENT))]
+        return [(row.thread, row.number, row.fd) for row in rows]

@@ -1,0 +1,19 @@
+# Descriptors of other processes' threads (pidfd_getfd(2)).
+from libc.stdint cimport uint64_t
+from posix.stat cimport S_ISSOCK, fstat, stat, struct_stat
+
+cdef extern from "<sys/syscall.h>" nogil:
+    enum: SYS_pidfd_getfd, SYS_pidfd_open
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number, ...)
+    int close_descriptor "close"(int fd)
+
+cdef enum:
+    PIDFD_THREAD = 0x80         # O_EXCL; of Linux 6.9 on
+
+cdef class Threads:
+    cdef dict pidfds
+    cdef bint whole             # the kernel has pidfds of whole processes only
+    cdef int reach(self, int thread, int number) except -1000
+    cdef uint64_t socket(self, int thread, int number, int *end) except? 0
