@@ -120,7 +120,8 @@ def test_limits_that_cannot_be_are_refused(peer: Peer, options: tuple[str, ...],
     assert why in re.sub(r"[\s│|]+", " ", done.stdout + done.stderr)
 
 
-@pytest.mark.parametrize(("keys", "limit"), [(12_000, 4), pytest.param(1_000_000, 256, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("keys", "limit"), [
+    (12_000, 4), pytest.param(1_000_000, 256, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
 def test_redis_with_four_times_its_limit_has_every_value(peer: Peer, keys: int, limit: int, tmp_path: Path) -> None:
     """As many operations as twice the keys: each is set once and read once, out of order."""
     need("redis-server")
