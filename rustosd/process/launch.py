@@ -27,6 +27,8 @@ _SIOCSIFFLAGS, _SIOCSIFADDR, _IFF_UP = 0x8914, 0x8916, 1
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127      # exit statuses, as shells have them
 _REPORT_OCTETS: Final = 4096
 _ATTEND_MS: Final = 5
+_SUPERVISED: Final = ("a supervisor has a seccomp listener on this process already (a container runtime, or another "
+                      "rustosctl run), and the kernel allows one; run it outside of that")
 
 
 class LaunchFailed(Exception):
@@ -148,7 +150,7 @@ def _child(program: Program, identity: pwd.struct_passwd | None, filtering: byte
         os.execvpe(program.argv[0], list(program.argv), dict(program.environment))
     except BaseException as error:
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
-        what = getattr(error, "what", None)
+        what = _SUPERVISED if number == errno.ENOTTY else getattr(error, "what", None)     # `_show` has no socket of Linux's
         status = _NOT_FOUND if number == errno.ENOENT and what is None else _CANNOT_EXECUTE
         what = what or f"{program.argv[0]}: {os.strerror(number)}"
         os.write(report, struct.pack("=ii", status, number) + os.fsencode(what)[:2000])
@@ -209,8 +211,7 @@ def _install(filtering: bytes) -> int:
         return nr.call(nr.SECCOMP, _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER, ctypes.addressof(program))
     except OSError as error:
         if error.errno == errno.EBUSY:
-            error.what = ("a supervisor has a seccomp listener on this process already (a container runtime, or another "
-                          "rustosctl run), and the kernel allows one; run it outside of that")
+            error.what = _SUPERVISED
         raise
 
 

@@ -285,9 +285,10 @@ class Supervisor:
         try:
             if flags & NON_BLOCKING:
                 os.set_blocking(fd, False)
-            call.give(fd, bool(flags & CLOSE_ON_EXEC))
             self.table.add(one, fd)
+            call.give(fd, bool(flags & CLOSE_ON_EXEC))      # last: whoever has it asks about it at once
         except BaseException:
+            self.table.remove(one)
             one.close()
             raise
         finally:

@@ -269,7 +269,10 @@ class Groups:
         return {controller: self._of(controller, name) for controller in self.place.homes}
 
     def freeze(self, name: str, wanted: bool) -> None:
-        """Let a group run no further, or go on; it is so when this returns. Raises OSError."""
+        """Let a group run no further, or go on. Raises OSError.
+
+        It is so when this returns; later than a second only for who waits inside the kernel, and runs no further behind that.
+        """
         path = self._of("freezer", name)
         freeze(path, wanted)
         limit = time.monotonic() + _SETTLE_S

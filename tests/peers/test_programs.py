@@ -1,5 +1,6 @@
 """Unmodified programs whose sockets are the stack's, with Linux in the same namespace as their peer."""
 
+import contextlib
 import json
 import os
 import re
@@ -413,7 +414,10 @@ def asks_the_daemon(pid: int) -> None:
     asleep = 0
     while asleep < 20:
         assert time.monotonic() < limit
-        targets = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        targets = []
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):        # closed since
+                targets.append(os.readlink(entry))
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
         asleep = asleep + 1 if state == "S" and any(target.startswith("socket:") for target in targets) else 0
         time.sleep(0.01)
@@ -434,6 +438,12 @@ def test_what_it_leaves_running_is_ended(peer: Peer) -> None:
     mark = f"4242{os.getpid()}"
     assert run(peer, "sh", "-c", f"sleep {mark} & exit 3").returncode == 3
     assert subprocess.run(["pgrep", "-f", f"sleep {mark}"], capture_output=True, check=False).stdout == b""
+
+
+def test_below_another_one_it_says_why_not(peer: Peer) -> None:
+    for options in ((), ("--host-network",)):
+        done = run(peer, *command(peer, "true", options=options))
+        assert done.returncode == 126 and "another rustosctl run" in done.stderr, done.stderr
 
 
 def test_without_a_daemon_it_says_what_to_do(peer: Peer, tmp_path: Path) -> None:
