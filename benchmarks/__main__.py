@@ -26,7 +26,8 @@ def main() -> int:
         report.notes.append(f"the machine was busy with other things (load {load:.1f}); latencies suffer most from that")
     try:
         if options.swap:
-            return swap.main(plan.rounds, options.json, _say)
+            with signals_unwind():
+                return swap.main(plan.rounds, options.json, _say)
         if options.lab:
             _need_lab()
             from benchmarks import in_guest  # with the tests' libraries, which nothing else here needs
