@@ -137,7 +137,7 @@ class Supervisor:
         finally:
             self._end_all()
             self._tell_handled()
-            if self._status is not None:
+            if self._status is not None and self._channel is not None:
                 self._channel.tell_ended(self._status)
                 if self._output is not None:
                     self._output.ended(self._status)
@@ -316,8 +316,9 @@ class Supervisor:
             self._send(number)
 
     def _send(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._child, number)
+        if self._status is None:        # else its number may be another's
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, number)
 
     def _seize(self) -> None:
         try:

@@ -122,7 +122,7 @@ def inode_of(fd: cython.int) -> int:
 def _process_of(thread: int) -> int:
     """The process a thread belongs to. Raises OSError (ESRCH)."""
     try:
-        with open(f"/proc/{thread}/status") as status:
+        with open(f"/proc/{thread}/status", errors="replace") as status:      # a name may be octets of no encoding
             for line in status:
                 if line.startswith("Tgid:"):
                     return int(line.split()[1])

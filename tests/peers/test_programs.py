@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,15 @@ def test_curl(peer: Peer, files: tuple[Path, str]) -> None:
     done = run(peer, "curl", "-sS", "-o", str(folder / "fetched"), "-w", "%{local_ip}", address)
     assert (done.returncode, done.stdout) == (0, V4), done.stderr
     assert (folder / "fetched").read_bytes() == (folder / "big").read_bytes()
+
+
+def test_a_name_that_is_cut_off_in_the_middle_of_a_character(peer: Peer, files: tuple[Path, str], tmp_path: Path) -> None:
+    odd = tmp_path / "überlangerer-ähnlicher"
+    shutil.copy(need("curl"), odd)
+    done = run(peer, str(odd), "-s", "-o", "/dev/null", "-w", "%{size_download}", files[1])
+    assert (done.returncode, done.stdout) == (0, "3000000"), done.stderr
+    done = run(peer, str(odd), "-s", "-o", "/dev/null", files[1], options=("--untraced",))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_static_program(peer: Peer, files: tuple[Path, str]) -> None:

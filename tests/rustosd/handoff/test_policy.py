@@ -55,6 +55,27 @@ async def test_ports_are_bound_as_far_as_a_policy_says(host):
     assert await refused(host, "listen", id=identity, backlog=1) == 0
 
 
+async def test_who_says_that_it_is_bound_has_the_port_that_was_kept_and_is_judged_by_it(host):
+    be(host, USER)
+    answer, ends = await host.ask("open", type="stream", family=4, more=2, ports=True)
+    assert len({*answer["ports"]}) == 3 == len(ends) and host.handoff.kept_ports == {*answer["ports"]}
+    for identity in (answer["id"], answer["more"][0]):
+        assert await refused(host, "listen", id=identity, backlog=1, bound=True) == errno.EACCES
+    host.handoff.set_policies(Policies())
+    taken, _ = await host.stream()      # an explicit wish goes before
+    assert await refused(host, "bind", id=taken, host="", port=answer["ports"][2]) == 0
+    assert await refused(host, "listen", id=taken, backlog=1) == 0
+    assert await refused(host, "listen", id=answer["more"][1], backlog=1, bound=True) == errno.EADDRINUSE
+    names, _ = await host.ask("listen", id=answer["id"], backlog=1, bound=True)
+    assert names["local"] == ["0.0.0.0", answer["ports"][0]]
+    none, _ = await host.stream()
+    names, _ = await host.ask("listen", id=none, backlog=1, bound=True)     # none was kept for it: as if unbound
+    assert names["local"][1] not in {0, *answer["ports"]}
+    for end in ends:
+        end.close()
+    await until(lambda: not host.handoff.kept_ports)
+
+
 async def test_low_ports_are_for_root(host):
     host.handoff.set_policies(Policies())
     for subject, expected in ((USER, errno.EACCES), (Subject(0), 0)):

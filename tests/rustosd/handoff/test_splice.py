@@ -29,10 +29,10 @@ class Host:
         self.session = self.handoff.open_session(1)
 
     async def ask(self, op, **fields):
-        """(answer, the socket that came along)."""
+        """(answer, the sockets that came along)."""
         self.session.send(json.dumps({"op": op, **fields}).encode())
         await until(lambda: readable(self.session))
-        octets, fds, _, _ = socket.recv_fds(self.session, 5000, 1)
+        octets, fds, _, _ = socket.recv_fds(self.session, 5000, 8)
         return json.loads(octets), [socket.socket(fileno=fd) for fd in fds]
 
     async def stream(self):
