@@ -70,7 +70,9 @@ def test_a_pager_that_is_killed_is_told_on_stderr(peer: Peer) -> None:
     assert "the pager of this program has ended" in told
 
 
-@pytest.mark.parametrize(("harm", "why"), [("overwritten", "is not what was written"), ("cut short", "Input/output error")])
+@pytest.mark.parametrize(("harm", "why"), [
+    ("overwritten", "is not what was written"),
+    ("cut short", "Input/output error|is not what was written")])       # which: whether pages have been written behind the hole
 def test_swap_that_goes_wrong_ends_who_needs_the_page_and_is_told_as_a_fault(peer: Peer, harm: str, why: str) -> None:
     script = f"{sys.executable} -c '{HOLD}' alone; echo ended $?; cat /proc/self/comm"
     process = peer.netns.popen(*command(peer, "sh", "-c", script, options=("--memory", "12M", "--memory-max", "20M")),
@@ -88,7 +90,7 @@ def test_swap_that_goes_wrong_ends_who_needs_the_page_and_is_told_as_a_fault(pee
     assert process.returncode == 0
     row = peer.ctl("faults", "list")["faults"][0]
     assert (row["kind"], row["signal"]) == ("swap-fault", "SIGBUS")
-    assert why in row["words"] and why in told
+    assert re.search(why, row["words"]) and re.search(why, told)
 
 
 def test_a_program_of_another_user_is_limited_by_what_root_opens_for_it(peer: Peer, tmp_path: Path) -> None:
