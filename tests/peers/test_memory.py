@@ -1,5 +1,6 @@
 """Programs whose memory is limited, on a real daemon: they find what they put there, and the daemon tells how it goes."""
 
+import contextlib
 import os
 import re
 import signal
@@ -27,6 +28,15 @@ def _pager(supervisor: int) -> int:
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     pager, = (int(child) for child in children if b"rustosd.process.pager" in Path(f"/proc/{child}/cmdline").read_bytes())
     return pager
+
+
+def _swap_file(pager: int) -> Path:
+    """The nameless file that a pager has open. It opens and closes others all the time."""
+    for fd in Path(f"/proc/{pager}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if fd.readlink().name.endswith("(deleted)"):
+                return fd
+    raise AssertionError("it has no file for swap")
 
 
 def test_a_program_with_four_times_its_limit_and_what_is_told_of_it(peer: Peer) -> None:
@@ -78,7 +88,7 @@ def test_swap_that_goes_wrong_ends_who_needs_the_page_and_is_told_as_a_fault(pee
     process = peer.netns.popen(*command(peer, "sh", "-c", script, options=("--memory", "12M", "--memory-max", "20M")),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
-    swap, = [fd for fd in Path(f"/proc/{_pager(process.pid)}/fd").iterdir() if fd.readlink().name.endswith("(deleted)")]
+    swap = _swap_file(_pager(process.pid))
     if harm == "cut short":
         os.truncate(swap, 0)
     else:
