@@ -1,4 +1,5 @@
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from posix.uio cimport iovec
 from mm.frame cimport MAX_FRAME, RxBurst, RxFrame, TxBurst, TxFrame
 
 cdef extern from "<sys/ioctl.h>":
@@ -45,6 +46,8 @@ cdef enum:
     SLOT = VNET + MAX_FRAME + 1
     # A burst of 64 full Ethernet frames, or 7 super-segments, and small enough to stay in the second-level cache.
     ARENA = 512 * 1024
+    # A frame up to this, its virtio_net_hdr included, is given to the kernel in one piece, which is cheaper than in several.
+    SMALL = 1024
 
 cdef struct TapCounters:
     uint64_t rx_frames, rx_octets, rx_super_segments
@@ -69,3 +72,4 @@ cdef class Tap:
     cdef int _nothing_read(self, int count, int error) noexcept nogil
     cdef int _transmit(self, TxBurst burst) noexcept nogil
     cdef bint _write(self, TxFrame *f) noexcept nogil
+    cdef Py_ssize_t _write_small(self, iovec *vector, int count) noexcept nogil

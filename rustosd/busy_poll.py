@@ -28,6 +28,10 @@ class BusyPoll:
         self._pass = 0              # ... and how many of them are left to pass
         self.vain_looks = 0
 
+    def set_while(self, while_ns: int) -> None:
+        """From now on; 0: never."""
+        self._while_ns = while_ns
+
     @property
     def looking(self) -> bool:
         """Whether the next look is one instead of sleep."""

@@ -188,7 +188,7 @@ class Pump:
 
     def set_busy_poll(self, microseconds: int) -> None:
         """How long to look again before sleeping, from now on."""
-        self._busy_poll_ns = microseconds * 1000
+        self._poll.set_while(microseconds * 1000)
 
     def watch(self, period_s: float, alive: Callable[[], None]) -> None:
         """From now on take a turn at least every `period_s`, and call `alive` when it ended without an error."""
@@ -295,9 +295,13 @@ class Pump:
         if 0 < self._wake <= now:       # whoever woke us
             worked |= self._advance(now)
         if worked or dirty:
+            again = False
             if self._loop_back(now):    # what it carried may be answered the same way: look again
-                worked = self._dirty = True
+                worked = again = True
             self._deliver()
+            if self._dirty:             # applications have written: this breath sends it, and carries what is for this host
+                again |= self._loop_back(now)
+            self._dirty = again
             worked |= self._flush(now)
         return worked or self._dirty
 

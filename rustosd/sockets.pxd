@@ -13,5 +13,7 @@ cdef extern from "<sys/socket.h>" nogil:
         int msg_flags
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
+    ssize_t send(int fd, const void *octets, size_t n, int flags)
+    ssize_t recv(int fd, void *octets, size_t n, int flags)
     int shutdown(int fd, int how)
     enum: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR

@@ -60,6 +60,13 @@ class AsyncStack:
         for endpoint in self.udp.ready():
             if (transport := self.endpoints.get(endpoint)) is not None:
                 transport._deliver()
+        self.kick_if_touched()
+
+    def kick_if_touched(self) -> None:
+        """Kick if those who follow connections by themselves have moved octets since the last time."""
+        if self.tcp.touched:
+            self.tcp.touched = False
+            self.kick()
 
     def again(self, transport: StreamTransport | DatagramTransport) -> None:
         """Let the transport deliver in the loop's next round."""

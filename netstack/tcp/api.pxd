@@ -7,9 +7,15 @@ from netstack.wire.address cimport Addr
 cdef enum:
     MAX_BUSIEST = 64            # rows of Tcp.busiest
 
+cdef class Follower:
+    cdef void heard(self, int news, int error) noexcept
+
 cdef class Tcp:
     cdef NetState state
     cdef TcpTable table
+    cdef list followers         # by index of the block; None: its news are for `ready`
+    cdef public bint touched    # a follower has taken or left octets since somebody set this to False
+    cdef follow(self, object handle, Follower follower)
     cdef Tcb *_at(self, object handle)
     cdef Tcb *_any(self, uint64_t handle) noexcept
     cdef _abort(self, Tcb *c)

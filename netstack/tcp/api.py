@@ -20,8 +20,8 @@ from cython.cimports.netstack.tcp.ring import ring_drop, ring_get, ring_put, rin
 from cython.cimports.netstack.tcp.state import (
     ACTIVE_OPEN, CLOSED, CLOSING, FIN_WAIT_2, LISTEN, STATES, SYN_RECEIVED, SYN_SENT, TIME_WAIT)
 from cython.cimports.netstack.tcp.tcb import (
-    F_ACCEPTING, F_ACK_NOW, F_EOF_TOLD, F_FIN_ARRIVED, F_FIN_QUEUED, F_KEEPALIVE, F_NODELAY, F_READY, F_RECOVERY,
-    F_RELEASED, F_REPORTED, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, F_WANT_WRITE, NEWS_EOF,
+    F_ACCEPTING, F_ACK_NOW, F_EOF_TOLD, F_FIN_ARRIVED, F_FIN_QUEUED, F_FOLLOWED, F_KEEPALIVE, F_NODELAY, F_READY,
+    F_RECOVERY, F_RELEASED, F_REPORTED, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, F_WANT_WRITE, NEWS_EOF,
     PORT_BUCKETS, TcpLimits, listener_find, receive_room, set_state, table_create, table_destroy, tcb_arm,
     tcb_close, tcb_dirty, tcb_enter, tcb_fin_wait_2, tcb_find, tcb_free, tcb_new, tcb_news, tcb_reap)
 from cython.cimports.netstack.verdict import TCP_MULTICAST
@@ -44,6 +44,16 @@ KEEPALIVE_IDLE_NS = cython.declare(int64_t, 7200 * 1_000_000_000)
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
 RECEIVE_LEAST = cython.declare(uint32_t, 4096)
 MOST = cython.declare(uint32_t, 1 << 30)
+
+
+@cython.cclass
+class Follower:
+    """Hears the news of one connection without Python objects in between, from within `Tcp.ready`: see `Tcp.follow`."""
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def heard(self, news: cython.int, error: cython.int) -> cython.void:
+        """EVENT_* bits, and the errno that comes with CLOSED."""
 
 
 @cython.final
@@ -72,6 +82,7 @@ class Tcp:
         limits.retransmissions = retransmissions
         limits.time_wait_ns = time_wait_ns
         limits.rto_min_ns = rto_min_ns
+        self.followers = []
         table_create(cython.address(self.table), state.net, cython.address(limits), memory)
 
     def __dealloc__(self):
@@ -294,10 +305,20 @@ class Tcp:
 
     # -- data --------------------------------------------------------------------------------------
 
+    @cython.cfunc
+    def follow(self, handle: object, follower: Follower):
+        """From now on until the handle is released, news of the connection are told to `follower`, not by `ready`."""
+        c: cython.pointer[Tcb] = self._at(handle)
+        if c.index >= cython.cast(uint32_t, len(self.followers)):
+            self.followers.extend([None] * (self.table.block_count - len(self.followers)))
+        self.followers[c.index] = follower
+        c.flags |= F_FOLLOWED
+
     def ready(self) -> list:
-        """(handle, news bits, errno) of each connection with news since the last call."""
+        """(handle, news bits, errno) of each connection with news since the last call, but those that are followed."""
         t: cython.pointer[TcpTable] = cython.address(self.table)
         c: cython.pointer[Tcb]
+        follower: Follower
         news: cython.int
         out: list = []
         while t.ready_head >= 0:
@@ -315,6 +336,10 @@ class Tcp:
             if c.flags & F_ACCEPTING:
                 c.flags &= ~cython.cast(uint32_t, F_ACCEPTING)
                 t.listeners[c.listener].waiting -= 1
+            if c.flags & F_FOLLOWED:
+                follower = cython.cast(Follower, self.followers[c.index])
+                follower.heard(news, c.error)
+                continue
             out.append((c.index | cython.cast(int64_t, c.generation) << 32, news, c.error))
         return out
 
@@ -474,6 +499,9 @@ class Tcp:
 
     @cython.cfunc
     def _let_go(self, c: cython.pointer[Tcb]):
+        if c.flags & F_FOLLOWED:
+            self.followers[c.index] = None
+            c.flags &= ~cython.cast(uint32_t, F_FOLLOWED)
         c.flags |= F_RELEASED
         c.news = 0
 

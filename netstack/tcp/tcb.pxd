@@ -40,6 +40,7 @@ cdef enum:
     F_KEEPALIVE_DUE = 0x1000000
     F_TAIL_PROBE = 0x2000000    # the tail loss probe is due
     F_TAIL_PROBED = 0x4000000   # ... and was sent: one until snd_una moves
+    F_FOLLOWED = 0x8000000      # its news go to a Follower: `Tcp.follow`
     F_SCALE = 0x800000          # window scaling was negotiated (in SYN-SENT: offered)
     F_REPORTED = 0x400000       # the application knows it: CONNECTED or ACCEPTED was told
 

@@ -7,7 +7,6 @@ import errno as errors
 import ipaddress
 import resource
 import secrets
-import select
 import socket
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -21,13 +20,11 @@ from netstack.sockets import AsyncStack
 from rustosd.descriptors import End, make_pair
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
-from rustosd.handoff.splice import EVENTS
 from rustosd.handoff.stream import ANCHOR, Listener, StreamSocket
+from rustosd.handoff.watch import Watch
 from rustosd.policy import ROOT, Policies, Subject
 from rustosd.services.base import Sample
 
-EVENTS_MOST = 256
-ROUNDS_MOST = 4
 FATES_MOST = 4096
 ID_OCTETS = 8
 IDS_AT_ONCE = 64
@@ -66,10 +63,9 @@ class Handoff:
         self._by_process: Counter[int] = Counter()
         self._ids: list[str] = []                           # drawn ahead
         self._fates: OrderedDict[str, int] = OrderedDict()
-        self._watched: dict[int, Any] = {}                  # by descriptor: who has woken(events)
-        self._epoll = select.epoll()
+        self._watch = Watch()
         self._closing: list[End] | None = None              # while events are handled: their numbers must not be reused
-        network.loop.add_reader(self._epoll.fileno(), self.catch_up)
+        network.loop.add_reader(self._watch.fileno(), self.catch_up)
         _raise_descriptor_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
 
     def set_policies(self, policies: Policies) -> None:
@@ -115,12 +111,8 @@ class Handoff:
         self.opened += 1
 
     def watch(self, fd: int, who: Any) -> None:
-        """Tell `who.woken(events)` from now on."""
-        try:
-            self._epoll.register(fd, EVENTS)
-        except FileExistsError:
-            self._epoll.modify(fd, EVENTS)      # tells at once what is the case: nothing is missed
-        self._watched[fd] = who
+        """Tell `who`, a splice or what has `woken(events)`, from now on."""
+        self._watch.watch(fd, who)
 
     def forget(self, one: Socket) -> None:
         """Close our end: the client sees that the socket is over."""
@@ -128,7 +120,7 @@ class Handoff:
             return
         self._one_less(one.pid)
         self.kept_ports.discard(one.kept_port)
-        self._watched.pop(one.end.fileno(), None)
+        self._watch.forget(one.end.fileno())
         if self._closing is None:
             one.end.close()
         else:
@@ -176,29 +168,13 @@ class Handoff:
             self.network.loop.call_soon(_deliver, starved)
 
     def catch_up(self) -> None:
-        """Take note of everything that clients have done to their sockets.
-
-        Until there is no news: when we have read what a client wrote, then what it did before, such as closing another
-        socket, has happened too.
-        """
+        """Take note of everything that clients have done to their sockets."""
         self._closing = []
-        try:
-            for _ in range(ROUNDS_MOST):
-                if not (events := self._epoll.poll(0, EVENTS_MOST)):
-                    break
-                for fd, bits in events:
-                    self._wake(fd, bits)
-        finally:
-            closing, self._closing = self._closing, None
-            for end in closing:
-                end.close()
-
-    def _wake(self, fd: int, events: int) -> None:
-        try:
-            if (who := self._watched.get(fd)) is not None:
-                who.woken(events)
-        except Exception:
-            log.exception("handoff_failed", descriptor=fd)
+        self._watch.look()
+        closing, self._closing = self._closing, None
+        for end in closing:
+            end.close()
+        self.network.kick_if_touched()
 
     # what is asked on sessions
 
@@ -327,7 +303,7 @@ class Handoff:
 
     def close(self) -> None:
         """End every session and socket: the programs see resets and ends of file. May be called twice."""
-        if self._epoll.closed:
+        if self._watch.fileno() < 0:
             return
         for session in tuple(self.sessions):
             self.end_session(session)
@@ -336,8 +312,8 @@ class Handoff:
                 one.splice.abort()
             else:
                 one.close()
-        self.network.loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
+        self.network.loop.remove_reader(self._watch.fileno())
+        self._watch.close()
 
 
 def _set_all(one: Socket, options: dict[str, int]) -> None:

@@ -1,10 +1,11 @@
 # The daemon's ends of socketpairs, joined to TCP's rings and UDP's queues.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from netstack.tcp.api cimport Tcp
+from netstack.tcp.api cimport Follower, Tcp
 from netstack.tcp.tcb cimport Tcb
 from netstack.udp cimport Udp, UdpEndpoint
 from netstack.wire.address cimport Addr
-from rustosd.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, msghdr, recvmsg, sendmsg, shutdown
+from rustosd.epoll cimport epoll_event
+from rustosd.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, msghdr, recv, recvmsg, send, sendmsg, shutdown
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
@@ -32,6 +33,7 @@ cdef enum:
     EOF_SENT = 0x0200           # the peer's EOF was passed on
     HELD = 0x0400               # the first octet in our queue was passed on already and only stands for a reset
     C_NEWS = 0x1000             # epoll told something since our queue was found empty
+    C_ASKED = 0x2000            # epoll was asked to tell when there is room in the client's end
     ENDED = 0x0800              # the owner was told
 
 cpdef enum Ending:
@@ -41,23 +43,31 @@ cpdef enum Ending:
     RESET                       # the connection ended with an error: the client must see ECONNRESET
 
 cdef enum:
+    FEW = 2048                  # octets that are rather copied twice than received into several places
     MOST = 262144               # octets one connection moves in each direction before others get their turn
     DATAGRAMS_MOST = 64
     HEADER = 20                 # before each datagram on the pair: see rustosd.client.wire
     DATAGRAM_MOST = 65548       # octets that cross the pair at once, header included, and one to tell that it was more
 
-cdef class StreamSplice:
+cdef class StreamSplice(Follower):
     cdef Tcp tcp
     cdef readonly object handle
     cdef readonly int fd
     cdef readonly object owner  # has settle(ending, errno), again(splice) and kick()
+    cdef int epoll              # that tells of our end; -1: none yet
     cdef uint32_t flags
     cdef uint32_t chaff         # octets at the head of our queue that only kept the client from writing
     cdef int error
+    cdef uint32_t wanted(self, int epoll) noexcept
+    cdef void wake(self, uint32_t told) noexcept
+    cdef void move(self) noexcept
+    cdef deliver(self)
     cdef bint push(self, Tcb *c)
-    cdef Py_ssize_t send(self, Tcb *c, uint32_t n)
+    cdef Py_ssize_t give(self, Tcb *c, uint32_t n)
     cdef bint pull(self, Tcb *c)
     cdef int take(self, Tcb *c, uint32_t n, bint all_of_it)
+    cdef Py_ssize_t receive(self, Tcb *c, uint32_t n)
+    cdef Py_ssize_t receive_few(self, Tcb *c, uint32_t n)
     cdef void drop_chaff(self)
     cdef bint client_is_gone(self)
 
@@ -67,8 +77,11 @@ cdef class DatagramSplice:
     cdef readonly int fd
     cdef object owner           # has again(splice), gone(), kick() and may_send(address, port)
     cdef public bint policed    # the owner is asked about every datagram of the client
+    cdef int epoll
     cdef uint32_t flags
     cdef int error              # errno the client is to be told
+    cdef uint32_t wanted(self, int epoll) noexcept
+    cdef void wake(self, uint32_t told)
     cdef bint push(self, UdpEndpoint *e)
     cdef bint pull(self, UdpEndpoint *e)
     cdef int give(self, const Addr *source, uint16_t port, int error, const uint8_t *data, uint32_t n)

@@ -8,25 +8,28 @@ How the client learns of a reset: an AF_UNIX stream whose other end is closed wh
 ECONNRESET, else EOF. So the last octet the client has written is peeked at, passed on, and left in our queue ("held")
 until the next ones come; whoever makes the pair puts a first one there.
 
-Our ends are watched by edge-triggered epoll: a held octet would otherwise count as readable for ever.
+Our ends are watched by edge-triggered epoll: a held octet would otherwise count as readable for ever. Epoll tells of room only
+where there once was none: else every read of a client's would be an event for us.
 """
 
 import errno
-import select
 
 import cython
+import structlog
 from cython.cimports.libc.errno import EAGAIN
 from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.mm.hw import get16, put16
 from cython.cimports.netstack.net import Packet
-from cython.cimports.netstack.tcp.ring import ring_parts
+from cython.cimports.netstack.tcp.ring import ring_parts, ring_put
 from cython.cimports.netstack.tcp.state import CLOSED
 from cython.cimports.netstack.tcp.tcb import F_FIN_QUEUED, Tcb
 from cython.cimports.netstack.udp import UdpEndpoint, udp_drop, udp_first, udp_send, udp_speaks_to
 from cython.cimports.netstack.wire.address import Addr, is_unspecified
 from cython.cimports.posix.uio import iovec
+from cython.cimports.rustosd.epoll import (
+    EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, epoll_ctl, epoll_event)
 
 from netstack.errors import unsent_error
 from netstack.tcp import api
@@ -37,11 +40,8 @@ if not cython.compiled:
 EVENT_WRITABLE = cython.declare(cython.int, api.EVENT_WRITABLE)
 EVENT_EOF = cython.declare(cython.int, api.EVENT_EOF)
 EVENT_CLOSED = cython.declare(cython.int, api.EVENT_CLOSED)
-WRITABLE = cython.declare(cython.int, select.EPOLLOUT)
-SHUT = cython.declare(cython.int, select.EPOLLRDHUP | select.EPOLLHUP)
-HUNG_UP = cython.declare(cython.int, select.EPOLLHUP)
-FAILED = cython.declare(cython.int, select.EPOLLERR)
-EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+log = structlog.get_logger(__name__)
 
 # One datagram on its way out, or octets nobody wants; the loop's thread alone uses it.
 scratch = cython.declare(uint8_t[DATAGRAM_MOST])
@@ -62,11 +62,19 @@ class StreamSplice:
         self.fd = fd
         self.owner = owner
         self.chaff = chaff
+        self.epoll = -1
         self.flags = HELD | C_NEWS
+        tcp.follow(handle, self)
 
     def _event(self, bits: int, error: int) -> None:
+        """News of the connection from before it was followed."""
+        self.heard(bits, error)
+        self.owner.kick()
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def heard(self, news: cython.int, error: cython.int) -> cython.void:
         """News of the connection."""
-        news: cython.int = bits
         if news & EVENT_WRITABLE:
             self.flags &= ~cython.cast(uint32_t, T_FULL)
         if news & EVENT_EOF:
@@ -74,23 +82,44 @@ class StreamSplice:
         if news & EVENT_CLOSED:
             self.flags |= T_CLOSED
             self.error = error
-        self._deliver()
+        self.move()
 
-    def woken(self, events: int) -> None:
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def wanted(self, epoll: cython.int) -> uint32_t:
+        """What `epoll` is to tell of our end."""
+        self.epoll = epoll
+        return _wanted(self.flags)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def wake(self, told: uint32_t) -> cython.void:
         """What epoll tells of our end."""
-        told: cython.int = events
         self.flags |= C_NEWS
-        if told & WRITABLE:
+        if told & EPOLLOUT:
             self.flags &= ~cython.cast(uint32_t, C_FULL)
-        if told & SHUT:
+        if told & (EPOLLRDHUP | EPOLLHUP):
             self.flags |= C_SHUT
-        if told & HUNG_UP:
+        if told & EPOLLHUP:
             self.flags |= C_GONE
-        if told & FAILED:
+        if told & EPOLLERR:
             self.flags |= C_BROKEN
-        self._deliver()
+        self.move()
 
     def _deliver(self) -> None:
+        """Go on."""
+        self.move()
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def move(self) -> cython.void:
+        try:
+            self.deliver()
+        except Exception:
+            log.exception("handoff_failed", descriptor=self.fd)
+
+    @cython.cfunc
+    def deliver(self):
         """Move what can be moved, both ways, and see whether that was the end of it."""
         c: cython.pointer[Tcb]
         more: cython.bint
@@ -127,19 +156,19 @@ class StreamSplice:
         while c.receive.used and moved < MOST and not self.flags & (C_FULL | C_GONE):
             n = min(c.receive.used, MOST - moved)
             if not self.flags & C_DEAF:
-                n = cython.cast(uint32_t, self.send(c, n))
+                n = cython.cast(uint32_t, self.give(c, n))
             if n:
                 self.tcp._consumed(c, n)
                 moved += n
         if moved:
-            self.owner.kick()       # the window may have opened
+            self.tcp.touched = True     # the window may have opened
         if self.flags & (T_EOF | EOF_SENT) == T_EOF and c.receive.used == 0:
             self.flags |= EOF_SENT
             shutdown(self.fd, SHUT_WR)
         return c.receive.used != 0 and not self.flags & (C_FULL | C_GONE)
 
     @cython.cfunc
-    def send(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
+    def give(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
         """Up to n octets from the head of the receive ring; how many went."""
         parts: iovec[2]
         message: msghdr
@@ -148,20 +177,25 @@ class StreamSplice:
         first: cython.pointer[cython.const[uint8_t]]
         second: cython.pointer[cython.const[uint8_t]]
         length: uint32_t = ring_parts(cython.address(c.receive), 0, n, cython.address(first), cython.address(second))
-        memset(cython.address(message), 0, cython.sizeof(msghdr))
-        parts[0].iov_base = cython.cast(cython.p_void, first)
-        parts[0].iov_len = length
-        parts[1].iov_base = cython.cast(cython.p_void, second)
-        parts[1].iov_len = n - length
-        message.msg_iov = parts
-        message.msg_iovlen = 2 if length < n else 1
-        with cython.nogil:
-            sent = sendmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_NOSIGNAL)
-            failed = c_errno
+        if length == n:
+            with cython.nogil:
+                sent = send(self.fd, first, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+                failed = c_errno
+        else:
+            memset(cython.address(message), 0, cython.sizeof(msghdr))
+            parts[0].iov_base = cython.cast(cython.p_void, first)
+            parts[0].iov_len = length
+            parts[1].iov_base = cython.cast(cython.p_void, second)
+            parts[1].iov_len = n - length
+            message.msg_iov = parts
+            message.msg_iovlen = 2
+            with cython.nogil:
+                sent = sendmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_NOSIGNAL)
+                failed = c_errno
         if sent == n:
             return sent
         if sent >= 0 or failed == EAGAIN:
-            self.flags |= C_FULL
+            self.flags = _await_room(self.epoll, self.fd, self.flags | C_FULL)
         elif self.client_is_gone():
             self.flags |= C_GONE | C_SHUT
         else:
@@ -209,45 +243,26 @@ class StreamSplice:
             if want:
                 self.flags |= T_FULL
                 break
+            queued -= room
+            if queued == 0:         # epoll tells of whatever has come since we asked how many
+                self.flags &= ~cython.cast(uint32_t, C_NEWS)
+                break
         if moved:
-            self.owner.kick()
+            self.tcp.touched = True
         if queued <= 0 and self.flags & C_SHUT:
             self.flags |= FIN_SENT
             self.tcp.shutdown(self.handle)
-            self.owner.kick()
+            self.tcp.touched = True
         return moved >= MOST and not self.flags & T_FULL
 
     @cython.cfunc
     def take(self, c: cython.pointer[Tcb], n: uint32_t, whole: cython.bint) -> cython.int:
         """n octets from our queue to the end of the send ring; if that is the `whole` queue, the last one stays there too."""
-        parts: iovec[3]
-        message: msghdr
         got: cython.Py_ssize_t
-        count: cython.size_t = 0
-        passed_on: uint8_t
-        first: cython.pointer[cython.const[uint8_t]]
-        second: cython.pointer[cython.const[uint8_t]]
-        length: uint32_t = ring_parts(cython.address(c.send), c.send.used, n, cython.address(first),
-                                      cython.address(second))
+        last: uint8_t
         leave: uint32_t = n - 1 if whole else n
-        memset(cython.address(message), 0, cython.sizeof(msghdr))
-        message.msg_iov = parts
-        if self.flags & HELD:
-            parts[0].iov_base = cython.address(passed_on)
-            parts[0].iov_len = 1
-            count = 1
-        if leave:
-            parts[count].iov_base = cython.cast(cython.p_void, first)
-            parts[count].iov_len = min(length, leave)
-            count += 1
-        if leave > length:
-            parts[count].iov_base = cython.cast(cython.p_void, second)
-            parts[count].iov_len = leave - length
-            count += 1
-        if count:
-            message.msg_iovlen = count
-            with cython.nogil:
-                got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
+        if leave or self.flags & HELD:
+            got = self.receive_few(c, leave) if leave < FEW else self.receive(c, leave)
             if got <= 0:
                 return 0
             if self.flags & HELD:
@@ -257,13 +272,51 @@ class StreamSplice:
                 return got
         if not whole:
             return n
-        parts[0].iov_base = cython.cast(cython.p_void, first + n - 1 if n <= length else second + (n - 1 - length))
-        parts[0].iov_len = 1
-        message.msg_iovlen = 1
-        if recvmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_PEEK) != 1:
+        if recv(self.fd, cython.address(last), 1, MSG_DONTWAIT | MSG_PEEK) != 1:
             return n - 1
+        ring_put(cython.address(c.send), c.send.used + n - 1, cython.address(last), 1)
         self.flags |= HELD
         return n
+
+    @cython.cfunc
+    def receive(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
+        """The held octet, if there is one, and n to the end of the send ring; how many those were together."""
+        parts: iovec[3]
+        message: msghdr
+        got: cython.Py_ssize_t
+        count: cython.size_t = 0
+        passed_on: uint8_t
+        first: cython.pointer[cython.const[uint8_t]]
+        second: cython.pointer[cython.const[uint8_t]]
+        length: uint32_t = ring_parts(cython.address(c.send), c.send.used, n, cython.address(first),
+                                      cython.address(second))
+        memset(cython.address(message), 0, cython.sizeof(msghdr))
+        message.msg_iov = parts
+        if self.flags & HELD:
+            parts[0].iov_base = cython.address(passed_on)
+            parts[0].iov_len = 1
+            count = 1
+        parts[count].iov_base = cython.cast(cython.p_void, first)
+        parts[count].iov_len = length
+        count += 1
+        if n > length:
+            parts[count].iov_base = cython.cast(cython.p_void, second)
+            parts[count].iov_len = n - length
+            count += 1
+        message.msg_iovlen = count
+        with cython.nogil:
+            got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
+        return got
+
+    @cython.cfunc
+    def receive_few(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
+        """The same for less than FEW."""
+        got: cython.Py_ssize_t
+        held: cython.Py_ssize_t = 1 if self.flags & HELD else 0
+        got = recv(self.fd, scratch, n + held, MSG_DONTWAIT)
+        if got > held:
+            ring_put(cython.address(c.send), c.send.used, scratch + held, cython.cast(uint32_t, got - held))
+        return got
 
     @cython.cfunc
     def drop_chaff(self) -> cython.void:
@@ -304,6 +357,26 @@ class StreamSplice:
 
 
 @cython.cfunc
+@cython.exceptval(check=False)
+def _wanted(flags: uint32_t) -> uint32_t:
+    return cython.cast(uint32_t, EPOLLIN | EPOLLRDHUP | (EPOLLOUT if flags & C_ASKED else 0)) | cython.cast(uint32_t, EPOLLET)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _await_room(epoll: cython.int, fd: cython.int, flags: uint32_t) -> uint32_t:
+    """Have epoll tell when there is room; it does at once if there is by now. The flags that are true then."""
+    event: epoll_event
+    if not flags & C_ASKED:
+        flags |= C_ASKED
+        event.data.fd = fd
+        event.events = _wanted(flags)
+        if epoll >= 0:
+            epoll_ctl(epoll, EPOLL_CTL_MOD, fd, cython.address(event))
+    return flags
+
+
+@cython.cfunc
 def _empty(fd: cython.int) -> cython.void:
     part: iovec
     message: msghdr
@@ -332,6 +405,7 @@ class DatagramSplice:
         self.endpoint = endpoint
         self.fd = fd
         self.owner = owner
+        self.epoll = -1
         self.flags = C_NEWS
 
     def _deliver(self) -> None:
@@ -353,13 +427,20 @@ class DatagramSplice:
         elif more:
             self.owner.again(self)
 
-    def woken(self, events: int) -> None:
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def wanted(self, epoll: cython.int) -> uint32_t:
+        """What `epoll` is to tell of our end."""
+        self.epoll = epoll
+        return _wanted(self.flags)
+
+    @cython.cfunc
+    def wake(self, told: uint32_t) -> cython.void:
         """What epoll tells of our end."""
-        told: cython.int = events
         self.flags |= C_NEWS
-        if told & WRITABLE:
+        if told & EPOLLOUT:
             self.flags &= ~cython.cast(uint32_t, C_FULL)
-        if told & (HUNG_UP | FAILED):
+        if told & (EPOLLHUP | EPOLLERR):
             self.flags |= C_SHUT
         self._deliver()
 
@@ -403,7 +484,10 @@ class DatagramSplice:
             failed = c_errno
         if sent >= 0:
             return True
-        self.flags |= C_FULL if failed == EAGAIN else C_SHUT
+        if failed == EAGAIN:
+            self.flags = _await_room(self.epoll, self.fd, self.flags | C_FULL)
+        else:
+            self.flags |= C_SHUT
         return False
 
     @cython.cfunc

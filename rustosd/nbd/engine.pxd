@@ -3,20 +3,6 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from drivers.request cimport CompletionBurst, RequestBurst
 from rustosd.nbd.peer cimport Counts, Peer, Shape
 
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        uint32_t u32
-    cdef struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
-    int epoll_wait(int epfd, epoll_event *events, int most, int timeout_ms)
-    enum: EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR, EPOLLET, EPOLL_CTL_ADD, EPOLL_CLOEXEC
-
-cdef extern from "<unistd.h>" nogil:
-    int close_descriptor "close"(int fd)
-
 cdef enum:
     EVENTS = 64                 # of one look at the sockets
     SHARE = 8                   # requests one connection gives to the disk before others get their turn

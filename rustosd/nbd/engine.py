@@ -15,6 +15,21 @@ from cython.cimports.libc.errno import ENODEV
 from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memset
 from cython.cimports.mm.hw import now_ns
+from cython.cimports.rustosd.epoll import (
+    EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD,
+    EPOLLERR,
+    EPOLLET,
+    EPOLLHUP,
+    EPOLLIN,
+    EPOLLOUT,
+    EPOLLRDHUP,
+    close_descriptor,
+    epoll_create1,
+    epoll_ctl,
+    epoll_event,
+    epoll_wait,
+)
 from cython.cimports.rustosd.nbd.peer import (
     ARENA_WORDS,
     ENDED_LOST,

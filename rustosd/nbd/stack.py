@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import select
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rustosd.handoff.splice import EVENTS, Ending, StreamSplice
+from rustosd.handoff.splice import Ending, StreamSplice
 from rustosd.handoff.stream import ANCHOR, ORPHAN_S
+from rustosd.handoff.watch import Watch
 
 if TYPE_CHECKING:
     from netstack.sockets import AsyncStack
 
 PAIR_OCTETS = 1 << 20
 SO_SNDBUFFORCE = 32     # socket(7); as SO_SNDBUF, beyond wmem_max
-EVENTS_MOST = 64
 
 
 class StackListener:
@@ -27,8 +26,8 @@ class StackListener:
         self._bridges: dict[int, _Bridge] = {}
         self._listener = network.tcp.listen(None, port, backlog)
         network.servers[self._listener] = self
-        self._epoll = select.epoll()
-        network.loop.add_reader(self._epoll.fileno(), self._look)
+        self._watch = Watch()
+        network.loop.add_reader(self._watch.fileno(), self._look)
 
     def _accept(self, handle: int, bits: int, error: int) -> None:
         """A connection is established."""
@@ -45,18 +44,18 @@ class StackListener:
         self._bridges[ours.fileno()] = bridge
         self._network.connections[handle] = bridge.splice
         self._network.tcp.set_nodelay(handle, True)
-        self._epoll.register(ours.fileno(), EVENTS)
+        self._watch.watch(ours.fileno(), bridge.splice)
         bridge.splice._event(bits, error)
         self._admit(theirs)
 
     def _look(self) -> None:
-        for fd, events in self._epoll.poll(0, EVENTS_MOST):
-            if (bridge := self._bridges.get(fd)) is not None:
-                bridge.splice.woken(events)
+        self._watch.look()
+        self._network.kick_if_touched()
 
     def forget(self, bridge: _Bridge) -> None:
         """It is over."""
         self._bridges.pop(bridge.end.fileno(), None)
+        self._watch.forget(bridge.end.fileno())
         bridge.end.close()
 
     def stop(self) -> None:
@@ -70,9 +69,9 @@ class StackListener:
         self.stop()
         for bridge in tuple(self._bridges.values()):
             bridge.splice.close()
-        if not self._epoll.closed:
-            self._network.loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
+        if self._watch.fileno() >= 0:
+            self._network.loop.remove_reader(self._watch.fileno())
+            self._watch.close()
 
 
 class _Bridge:

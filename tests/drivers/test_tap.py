@@ -23,7 +23,7 @@ OURS = bytes.fromhex("02000000000a")
 THEIRS = bytes.fromhex("02000000000b")
 TEST_PROTOCOL = 0x88B5      # IEEE 802 local experimental: the kernel leaves it alone
 OFFLOAD = Feature.RX_CHECKSUM | Feature.TX_CHECKSUM | Feature.TSO4 | Feature.TSO6
-SIZES = [14, 15, 59, 60, 61, 64, 127, 128, 129, 141, 1499, 1500, 1514, 1515, 4096, 9014, 65534, 65535]
+SIZES = [14, 15, 59, 60, 61, 64, 127, 128, 129, 141, 1013, 1014, 1015, 1499, 1500, 1514, 1515, 4096, 9014, 65534, 65535]
 NEEDS_CSUM, DATA_VALID = 1, 2
 TCPV4, UDP, TCPV6, ECN = 1, 3, 4, 0x80
 

@@ -189,7 +189,8 @@ async def test_what_an_event_handler_writes_leaves_in_the_same_breath():
     house.on_events = on_events
     house.far.send(frame(1))
     assert await house.arrive(1) == [frame(7)]
-    assert house.stack.calls[:4] == ["receive", "loop", "events", "transmit"]
+    await asyncio.sleep(0.01)
+    assert house.stack.calls == ["receive", "loop", "events", "loop", "transmit"], "and no breath more for what is sent already"
 
 
 @pumped
@@ -317,6 +318,18 @@ async def test_busy_polling_ends_in_sleep():
     assert polls > 10
     await asyncio.sleep(0.02)
     assert house.pump.statistics()["busy_polls"] == polls
+
+
+@pumped
+async def test_how_long_to_look_again_can_be_changed():
+    house = House(busy_poll_us=0)
+    await house.settle()
+    for while_us, looks in ((2000, True), (0, False)):
+        house.pump.set_busy_poll(while_us)
+        before = house.pump.statistics()["busy_polls"]
+        house.far.send(frame(1))
+        await asyncio.sleep(0.02)
+        assert (house.pump.statistics()["busy_polls"] > before) is looks
 
 
 @pumped

@@ -48,6 +48,7 @@ class FakeTcp:
         self.flights = deque()
         self.serial = 0
         self.options = []
+        self.touched = False
 
     # what the sockets call
 

@@ -4,11 +4,13 @@ import asyncio
 import errno
 import json
 import os
+import random
 import select
 import socket
 import time
 
 import pytest
+import structlog
 
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
@@ -268,3 +270,60 @@ async def test_a_receive_buffer_bounds_what_the_peer_may_send(host):
     assert (await host.ask("facts", id=identity))[0]["octets_received"] < 300_000
     end.close()
     server.close()
+
+
+@pytest.mark.parametrize("size", [1, 2, 2047, 2048, 2049, 5000])
+async def test_messages_of_any_size_pass_whole_both_ways_and_round_the_ring(host, size):
+    """Few octets are received in one piece, many in place, and both stop short of the last one."""
+    accepted = []
+    server = await host.network.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
+    _, end = await host.connected(server.sockets[0].getsockname()[1])
+    await until(lambda: accepted)
+    expected, dice = b"", random.Random(size)
+    for _ in range(12):
+        message = dice.randbytes(size)
+        end.send(message)
+        expected += message
+        await until(lambda: len(accepted[0].data) >= len(expected))     # noqa: B023
+        accepted[0].transport.write(message)
+        await until(lambda: readable(end))
+        back = b""
+        while len(back) < size:
+            await until(lambda: readable(end))
+            back += end.recv(size)
+        assert back == message
+    assert accepted[0].data == expected
+    end.close()
+    server.close()
+
+
+async def test_a_failing_owner_is_told_of_and_stops_no_other_connection(host, monkeypatch):
+    accepted = []
+    server = await host.network.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    failing, one = await host.connected(port)
+    _, other = await host.connected(port)
+    await until(lambda: len(accepted) == 2)
+    settle = stream.StreamSocket.settle
+
+    def fail(self, ending, error):
+        if self.id == failing:
+            raise RuntimeError("on purpose")
+        settle(self, ending, error)
+
+    monkeypatch.setattr(stream.StreamSocket, "settle", fail)
+    with structlog.testing.capture_logs() as logs:
+        for transport in (accepted[0].transport, accepted[1].transport):
+            transport.abort()
+        await until(lambda: readable_or_over(other))
+    assert [entry["event"] for entry in logs] == ["handoff_failed"]
+    one.close()
+    other.close()
+    server.close()
+
+
+def readable_or_over(end):
+    try:
+        return readable(end)
+    except ConnectionResetError:
+        return True

@@ -1,0 +1,101 @@
+"""Edge-triggered epoll of the ends whose other ends programs have: a splice is woken without Python objects in between."""
+
+import os
+import select
+
+import cython
+import structlog
+from cython.cimports.libc.errno import errno as c_errno
+from cython.cimports.libc.stdint import uint32_t
+from cython.cimports.rustosd.epoll import (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, close_descriptor, epoll_create1, epoll_ctl, epoll_event, epoll_wait)
+from cython.cimports.rustosd.handoff.splice import DatagramSplice, StreamSplice
+
+if not cython.compiled:
+    raise ImportError("rustosd.handoff.watch must be compiled: python setup.py build_ext --inplace")
+
+# For who is no splice; those say themselves what they wait for.
+EVENTS = cython.declare(uint32_t, select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET)
+
+log = structlog.get_logger(__name__)
+
+
+@cython.final
+@cython.cclass
+class Watch:
+    """Tells splices, and whatever else has `woken(events)`, what happens to their descriptors."""
+
+    def __cinit__(self):
+        self.epoll = -1
+
+    def __init__(self) -> None:
+        self.watchers = []
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll < 0:
+            raise OSError(c_errno, os.strerror(c_errno))
+
+    def __dealloc__(self):
+        self.close()
+
+    def fileno(self) -> int:
+        """Readable while there is something to tell; -1 once closed."""
+        return self.epoll
+
+    def watch(self, fd: int, who: object) -> None:
+        """From now on, until the descriptor is closed, tell `who`, instead of anybody before, and at once what is the case."""
+        event: epoll_event
+        event.data.fd = fd
+        if isinstance(who, StreamSplice):
+            event.events = cython.cast(StreamSplice, who).wanted(self.epoll)
+        elif isinstance(who, DatagramSplice):
+            event.events = cython.cast(DatagramSplice, who).wanted(self.epoll)
+        else:
+            event.events = EVENTS
+        if fd >= len(self.watchers):
+            self.watchers.extend([None] * (fd + 1 - len(self.watchers)))
+        verb: cython.int = EPOLL_CTL_ADD if self.watchers[fd] is None else EPOLL_CTL_MOD
+        if epoll_ctl(self.epoll, verb, fd, cython.address(event)) < 0:
+            raise OSError(c_errno, os.strerror(c_errno))
+        self.watchers[fd] = who
+
+    def forget(self, fd: int) -> None:
+        """Tell nobody, before the descriptor is closed."""
+        if fd < len(self.watchers):
+            self.watchers[fd] = None
+
+    def look(self) -> None:
+        """Tell everything there is to tell.
+
+        Until there is no news: when a splice has read what a client wrote, then what the client did before, such as closing
+        another socket, has happened too.
+        """
+        events: epoll_event[EVENTS_MOST]
+        count: cython.int
+        k: cython.int
+        _round: cython.int
+        for _round in range(ROUNDS_MOST):
+            count = epoll_wait(self.epoll, events, EVENTS_MOST, 0)
+            if count <= 0:
+                return
+            for k in range(count):
+                self.tell(events[k].data.fd, events[k].events)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def tell(self, fd: cython.int, events: uint32_t) -> cython.void:
+        who: object = self.watchers[fd]
+        try:
+            if isinstance(who, StreamSplice):
+                cython.cast(StreamSplice, who).wake(events)
+            elif isinstance(who, DatagramSplice):
+                cython.cast(DatagramSplice, who).wake(events)
+            elif who is not None:
+                who.woken(events)
+        except Exception:
+            log.exception("handoff_failed", descriptor=fd)
+
+    def close(self) -> None:
+        """Tell nobody any more. May be called twice."""
+        if self.epoll >= 0:
+            close_descriptor(self.epoll)
+            self.epoll = -1
