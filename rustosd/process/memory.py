@@ -36,6 +36,8 @@ _PAGE: Final = 4096
 _KCMP_VM: Final = 1
 _ZEROED: Final = (4, 24)                    # advice behind which pages must read zero: DONTNEED, DONTNEED_LOCKED
 _MREMAP_DONTUNMAP: Final = 4
+_START_S: Final = 60.0
+"""For the pager to begin: a Python of its own, on a machine that may be busy."""
 _PATIENCE_S: Final = 10.0
 _CAP_SYS_PTRACE: Final = 19
 _TOLD_OCTETS: Final = 1 << 20
@@ -101,7 +103,7 @@ class Memory:
         self._pager = Popen([*pager, str(theirs.fileno())], stdin=DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True)
         theirs.close()
         self.attendants.add(self._pager.pid)
-        self._end.settimeout(_PATIENCE_S)
+        self._end.settimeout(_START_S)
         try:
             packets.send(self._end, settings, fd)
             answer = packets.receive(self._end)

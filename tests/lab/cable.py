@@ -18,12 +18,12 @@ _ETH_P_ALL = 3
 _SOL_PACKET, _PACKET_AUXDATA, _TP_STATUS_VLAN_VALID = 263, 8, 1 << 4
 
 
-def wait_for(come: Callable[[], object], what: str) -> None:
+def wait_for(come: Callable[[], object], what: str, every_s: float = 0.05) -> None:
     """Until it has come; AssertionError when it does not."""
     limit = time.monotonic() + PATIENCE_S
     while not come():
         assert time.monotonic() < limit, f"{what} did not come within {PATIENCE_S} s"
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 def pattern(length: int, begin: int = 0) -> bytes:

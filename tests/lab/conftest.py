@@ -13,7 +13,7 @@ TIMEOUT_S = 1200
 """For one test, with the guest's boot where it is the first: a machine may be several times slower than ours."""
 OTHER_KERNEL = {"ubuntu", "bare"}
 """Fixtures that boot a kernel with iommufd and no-IOMMU mode, which has to be fetched first."""
-FIRST = ("test_systemd.py", "test_demo.py")
+FIRST = ("test_systemd.py", "test_take.py", "test_hotplug.py", "test_memory.py")
 """The files that take longest come first, so that of two guests at a time (-n 2) none ends long before the other."""
 
 

@@ -15,7 +15,12 @@ modprobe virtio_console
 cd "$LAB_ROOT" || exit
 if grep -q lab.systemd /proc/cmdline; then
     mkdir -p /run/systemd/system
-    ln -s /dev/null /run/systemd/system/systemd-tmpfiles-setup.service      # would tidy up all of /tmp and /var, over 9p
+    # What this machine's own systemd would do for it: tidy up all of /tmp and /var, look at its fstab and its scripts of System V
+    # at every reload, look at every device, and whatever is due by its timers. Over 9p, minutes of it.
+    for unneeded in systemd-tmpfiles-setup.service systemd-udev-trigger.service timers.target; do
+        ln -s /dev/null "/run/systemd/system/$unneeded"
+    done
+    mount -t tmpfs none /lib/systemd/system-generators
     cat >/run/systemd/system/lab.target <<UNIT
 [Unit]
 Requires=basic.target

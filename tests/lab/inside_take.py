@@ -45,13 +45,13 @@ class Told(Daemon):
         return ""
 
 
-def daemon(text: str) -> None:
-    """Run a daemon with this configuration until a signal ends it; its log goes to stderr."""
+def daemon(text: str, path: Path | None = None) -> None:
+    """Run a daemon with this configuration until a signal ends it; its log goes to stderr. A reload reads `path`."""
     settings = config.parse(text, "test.toml")
     log.configure("info", "json")
 
     async def main() -> None:
-        await Told(settings).run()
+        await Told(settings, path=path).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

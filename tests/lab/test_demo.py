@@ -5,7 +5,7 @@ import pytest
 from tests.lab import demo
 
 
-@pytest.mark.timeout(1200)      # a minute or two on a machine that has nothing else to do
+@pytest.mark.long
 def test_the_demo_shows_what_it_says(guest):
     said: list[str] = []
     demo.run(guest, said.append)

@@ -177,6 +177,7 @@ def test_a_plugged_card_is_taken_and_carries_on_when_it_is_plugged_again(served)
     assert end["samples"]["rustos_hotplug_changes_total", "vanished"] == 2
 
 
+@pytest.mark.long
 def test_connections_that_have_another_path_take_it(guest):
     served = Served(guest, RULES + f'[[route]]\nto = "10.8.0.0/24"\nvia = "{STAYS_PEER}"\ninterface = "stays"\nmetric = 100\n')
     try:
@@ -216,6 +217,7 @@ def test_a_card_that_is_pulled_ends_with_an_error_and_everything_else_goes_on(se
     assert served.end()["pump"]["errors"] == 0
 
 
+@pytest.mark.long
 def test_whoever_unbinds_a_card_that_is_ours_does_not_wait_long(served):
     served.plug()
     served.answers(OURS)
@@ -259,6 +261,7 @@ def test_what_the_iommu_stops_is_told_with_its_device_and_counted(served):
     assert served.end()["samples"]["rustos_device_iommu_faults_total", CARD.bdf] >= 1
 
 
+@pytest.mark.long
 def test_a_card_with_a_pcie_error_is_reset_and_carries_on(served):
     served.plug()
     served.answers(OURS)
@@ -274,7 +277,7 @@ def test_a_card_with_a_pcie_error_is_reset_and_carries_on(served):
     assert served.end()["samples"]["rustos_device_pcie_errors_total", BDF] == 1
 
 
-@pytest.mark.parametrize("rounds", [12, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.long)])
 def test_plugging_and_unplugging_leaves_nothing_behind(served, rounds):
     took_ms, released_ms, seen = [], [], []
     for _ in range(rounds):
@@ -291,6 +294,7 @@ def test_plugging_and_unplugging_leaves_nothing_behind(served, rounds):
     served.end()
 
 
+@pytest.mark.long
 def test_native_hotplug_asks_later_and_a_card_that_is_switched_off_is_let_go_at_once():
     """PCIe's own slots: the attention button gives five seconds to think, and power that goes is a surprise removal."""
     try:

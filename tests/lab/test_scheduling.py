@@ -12,8 +12,8 @@ IN_A_GROUP = ("mkdir /sys/fs/cgroup/box && echo '+cpu +cpuset' >/sys/fs/cgroup/c
               "echo $$ >/sys/fs/cgroup/box/cgroup.procs")
 
 
-@pytest.mark.parametrize("where", [pytest.param("true", id="root", marks=pytest.mark.long),
-                                   pytest.param(IN_A_GROUP, id="below")])
+@pytest.mark.long
+@pytest.mark.parametrize("where", [pytest.param("true", id="root"), pytest.param(IN_A_GROUP, id="below")])
 def test_groups_of_version_2(guest, where):
     command = f"{sys.executable} -m pytest -q -p no:cacheprovider {FILES} -k '{TESTS}'"
     said = guest.run(f"{where} && cd {ROOT} && exec {command}", timeout=600).stdout

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.lab import inside_swap, inside_take
+from tests.lab import inside_control, inside_take
 from tests.lab.guest import AHCI
 from tests.lab.test_take import TAKE
 
@@ -16,7 +16,7 @@ LIMIT, OCTETS = 16 << 20, 32_000_000
 
 @pytest.fixture(scope="module", autouse=True)
 def prepared(guest):
-    guest.preload("tests.lab.inside_take", "tests.lab.inside_swap")
+    guest.preload("tests.lab.inside_take", "tests.lab.inside_control")
     guest.run("modprobe nbd nbds_max=2 && echo +memory > /sys/fs/cgroup/cgroup.subtree_control && "
               f"mkdir -p {GROUP} && echo {LIMIT} > {GROUP}/memory.max")
     yield
@@ -44,21 +44,21 @@ def nbd_is_free(guest):
 
 def test_what_does_not_fit_goes_to_our_disk_and_comes_back_as_it_was(guest, daemon):
     call, pid = daemon
-    state = guest.call(inside_swap.control, "kernelswap.on", export="swap0", priority=7, timeout=300)
+    state = guest.call(inside_control.control, "kernelswap.on", export="swap0", priority=7, timeout=300)
     assert isinstance(state, dict), state
     assert (state["device"], state["export"], state["priority"]) == ("/dev/nbd0", "swap0", 7), state
     assert swaps(guest)[0] == "/dev/nbd0"
     locked = guest.run(f"grep VmLck /proc/{state['server']}/status; "
                        f"cat /proc/{state['server']}/oom_score_adj /proc/{pid}/oom_score_adj")
     assert int(locked.stdout.split()[1]) > 0 and locked.stdout.split()[3:] == ["-1000", "-900"]
-    assert "is on already" in guest.call(inside_swap.control, "kernelswap.on", export="swap0", timeout=300)
+    assert "is on already" in guest.call(inside_control.control, "kernelswap.on", export="swap0", timeout=300)
     sums = guest.run(f"echo $$ > {GROUP}/cgroup.procs && head -c {OCTETS} /dev/urandom | tee {FILE} | sha256sum && "
                      f"sha256sum < {FILE}", timeout=600).stdout.splitlines()
     assert sums[0] == sums[1]
     assert int(guest.run(f"cat {GROUP}/memory.swap.current").stdout) > OCTETS - LIMIT - (4 << 20)
-    assert guest.call(inside_swap.control, "kernelswap.show", timeout=300)["used_octets"] > OCTETS - LIMIT - (4 << 20)
+    assert guest.call(inside_control.control, "kernelswap.show", timeout=300)["used_octets"] > OCTETS - LIMIT - (4 << 20)
     guest.run(f"echo max > {GROUP}/memory.max")
-    assert guest.call(inside_swap.control, "kernelswap.off", timeout=600) == {}
+    assert guest.call(inside_control.control, "kernelswap.off", timeout=600) == {}
     assert swaps(guest) == [] and nbd_is_free(guest)
     assert guest.run(f"sha256sum < {FILE}", timeout=120).stdout.splitlines()[0] == sums[0]
     assert guest.run(f"cat /proc/{pid}/oom_score_adj").stdout.strip() == "0"
@@ -67,9 +67,10 @@ def test_what_does_not_fit_goes_to_our_disk_and_comes_back_as_it_was(guest, daem
     assert call.finished().status == 0
 
 
+@pytest.mark.long
 def test_a_daemon_that_stops_takes_swap_back_first(guest, daemon):
     call, pid = daemon
-    guest.call(inside_swap.control, "kernelswap.on", export="swap0", encryption=False, timeout=300)
+    guest.call(inside_control.control, "kernelswap.on", export="swap0", encryption=False, timeout=300)
     assert len(swaps(guest)) == 5
     guest.run(f"kill {pid}")
     assert call.finished().status == 0
@@ -78,7 +79,7 @@ def test_a_daemon_that_stops_takes_swap_back_first(guest, daemon):
 
 def test_a_daemon_that_is_killed_leaves_no_swap(guest, daemon):
     call, pid = daemon
-    guest.call(inside_swap.control, "kernelswap.on", export="swap0", timeout=300)
+    guest.call(inside_control.control, "kernelswap.on", export="swap0", timeout=300)
     guest.run(f"kill -KILL {pid}")
     call.finished()
     limit = time.monotonic() + 120
@@ -89,11 +90,12 @@ def test_a_daemon_that_is_killed_leaves_no_swap(guest, daemon):
     assert swaps(guest) == [] and nbd_is_free(guest)
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_is_noticed_when_swap_is_to_end(guest, daemon):
     call, pid = daemon
-    state = guest.call(inside_swap.control, "kernelswap.on", export="swap0", timeout=300)
+    state = guest.call(inside_control.control, "kernelswap.on", export="swap0", timeout=300)
     guest.run(f"kill -KILL {state['server']}")
-    assert guest.call(inside_swap.control, "kernelswap.off", timeout=300) == {}
+    assert guest.call(inside_control.control, "kernelswap.off", timeout=300) == {}
     assert swaps(guest) == [] and nbd_is_free(guest)
     guest.run(f"kill {pid}")
     assert call.finished().status == 0

@@ -172,7 +172,7 @@ def test_a_nic_is_taken_with_all_it_had_and_given_back_as_it_was(guest, linux_us
     nic.answers(V4)
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.long)])
 def test_killed_under_load_again_and_again_everything_comes_back(guest, linux_uses, times):
     nic = linux_uses("e1000")       # the faster one to get its link
     before = nic.shown()
@@ -191,6 +191,7 @@ def test_killed_under_load_again_and_again_everything_comes_back(guest, linux_us
             process.wait()
 
 
+@pytest.mark.long
 def test_the_programs_themselves(guest, linux_uses):
     """`rustosd run`, killed, and `rustosd recover`."""
     nic = linux_uses("e1000e")
@@ -208,6 +209,7 @@ def test_the_programs_themselves(guest, linux_uses):
     assert nic.shown() == before
 
 
+@pytest.mark.long
 def test_by_uio_too_killed_and_recovered(guest, linux_uses):
     """Not the 82574: QEMU 7.2 aborts when Linux turns its MSI-X on while an INTx of the killed daemon is held back."""
     nic = linux_uses("e1000")
@@ -220,6 +222,7 @@ def test_by_uio_too_killed_and_recovered(guest, linux_uses):
     assert nic.shown() == before
 
 
+@pytest.mark.long
 def test_long_frames_are_taken_over(guest, linux_uses):
     nic = linux_uses("e1000e")
     guest.run(f"ip link set dev {nic.interface} mtu 9000")
@@ -356,6 +359,7 @@ def test_settings_and_vlans_come_back_and_what_cannot_is_told_first(guest, linux
                   f"ethtool -A {name} autoneg on rx on tx on; ethtool -C {name} rx-usecs 3", check=False)
 
 
+@pytest.mark.long
 def test_a_port_goes_back_to_its_bond(guest, linux_uses):
     nic = linux_uses("e1000")
     name = nic.interface

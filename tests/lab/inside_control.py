@@ -1,4 +1,4 @@
-"""What the test of Linux's swap on our disks asks of the daemon in the guest."""
+"""What tests ask of the daemon in the guest by its control socket."""
 
 from typing import Any
 
