@@ -46,6 +46,7 @@ _TYPE_MASK: Final = 0xF
 _PROTOCOLS: Final = {socket.SOCK_STREAM: (0, socket.IPPROTO_TCP), socket.SOCK_DGRAM: (0, socket.IPPROTO_UDP)}
 _TICK_NS: Final = 1_000_000_000
 _RETRY_NS: Final = 2_000_000
+_ALONE_S: Final = 0.01
 GRACE_S: Final = 5.0
 _STDERR: Final = 2
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -99,6 +100,7 @@ class Supervisor:
         self._status: int | None = None
         self._output = output
         self._kill_at = float("inf")
+        self._alone = False                 # the daemon has ended
         self.roots_own = False              # the daemon takes it for root, whatever it makes of itself
         self._probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
@@ -190,6 +192,9 @@ class Supervisor:
     def _loop(self) -> int:
         tick = time.monotonic_ns() + _TICK_NS
         while self._status is None:
+            if self._alone:         # listening sockets of before are readable for ever, and who accepts gets an error at once
+                self._calls.hurry()
+                time.sleep(_ALONE_S)
             for fd, events in self._calls.wait(time.monotonic_ns() + _RETRY_NS if self._later else tick):
                 if (waiting := self._waiting.get(fd)) is not None:
                     self._attempt(fd, waiting, events)
@@ -218,7 +223,8 @@ class Supervisor:
         self._send(signal.SIGTERM)
 
     def daemon_ended(self) -> None:
-        """The channel is closed. A program that is a person's own goes on, without its sockets."""
+        """The channel is closed. A program that is a person's own goes on, without its sockets, and without haste."""
+        self._alone = True
         if self.dies_with_daemon:
             self.stop()
 
