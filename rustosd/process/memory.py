@@ -41,7 +41,7 @@ _START_S: Final = 60.0
 _PATIENCE_S: Final = 10.0
 _CAP_SYS_PTRACE: Final = 19
 _TOLD_OCTETS: Final = 1 << 20
-PAGER: Final = (sys.executable, "-m", "rustosd.process.pager")
+PAGER: Final = (sys.executable, "-P", "-m", "rustosd.process.pager")      # not the modules of where a program is started
 
 
 class MemoryRefused(Exception):

@@ -66,6 +66,12 @@ def output_of(start: Start, tmp_path: Path, *argv: str, status: int = 0, **more)
     return one, text
 
 
+def test_where_it_is_started_are_no_modules_of_the_pager(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path)
+    output_of(start, tmp_path, "/bin/true")
+
+
 def test_a_program_below_its_limit_is_not_slowed_by_faults(start: Start, tmp_path: Path) -> None:
     one, text = output_of(start, tmp_path, "/bin/echo", "hello")
     assert text == "hello\n"
