@@ -21,12 +21,13 @@ def main() -> int:
     names = options.only or measures.NAMES
     plan = measures.Plan(0.5, 3) if options.quick else measures.Plan(2.0, 5)
     plan = measures.Plan(options.seconds or plan.seconds, options.rounds or plan.rounds, not options.no_pytcp)
-    if options.swap:
-        return swap.main(plan.rounds, options.json, _say)
     report = Report()
     if (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
         report.notes.append(f"the machine was busy with other things (load {load:.1f}); latencies suffer most from that")
     try:
+        if options.swap:
+            with signals_unwind():
+                return swap.main(plan.rounds, options.json, _say)
         if options.lab:
             _need_lab()
             from benchmarks import in_guest  # with the tests' libraries, which nothing else here needs
@@ -73,7 +74,7 @@ def _options() -> argparse.Namespace:
                         help="instead: our drivers against Linux's, in a QEMU guest with real device models")
     parser.add_argument("--nbd", action="store_true", help="instead: our NBD server against nbdkit and qemu-nbd")
     parser.add_argument("--programs", action="store_true", help="instead: unmodified programs on the stack against Linux")
-    parser.add_argument("--swap", action="store_true", help="instead: swap's stores, and its policy on traces")
+    parser.add_argument("--swap", action="store_true", help="instead: swap's stores, its policy, and programs under a limit")
     parser.add_argument("--seconds", type=_seconds, help="how long each look takes (default 2)")
     parser.add_argument("--rounds", type=int, choices=range(1, 100), metavar="N", help="how many looks (default 5)")
     parser.add_argument("--quick", action="store_true", help="half a second, three rounds: a first impression")

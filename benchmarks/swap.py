@@ -1,4 +1,4 @@
-"""What swap costs, sealed and packed, in the page cache; and how often the policy has what is used in memory."""
+"""What swap costs, sealed and packed, in the page cache; how often its policy has what is used in memory; programs on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import swap_traces
+from benchmarks import paging, swap_traces
+from benchmarks.report import Report
 from mm.swap.device import FileDevice
 from mm.swap.pack import Lz4, Packer, Zstd
 from mm.swap.seal import AesGcm, Checksum, Sealer
@@ -84,8 +85,11 @@ def main(rounds: int, as_json: bool, say: Callable[[str], None]) -> int:
     rows = speeds(rounds)
     say("swap: policies")
     rates = dict(swap_traces.hit_rates(USES))
+    programs = Report()
+    paging.measure(rounds, programs, say)
     if as_json:
-        print(json.dumps({"stores": [row._asdict() for row in rows], "hit_rates": rates}, indent=2))
+        print(json.dumps({"stores": [row._asdict() for row in rows], "hit_rates": rates,
+                          "programs": json.loads(programs.json())}, indent=2))
         return 0
     print(f"{'SEAL':12} {'PACK':5} {'PAGES':8} {'WRITE':>11} {'READ':>11} {'ONE PAGE':>9} {'RATIO':>6}")
     for row in rows:
@@ -94,4 +98,6 @@ def main(rounds: int, as_json: bool, say: Callable[[str], None]) -> int:
     print(f"\n{'HITS IN PERCENT':34}" + "".join(f"{name:>15}" for name in swap_traces.POLICIES))
     for name, by_policy in rates.items():
         print(f"{name:34}" + "".join(f"{100 * rate:15.1f}" for rate in by_policy.values()))
+    print()
+    programs.show()
     return 0

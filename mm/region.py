@@ -68,6 +68,11 @@ class SwappedRegion:
         """In pages."""
         return self._pager.stats(self._index)
 
+    def set_limit(self, limit: int) -> None:
+        """Another limit from now on; 0: none."""
+        self.limit = limit
+        self._pager.set_limit(self._index, limit)
+
     def close(self) -> None:
         """Give the memory and its slots back. Raises BufferError while somebody has a view of it. May be called twice."""
         if self._index < 0:

@@ -1,6 +1,7 @@
 """The measurements measure what they say, and leave nothing behind; no test here asks how fast anything is."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 
-from benchmarks import hot_paths, lab_nic, measures, packets, swap, swap_traces
+from benchmarks import hot_paths, lab_nic, measures, packets, paging, swap, swap_traces
 from benchmarks.lab import PREFIX, ROOT
 from benchmarks.report import Cost, Report, Row, paired
 from tests.support.netns import unavailable
@@ -51,6 +52,20 @@ def test_swap_is_measured_by_pages_that_come_back():
     rows = swap.speeds(1)       # raises when they do not
     assert {(row.sealed, row.packed) for row in rows} >= {("aes-256-gcm", "-"), ("xxh3", "lz4")}
     assert all(row.ratio > 1 for row in rows if row.packed != "-" and row.pages == "program")
+
+
+def test_programs_under_a_limit_are_measured_in_turn(monkeypatch):
+    if os.geteuid():
+        pytest.skip("memory limits are for root")
+    monkeypatch.setattr(paging, "LIMIT_MIB", 8)
+    monkeypatch.setattr(paging, "TOUCHES", 200)
+    report = Report()
+    paging.measure(1, report, lambda _text: None)
+    rows = {row.measure: row for row in report.rows}
+    assert {"swap-in in order, xxh3", "eviction, while memory is filled", "the same, write (direct)"} <= rows.keys()
+    assert all(row.ours > 0 for row in report.rows)
+    assert report.notes or all(row.ratio for row in report.rows if "swap-in" not in row.measure)
+    assert "bench-swap" not in Path("/proc/swaps").read_text()
 
 
 def test_no_policy_beats_the_one_that_sees_the_future():

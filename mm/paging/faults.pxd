@@ -36,6 +36,7 @@ cdef class FaultServer:
     cdef int wake               # eventfd: look at what is deferred, or stop
     cdef int told               # eventfd: there is something for whoever evicts
     cdef bint stopping
+    cdef bint looks_on          # for the next fault, before it sleeps: there is another processor for who faults
     cdef uint8_t *buffer        # RUN_PAGES pages
     cdef uint8_t *zeros         # ZERO_PAGES pages
     cdef Deferred *deferred

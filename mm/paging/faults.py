@@ -67,9 +67,10 @@ from cython.cimports.posix.unistd import close
 if not cython.compiled:
     raise ImportError("mm.paging.faults must be compiled: python setup.py build_ext --inplace")
 
-ZERO_PAGES = cython.declare(uint32_t, 16)
+ZERO_PAGES = cython.declare(uint32_t, RUN_PAGES)
 WAIT_FOR_ROOM_NS = cython.declare(int64_t, 2_000_000_000)
 _RETRY_MS = cython.declare(cython.int, 1)
+_LOOK_ON_NS = cython.declare(int64_t, 15_000)       # for the next fault, when they come so fast: to be woken takes as long
 _WAKE = cython.declare(uint64_t, 0xFFFFFFFF)
 _EBADMSG = cython.declare(cython.int, 74)
 
@@ -94,6 +95,7 @@ class FaultServer:
         memset(self.zeros, 0, ZERO_PAGES * PAGE)
         self.wake, self.told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll = _epoll()
+        self.looks_on = len(os.sched_getaffinity(0)) > 1
         event.events, event.data.u64 = EPOLLIN, _WAKE
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.wake, cython.address(event)) < 0:
             raise OSError("epoll_ctl")
@@ -174,9 +176,17 @@ class FaultServer:
         value: uint64_t
         count: cython.int
         i: cython.int
+        answered_ns: int64_t = 0
+        gap_ns: int64_t = _LOOK_ON_NS           # between an answer and the next fault, about
         running: cython.bint = True
         while running:
-            count = epoll_wait(self.epoll, events, 64, _RETRY_MS if self.deferred_count else -1)
+            count = 0
+            if gap_ns < _LOOK_ON_NS and self.looks_on and self.deferred_count == 0:
+                while count == 0 and now_ns() - answered_ns < _LOOK_ON_NS:
+                    count = epoll_wait(self.epoll, events, 64, 0)
+            if count == 0:
+                count = epoll_wait(self.epoll, events, 64, _RETRY_MS if self.deferred_count else -1)
+            gap_ns = (3 * gap_ns + min(now_ns() - answered_ns, 4 * _LOOK_ON_NS)) // 4
             pthread_mutex_lock(cython.address(self.lock))
             for i in range(count):
                 if events[i].data.u64 == _WAKE:
@@ -187,6 +197,7 @@ class FaultServer:
                 self._retry()
             running = not self.stopping
             pthread_mutex_unlock(cython.address(self.lock))
+            answered_ns = now_ns()
 
     @cython.cfunc
     @cython.nogil

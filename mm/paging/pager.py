@@ -244,15 +244,19 @@ class Pager(FaultServer):
 
     # limits of other processes
 
-    def set_room(self, resident: int, hard_limit: int, exempt: int, spare: bool) -> None:
-        """What is in memory now and what may be, in pages (0: all); whose faults never wait; whether slots are short."""
-        pages: int64_t = resident
+    def set_room(self, resident: int, expected: int, hard_limit: int, exempt: int, spare: bool) -> None:
+        """What is in memory and what may be, in pages (0: all); whose faults never wait; whether slots are short.
+
+        `expected`: what that was before somebody looked what is in memory. What came since may be in there, and counts twice.
+        """
+        pages: int64_t = resident - expected
         limit: int64_t = hard_limit
         thread: uint32_t = exempt
         short: cython.bint = spare
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
-            self.resident, self.hard_limit, self.exempt, self.spare = pages, limit, thread, short
+            self.resident += pages
+            self.hard_limit, self.exempt, self.spare = limit, thread, short
             pthread_mutex_unlock(cython.address(self.lock))
 
     @property
@@ -308,9 +312,7 @@ class Pager(FaultServer):
         stop: uint64_t = end
         found: cython.int
         with cython.nogil:
-            pthread_mutex_lock(cython.address(self.lock))
-            found = _discover(space, at, stop)
-            pthread_mutex_unlock(cython.address(self.lock))
+            found = self._discover(space, at, stop)
         return found
 
     def begin_batch(self, index: int, want: int) -> list[tuple[int, int]]:
@@ -344,6 +346,51 @@ class Pager(FaultServer):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
+    def _discover(self, space: cython.pointer[Space], start: uint64_t, end: uint64_t) -> cython.int:
+        """Queue pages that are present. Faults are answered between one look and the next."""
+        regions: ScanRegion[REGIONS]
+        entries: uint64_t[CHUNK_PAGES]
+        walked: uint64_t = start
+        found: cython.int = 0
+        count: int64_t = present_regions(space.pagemap, start, end, regions, REGIONS, cython.address(walked))
+        i: int64_t
+        while count >= 0:
+            for i in range(count):
+                found += self._queue(space, regions[i].start >> PAGE_BITS, regions[i].end >> PAGE_BITS)
+            if walked <= start or walked >= end:
+                return found
+            start = walked
+            count = present_regions(space.pagemap, start, end, regions, REGIONS, cython.address(walked))
+        while start < end:                              # a kernel before 6.7
+            count = min((end - start) >> PAGE_BITS, cython.cast(uint64_t, CHUNK_PAGES))
+            if pread(space.pagemap, entries, count * 8, (start >> PAGE_BITS) * 8) != count * 8:
+                return found
+            for i in range(count):
+                if entries[i] & _PRESENT:
+                    found += self._queue(space, (start >> PAGE_BITS) + i, (start >> PAGE_BITS) + i + 1)
+            start += cython.cast(uint64_t, count) << PAGE_BITS
+        return found
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _queue(self, space: cython.pointer[Space], page: uint64_t, end: uint64_t) -> cython.int:
+        """Pages were found in memory. For how many that is news."""
+        stop: uint64_t
+        found: cython.int = 0
+        while page < end:
+            stop = min(end, page + RUN_PAGES)
+            pthread_mutex_lock(cython.address(self.lock))
+            while page < stop:
+                found += (not policy_is_in_memory(cython.address(space.policy), page)
+                          and policy_arrive(cython.address(space.policy), page, False))
+                page += 1
+            pthread_mutex_unlock(cython.address(self.lock))
+        return found
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def _choose(self, space: cython.pointer[Space], want: uint32_t) -> cython.void:
         """The pages that leave next, as runs in the order of their addresses: the space's batch. Locked."""
         count: uint32_t = policy_choose(cython.address(space.policy), self.chosen, want)
@@ -367,78 +414,59 @@ class Pager(FaultServer):
     def _evict(self, space: cython.pointer[Space], locked: cython.bint) -> cython.int:
         """Put the batch in swap. 0, or the errno of what stopped it."""
         run: uint32_t
-        i: uint64_t
+        i: uint32_t
+        page: uint64_t
+        dirty: uint32_t = 0
         error: cython.int = 0
+        self.leaving_count = 0
         for run in range(space.batch_runs):
-            if error:                                   # swap is full or broken: the rest stays
-                self._acquire(locked)
-                for i in range(space.batch[run].count):
-                    policy_stay(cython.address(space.policy), space.batch[run].first + i)
-                self._release(locked)
+            self._protect(space, space.batch[run].first, cython.cast(uint32_t, space.batch[run].count), locked)
+        self._acquire(locked)
+        for i in range(self.leaving_count):
+            page = self.leaving[i]
+            self.goes[i] = slot_of(cython.address(space.table), page) != 0
+            if self.goes[i]:
+                self._clean(space, page)
             else:
-                error = self._evict_run(space, space.batch[run].first, cython.cast(uint32_t, space.batch[run].count), locked)
+                self.dirty[dirty] = i
+                dirty += 1
+        self._release(locked)
+        if dirty:
+            error = self._save(space, self._read(space, dirty, locked), locked)
+        for i in range(self.leaving_count):
+            if self.goes[i]:
+                self._add_drop(self.leaving[i])
         return error
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _evict_run(self, space: cython.pointer[Space], first: uint64_t, count: uint32_t, locked: cython.bint) -> cython.int:
-        """Protect a run, and put in swap what of it is there and not there already. 0, or swap's errno."""
+    def _protect(self, space: cython.pointer[Space], first: uint64_t, count: uint32_t, locked: cython.bint) -> cython.void:
+        """Protect a run; what of it is there may leave."""
         entries: uint64_t[RUN_PAGES]
-        i: uint32_t = 0
-        dirty: uint32_t
-        got: uint32_t
+        i: uint32_t
         error: cython.int = uffd_protect(space.fd, first << PAGE_BITS, cython.cast(uint64_t, count) << PAGE_BITS, True)
         if error == ENOENT and count > 1:               # more than one mapping, or a hole
-            error = 0
             for i in range(count):
-                if error == 0:
-                    error = self._evict_run(space, first + i, 1, locked)
-                else:
-                    self._give_up(space, first + i, 1, locked)
-            return error
+                self._protect(space, first + i, 1, locked)
+            return
         if error == EAGAIN:                             # a fork or a move is under way
             self._acquire(locked)
             for i in range(count):
                 policy_stay(cython.address(space.policy), first + i)
             self._release(locked)
-            return 0
+            return
         if error:
-            return 0                                    # not ours to evict any more
+            return                                      # not ours to evict any more
         if space.pid == 0:
             for i in range(count):
                 entries[i] = _PRESENT_AND_PROTECTED
         elif pread(space.pagemap, entries, count * 8, first * 8) != count * 8:
-            return 0                                    # it has ended
-        i = 0
-        while i < count:
-            if entries[i] & _PRESENT_AND_PROTECTED != _PRESENT_AND_PROTECTED:
-                i += 1
-                continue
-            self._acquire(locked)
-            got = slot_of(cython.address(space.table), first + i)
-            self._release(locked)
-            if got:
-                self._acquire(locked)
-                self._clean(space, first + i)
-                self._release(locked)
-                self._add_drop(first + i, 1)
-                i += 1
-                continue
-            dirty = 1
-            while (i + dirty < count and entries[i + dirty] & _PRESENT_AND_PROTECTED == _PRESENT_AND_PROTECTED
-                   and self._has_no_slot(space, first + i + dirty, locked)):
-                dirty += 1
-            got = self._read(space, first + i, dirty, self.outgoing)
-            if got:
-                error = self._save(space, first + i, got, self.outgoing, locked)
-            if got < dirty:
-                self._give_up(space, first + i + got, dirty - got, locked)
-            if error:
-                self._give_up(space, first + i + dirty, count - i - dirty, locked)
-                return error
-            i += dirty
-        return 0
+            return                                      # it has ended
+        for i in range(count):
+            if entries[i] & _PRESENT_AND_PROTECTED == _PRESENT_AND_PROTECTED:
+                self.leaving[self.leaving_count] = first + i
+                self.leaving_count += 1
 
     @cython.cfunc
     @cython.nogil
@@ -453,107 +481,128 @@ class Pager(FaultServer):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _has_no_slot(self, space: cython.pointer[Space], page: uint64_t, locked: cython.bint) -> cython.bint:
-        found: cython.bint
-        self._acquire(locked)
-        found = slot_of(cython.address(space.table), page) == 0
-        self._release(locked)
-        return found
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _read(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t, to: cython.pointer[uint8_t]) -> uint32_t:
-        """Copy pages out; how many. Not locked for others' memory: a page that the kernel took meanwhile is a fault of ours."""
+    def _read(self, space: cython.pointer[Space], count: uint32_t, locked: cython.bint) -> uint32_t:
+        """Copy the dirty pages out; how many could be. One that the kernel took meanwhile is a fault of ours."""
+        remote: iovec[BATCH_PAGES]
         local: iovec
-        remote: iovec
+        i: uint32_t
+        done: uint32_t = 0
+        kept: uint32_t = 0
+        copied: uint32_t
         got: int64_t
+        for i in range(count):
+            remote[i].iov_base = cython.cast(cython.p_void, self.leaving[self.dirty[i]] << PAGE_BITS)
+            remote[i].iov_len = PAGE
+            if space.pid == 0:
+                memcpy(self.outgoing + (cython.cast(uint64_t, i) << PAGE_BITS), remote[i].iov_base, PAGE)
         if space.pid == 0:
-            memcpy(to, cython.cast(cython.p_void, page << PAGE_BITS), cython.cast(uint64_t, count) << PAGE_BITS)
             return count
-        local.iov_base, remote.iov_base = to, cython.cast(cython.p_void, page << PAGE_BITS)
-        local.iov_len = remote.iov_len = cython.cast(uint64_t, count) << PAGE_BITS
-        got = process_vm_readv(space.pid, cython.address(local), 1, cython.address(remote), 1, 0)
-        return cython.cast(uint32_t, got >> PAGE_BITS) if got > 0 else 0
+        while done < count:
+            local.iov_base = self.outgoing + (cython.cast(uint64_t, kept) << PAGE_BITS)
+            local.iov_len = cython.cast(uint64_t, count - done) << PAGE_BITS
+            got = process_vm_readv(space.pid, cython.address(local), 1, cython.address(remote[done]), count - done, 0)
+            copied = cython.cast(uint32_t, got >> PAGE_BITS) if got > 0 else 0
+            for i in range(copied):
+                self.dirty[kept + i] = self.dirty[done + i]
+            kept += copied
+            done += copied
+            if done < count:
+                self._give_up(space, done, done + 1, locked)
+                done += 1
+        return kept
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _save(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t, data: cython.pointer[cython.const[uint8_t]],
-              locked: cython.bint) -> cython.int:
-        """Give pages slots, and put them there; those that are zero need none. 0, or why swap does not take the rest."""
+    def _save(self, space: cython.pointer[Space], count: uint32_t, locked: cython.bint) -> cython.int:
+        """Give the pages that were copied out slots, and put them there; those that are zero need none.
+
+        0, or why swap does not take the rest.
+        """
         failure: Failure
         done: uint32_t = 0
         run: uint32_t
         got: uint32_t
-        i: uint32_t
         first: int64_t
-        chunk: cython.pointer[Chunk]
-        while done < count:
+        error: cython.int = 0
+        while done < count and error == 0:
             run = 0
-            while done + run < count and _is_zero(data + (cython.cast(uint64_t, done + run) << PAGE_BITS)):
+            while done + run < count and _is_zero(self.outgoing + (cython.cast(uint64_t, done + run) << PAGE_BITS)):
+                self.goes[self.dirty[done + run]] = True
                 run += 1
-            if run:
-                space.counts.zero_out += run
-                self._add_drop(page + done, run)
-                done += run
+            space.counts.zero_out += run
+            done += run
+            run = 0
+            while done + run < count and not _is_zero(self.outgoing + (cython.cast(uint64_t, done + run) << PAGE_BITS)):
+                run += 1
+            if run == 0:
                 continue
-            while done + run < count and not _is_zero(data + (cython.cast(uint64_t, done + run) << PAGE_BITS)):
-                run += 1
             first = self.store.take(run, cython.address(got))
             if first == NONE:
-                self._give_up(space, page + done, count - done, locked)
-                return ENOSPC
-            if self.store.write_pages(cython.cast(uint32_t, first), got, data + (cython.cast(uint64_t, done) << PAGE_BITS),
-                                      cython.address(failure)):
+                error = ENOSPC
+            elif self.store.write_pages(cython.cast(uint32_t, first), got,
+                                        self.outgoing + (cython.cast(uint64_t, done) << PAGE_BITS), cython.address(failure)):
                 self.store.release_pages(cython.cast(uint32_t, first), got)
-                self._give_up(space, page + done, count - done, locked)
-                return failure.error
-            self._acquire(locked)
-            for i in range(got):
-                chunk = make_chunk(cython.address(space.table), page + done + i)
-                if chunk == cython.NULL:
-                    self.store.release_pages(cython.cast(uint32_t, first) + i, got - i)
-                    break
-                forget_slot(space, page + done + i, self.store)
-                chunk.slots[(page + done + i) & (CHUNK_PAGES - 1)] = cython.cast(uint32_t, first) + i + 1
-                chunk.used += 1
-                space.table.swapped += 1
+                error = failure.error
             else:
-                i = got
-            self._release(locked)
-            self._add_drop(page + done, i)
-            space.counts.pages_out += i
-            done += i
-            if i < got:
-                self._give_up(space, page + done, count - done, locked)
-                return ENOMEM
-        return 0
+                run = self._note(space, done, cython.cast(uint32_t, first), got, locked)
+                done += run
+                error = 0 if run == got else ENOMEM
+        self._give_up(space, done, count, locked)
+        return error
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _add_drop(self, page: uint64_t, count: uint64_t) -> cython.void:
+    def _note(self, space: cython.pointer[Space], done: uint32_t, slot: uint32_t, count: uint32_t,
+              locked: cython.bint) -> uint32_t:
+        """Some of the dirty pages, from `done` on, are in slots. For how many there was memory to know it."""
+        i: uint32_t
+        page: uint64_t
+        chunk: cython.pointer[Chunk]
+        self._acquire(locked)
+        for i in range(count):
+            page = self.leaving[self.dirty[done + i]]
+            chunk = make_chunk(cython.address(space.table), page)
+            if chunk == cython.NULL:
+                self.store.release_pages(slot + i, count - i)
+                break
+            forget_slot(space, page, self.store)
+            chunk.slots[page & (CHUNK_PAGES - 1)] = slot + i + 1
+            chunk.used += 1
+            space.table.swapped += 1
+            self.goes[self.dirty[done + i]] = True
+        else:
+            i = count
+        space.counts.pages_out += i
+        self._release(locked)
+        return i
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _add_drop(self, page: uint64_t) -> cython.void:
         last: cython.pointer[Run] = cython.address(self.drops[self.drop_count - 1]) if self.drop_count else cython.NULL
-        if count == 0:
-            return
         if last != cython.NULL and last.first + last.count == page:
-            last.count += count
+            last.count += 1
             return
-        self.drops[self.drop_count].first, self.drops[self.drop_count].count = page, count
+        self.drops[self.drop_count].first, self.drops[self.drop_count].count = page, 1
         self.drop_count += 1
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _give_up(self, space: cython.pointer[Space], page: uint64_t, count: uint32_t, locked: cython.bint) -> cython.void:
-        """These stay in memory: they may be written. A page that swap has as well stays protected."""
+    def _give_up(self, space: cython.pointer[Space], done: uint32_t, end: uint32_t, locked: cython.bint) -> cython.void:
+        """Dirty pages that stay in memory, from `done` up to `end`: they may be written."""
         i: uint32_t
+        page: uint64_t
+        if done == end:
+            return
         self._acquire(locked)
-        for i in range(count):
-            policy_stay(cython.address(space.policy), page + i)
-            if slot_of(cython.address(space.table), page + i) == 0:
-                uffd_protect(space.fd, (page + i) << PAGE_BITS, PAGE, False)
+        for i in range(done, end):
+            page = self.leaving[self.dirty[i]]
+            policy_stay(cython.address(space.policy), page)
+            uffd_protect(space.fd, page << PAGE_BITS, PAGE, False)
         self._release(locked)
 
     @cython.cfunc
@@ -570,6 +619,8 @@ class Pager(FaultServer):
             else:
                 space.resident -= self.drops[run].count
         self.drop_count = 0
+        if self.waits_for_room:
+            self._tell(self.wake)
         if space.parked:
             for run in range(count):
                 uffd_wake(space.fd, space.batch[run].first << PAGE_BITS, space.batch[run].count << PAGE_BITS)
@@ -616,37 +667,6 @@ class Pager(FaultServer):
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _discover(space: cython.pointer[Space], start: uint64_t, end: uint64_t) -> cython.int:
-    """Queue pages that are present. Locked."""
-    regions: ScanRegion[REGIONS]
-    entries: uint64_t[CHUNK_PAGES]
-    walked: uint64_t = start
-    page: uint64_t
-    found: cython.int = 0
-    count: int64_t = present_regions(space.pagemap, start, end, regions, REGIONS, cython.address(walked))
-    i: int64_t
-    while count >= 0:
-        for i in range(count):
-            for page in range(regions[i].start >> PAGE_BITS, regions[i].end >> PAGE_BITS):
-                found += _queue(space, page)
-        if walked <= start or walked >= end:
-            return found
-        start = walked
-        count = present_regions(space.pagemap, start, end, regions, REGIONS, cython.address(walked))
-    while start < end:                                  # a kernel before 6.7
-        count = min((end - start) >> PAGE_BITS, cython.cast(uint64_t, CHUNK_PAGES))
-        if pread(space.pagemap, entries, count * 8, (start >> PAGE_BITS) * 8) != count * 8:
-            return found
-        for i in range(count):
-            if entries[i] & _PRESENT:
-                found += _queue(space, (start >> PAGE_BITS) + i)
-        start += cython.cast(uint64_t, count) << PAGE_BITS
-    return found
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
 def _followed(space: cython.pointer[Space], to: uint64_t) -> cython.void:
     """The slots have followed a move. Locked."""
     i: uint32_t
@@ -655,15 +675,6 @@ def _followed(space: cython.pointer[Space], to: uint64_t) -> cython.void:
             space.move_count -= 1
             space.moves[i] = space.moves[min(space.move_count, MOVES_MOST - 1)]
             return
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _queue(space: cython.pointer[Space], page: uint64_t) -> cython.bint:
-    """A page was found in memory. Whether that is news."""
-    return (not policy_is_in_memory(cython.address(space.policy), page)
-            and policy_arrive(cython.address(space.policy), page, False))
 
 
 @cython.cfunc

@@ -40,6 +40,13 @@ class Has(NamedTuple):
     bits: int
 
 
+class AtLeast(NamedTuple):
+    """An argument, all 64 bits of it, is at least this."""
+
+    argument: int
+    value: int
+
+
 class NotNull(NamedTuple):
     """An argument is a pointer to something."""
 
@@ -50,7 +57,7 @@ class Rule(NamedTuple):
     """What happens when all conditions hold."""
 
     action: int
-    conditions: tuple[Is | Has | NotNull, ...] = ()
+    conditions: tuple[Is | Has | AtLeast | NotNull, ...] = ()
 
 
 def refuse(number: int) -> int:
@@ -91,6 +98,9 @@ DISCARDING: Final = (4, 8, 9, 24, 102)          # DONTNEED, FREE, REMOVE, DONTNE
 NOT_FOR_CHILDREN: Final = (10, 18)              # DONTFORK, WIPEONFORK
 FOR_CHILDREN: Final = (11, 19)                  # DOFORK, KEEPONFORK
 MAP_FIXED: Final = 0x10
+MAP_ANONYMOUS: Final = 0x20
+LARGE_OCTETS: Final = 128 << 10
+"""Of a new mapping: from there on the pager is told, for a program may fill it faster than anybody looks."""
 _SHM_REMAP: Final = 0x4000
 
 
@@ -98,14 +108,20 @@ def memory_rules(cookie: int) -> dict[int, list[Rule]]:
     """When its memory is paged, what a program does to its mappings stops it for its tracer. Our own calls have the cookie."""
     return {
         nr.MUNMAP: [Rule(TRACE)], nr.MREMAP: [Rule(TRACE)], nr.BRK: [Rule(TRACE, (NotNull(0),))],
-        nr.MMAP: [Rule(TRACE, (Has(3, MAP_FIXED),))],
+        nr.MMAP: [Rule(TRACE, (Has(3, MAP_FIXED),)), Rule(TRACE, (Has(3, MAP_ANONYMOUS), AtLeast(1, LARGE_OCTETS)))],
         nr.MADVISE: [Rule(ALLOW, (Is(5, cookie),)),
                      *(Rule(TRACE, (Is(2, advice),)) for advice in (*DISCARDING, *NOT_FOR_CHILDREN, *FOR_CHILDREN))],
         nr.USERFAULTFD: [Rule(ALLOW, (Is(1, cookie),)), Rule(refuse(_EPERM))],
+        nr.RECVMSG: [Rule(ALLOW, (Is(5, cookie),))],
         # Rarely used ways to do the same, which their callers can do without.
         nr.SHMAT: [Rule(refuse(_EINVAL), (Has(2, _SHM_REMAP),))],
         nr.REMAP_FILE_PAGES: [Rule(refuse(_ENOSYS))], nr.PROCESS_MADVISE: [Rule(refuse(_ENOSYS))],
     }
+
+
+def joined(first: dict[int, list[Rule]], then: dict[int, list[Rule]]) -> dict[int, list[Rule]]:
+    """Both; for a call that both are about the first ones are asked first."""
+    return {number: first.get(number, []) + then.get(number, []) for number in first | then}
 
 
 def assemble(rules: dict[int, list[Rule]]) -> bytes:
@@ -133,13 +149,16 @@ def _rule(rule: Rule) -> list[bytes]:
     return code
 
 
-def _condition(condition: Is | Has | NotNull, rest: int) -> list[bytes]:
+def _condition(condition: Is | Has | AtLeast | NotNull, rest: int) -> list[bytes]:
     """Instructions that skip the `rest` behind them unless the condition holds."""
     at = _ARGUMENTS_AT + 8 * condition.argument
     if isinstance(condition, Is):
         return [_instruction(_LOAD, at), _instruction(_JUMP_EQUAL, condition.value, 0, rest)]
     if isinstance(condition, Has):
         return [_instruction(_LOAD, at), _instruction(_JUMP_SET, condition.bits, 0, rest)]
+    if isinstance(condition, AtLeast):                  # of less than 4 GiB
+        return [_instruction(_LOAD, at + 4), _instruction(_JUMP_EQUAL, 0, 0, 2),
+                _instruction(_LOAD, at), _instruction(_JUMP_ABOVE, condition.value, 0, rest)]
     return [_instruction(_LOAD, at), _instruction(_JUMP_EQUAL, 0, 0, 2),
             _instruction(_LOAD, at + 4), _instruction(_JUMP_EQUAL, 0, rest, 0)]
 

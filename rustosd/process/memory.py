@@ -21,11 +21,11 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from mm.paging.userfault import EVENTS_OF_PROGRAMS, FLAGS, begin
+from mm.paging.userfault import EVENTS_OF_PROGRAMS, begin
 from rustosd.memory_limits import Limits
-from rustosd.process import packets, ptrace
+from rustosd.process import packets, ptrace, userfault
 from rustosd.process import syscalls as nr
-from rustosd.process.filter import DISCARDING, FOR_CHILDREN, NOT_FOR_CHILDREN
+from rustosd.process.filter import DISCARDING, FOR_CHILDREN, LARGE_OCTETS, MAP_ANONYMOUS, NOT_FOR_CHILDREN
 from rustosd.process.helper import Helper, HelperDied
 from rustosd.process.ptrace import Borrowed, Kind
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from rustosd.process.monitor import Monitor
 
 _PAGE: Final = 4096
-UNPRIVILEGED: Final = "vm.unprivileged_userfaultfd=1"
-_UNPRIVILEGED_FILE: Final = "/proc/sys/vm/unprivileged_userfaultfd"
 _KCMP_VM: Final = 1
 _ZEROED: Final = (4, 24)                    # advice behind which pages must read zero: DONTNEED, DONTNEED_LOCKED
 _MREMAP_DONTUNMAP: Final = 4
@@ -42,6 +40,7 @@ _START_S: Final = 60.0
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
 _PATIENCE_S: Final = 10.0
 _CAP_SYS_PTRACE: Final = 19
+_TOLD_OCTETS: Final = 1 << 20
 PAGER: Final = (sys.executable, "-P", "-m", "rustosd.process.pager")      # not the modules of where a program is started
 
 
@@ -63,6 +62,7 @@ class _Space:
     calling: set[int] = field(default_factory=set)  # threads in a call that changes mappings
     held: list[int] = field(default_factory=list)   # threads that wait before theirs
     top: int = 0                                    # highest end that brk(2) told
+    untold: int = 0                                 # octets that its mappings have grown since the pager was told
     not_inherited: list[tuple[int, int]] = field(default_factory=list)      # ranges, by madvise(2)
 
 
@@ -119,8 +119,8 @@ class Memory:
         monitor.on_exit.append(self._exited)
         monitor.on_call, monitor.on_call_end = self._call_begins, self._call_ends
         self._verbs: dict[str, Callable[..., None]] = {
-            "want": self._want, "drop": self._drop, "done": self._done, "claimed": self._claimed, "lost": self._lost,
-            "figures": self._figures}
+            "want": self._want, "drop": self._drop, "cover": self._cover, "done": self._done, "claimed": self._claimed,
+            "lost": self._lost, "figures": self._figures}
         self.latest: dict[str, Any] = {}
         """What the pager told last: "memory", "totals" and "swap"."""
 
@@ -195,13 +195,7 @@ class Memory:
 
     def _attach(self, pid: int, thread: Borrowed, former: Helper | None) -> None:
         """Make a userfaultfd and a helper in a borrowed thread's address space. Raises OSError, ptrace.Ended."""
-        number = thread.call(nr.USERFAULTFD, FLAGS, self.cookie)
-        process = os.pidfd_open(pid)
-        try:
-            fd = nr.call(nr.PIDFD_GETFD, process, number, 0)
-        finally:
-            os.close(process)
-            thread.call(nr.CLOSE, number)
+        fd = userfault.make(thread, pid, self.cookie)
         try:
             begin(fd, EVENTS_OF_PROGRAMS)
             helper = Helper.start(thread, self.cookie, former)
@@ -224,8 +218,8 @@ class Memory:
     def _cannot(self, pid: int, error: OSError) -> None:
         """This address space is not paged: it may not make a userfaultfd."""
         first, self.unpaged = not self.unpaged, f"the memory of process {pid} is not limited: {error.strerror}"
-        if error.errno == errno.EPERM:
-            self.unpaged += f". It is not root: {UNPRIVILEGED} (sysctl) for such programs"
+        if why := userfault.why_not():
+            self.unpaged += f". {why}"
         if first:
             print(f"rustosctl: {self.unpaged}", file=sys.stderr, flush=True)
 
@@ -322,9 +316,16 @@ class Memory:
             ptrace.go_on(tid)
             return
         result = ctypes.c_int64(ptrace.registers(tid).rax).value
-        effect = _effect(call, result)
-        if effect and call.space.managed:
-            self._send({"op": "call", "key": call.space.key, "token": tid, "since": call.since_ns, **effect})
+        grown, effect, space = _grown(call, result), _effect(call, result), call.space
+        if not space.managed:                   # nothing of it is in swap: what matters is how much it may fill
+            space.untold += grown[1] - grown[0] if grown else 0
+            if space.untold < _TOLD_OCTETS:
+                self._finish(tid)
+                return
+            space.untold, effect = 0, None
+        if effect or grown:
+            self._send({"op": "call", "key": space.key, "token": tid, "since": call.since_ns, "grown": grown,
+                        **(effect or {"forget": []})})
         else:
             self._finish(tid)
 
@@ -364,14 +365,20 @@ class Memory:
             space.wanted = space.managed = True
             self._grant(space)
 
+    def _cover(self, key: int) -> None:
+        """The pager is to answer for all mappings of a space. From now on it is told of calls, and finds its children."""
+        if (space := self._by_key.get(key)) is not None:
+            space.managed = True
+            self._send({"op": "cover", "key": key})
+
     def _grant(self, space: _Space) -> None:
         """The pager may evict, once nobody changes mappings."""
         if space.wanted and not space.calling and space.key in self._by_key:
             space.wanted, space.evicting = False, True
             self._send({"op": "grant", "key": space.key})
 
-    def _drop(self, key: int, ranges: list[tuple[int, int]]) -> None:
-        """What the pager has put in swap leaves the address space."""
+    def _drop(self, key: int, ranges: list[tuple[int, int]], more: bool = False) -> None:
+        """What the pager has put in swap leaves the address space. `more`: it would go on at once, if nobody has to wait."""
         if (space := self._by_key.get(key)) is None:
             return
         failed = []
@@ -382,8 +389,8 @@ class Memory:
                 self._kill(space)
                 return
             failed = [place[0] for place, result in zip(ranges, results, strict=True) if result]
-        space.evicting = False
-        self._send({"op": "dropped", "key": key, "failed": failed})
+        space.evicting = more and not space.held and not space.calling
+        self._send({"op": "dropped", "key": key, "failed": failed, "again": space.evicting})
         self._next(space)
 
     def _lost(self, key: int, thread: int, address: int, why: str) -> None:
@@ -419,8 +426,8 @@ def check_rights(root: bool = True) -> None:
     if not effective >> _CAP_SYS_PTRACE & 1:
         raise MemoryRefused("memory limits are for root: to be told of the page faults of programs that fork, Linux wants "
                             "CAP_SYS_PTRACE. Run it with sudo")
-    if not root and Path(_UNPRIVILEGED_FILE).read_text().strip() == "0":
-        raise MemoryRefused(f"the memory of programs of other users than root is limited only with {UNPRIVILEGED} (sysctl)")
+    if not root and (why := userfault.why_not()):
+        raise MemoryRefused(why)
 
 
 def _effect(call: _Call, result: int) -> dict[str, Any] | None:
@@ -451,6 +458,19 @@ def _effect(call: _Call, result: int) -> dict[str, Any] | None:
         return {"forget": [(a + min(old, new), a + max(old, new))]} if old != new else None
     return {"forget": [(result, result + new), *([(a + new, a + old)] if new < old else [])],
             "move": (a, a + min(old, new), result)}
+
+
+def _grown(call: _Call, result: int) -> tuple[int, int] | None:
+    """Where a call has made room for new memory, if it has. Before `_effect`."""
+    if call.number == nr.BRK:
+        return (call.space.top or result - LARGE_OCTETS, result) if result > call.space.top else None
+    if -4096 < result < 0:
+        return None
+    if call.number == nr.MMAP and call.arguments[3] & MAP_ANONYMOUS:
+        return result, result + _up(call.arguments[1])
+    if call.number == nr.MREMAP and call.arguments[2] > call.arguments[1]:
+        return result, result + _up(call.arguments[2])
+    return None
 
 
 def _leaves_zeros(call: _Call) -> bool:

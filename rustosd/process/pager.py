@@ -41,6 +41,7 @@ _NICE: Final = -10
 _TELL_EVERY_S: Final = 1.0
 _ROWS_MOST: Final = 128
 _KINDS: Final = ("rw-p", "r--p")    # of mappings, that are evicted
+_RESERVED: Final = "---p"           # those that are to become one of them, piece by piece
 
 
 class Group:
@@ -53,6 +54,9 @@ class Group:
         self._keys: dict[int, int] = {}         # the supervisor's number of a space -> the pager's
         self._pids: dict[int, int] = {}
         self._resident: dict[int, int] = {}     # pages
+        self._mapped: dict[int, int] = {}       # pages that may become resident
+        self._covered: dict[int, int] = {}      # of those, for which faults are answered; whoever is not here has none
+        self._growing: dict[int, list[int]] = {}        # threads that wait until their space is covered
         self._wanted: int | None = None         # the space that an eviction is asked for, or under way in
         self._scanned: dict[int, float] = {}
         self._idle_until: dict[int, float] = {}
@@ -61,7 +65,7 @@ class Group:
         self._told_at = 0.0
         self._of_ended: Counter[str] = Counter()        # what spaces counted that are no more
         self._verbs = {"attach": self._attach, "claim": self._claim, "end": self._ended, "call": self._call,
-                       "grant": self._grant, "dropped": self._dropped, "tell": self._tell}
+                       "cover": self._cover, "grant": self._grant, "dropped": self._dropped, "tell": self._tell}
 
     def run(self) -> None:
         """Until the supervisor has gone."""
@@ -116,7 +120,8 @@ class Group:
                 self._failed = str(error)
 
     def _enter(self, key: int, pid: int, index: int) -> None:
-        self._keys[key], self._pids[key], self._resident[key] = index, pid, 0
+        self._keys[key], self._pids[key] = index, pid
+        self._look(key)
 
     def _claim(self, parent: int, key: int, pid: int, forget: list[tuple[int, int]]) -> None:
         """A forked process's space: the oldest of its parent's that is its own, which matters when two forked at once."""
@@ -129,6 +134,7 @@ class Group:
         for start, end in forget:
             self._pager.forget(found[0], start, end, 0)
         self._enter(key, pid, found[0])
+        self._covered[key] = self._mapped[key]
         self._say("claimed", self._pager.descriptor(found[0]), key=key)
 
     def _belongs(self, index: int, pid: int) -> bool:
@@ -144,7 +150,8 @@ class Group:
 
     def _ended(self, key: int) -> None:
         index = self._keys.pop(key, None)
-        for table in (self._pids, self._resident, self._scanned, self._idle_until):
+        for table in (self._pids, self._resident, self._mapped, self._covered, self._growing, self._scanned,
+                      self._idle_until):
             table.pop(key, None)
         if self._wanted == key:
             self._wanted = None
@@ -153,7 +160,7 @@ class Group:
             self._pager.end(index)
 
     def _call(self, key: int, token: int, since: int, forget: list[tuple[int, int]],
-              move: tuple[int, int, int] | None = None, unmapped: bool = False) -> None:
+              move: tuple[int, int, int] | None = None, unmapped: bool = False, grown: tuple[int, int] | None = None) -> None:
         """A thread has changed mappings."""
         copied = False
         if (index := self._keys.get(key)) is not None:
@@ -161,7 +168,54 @@ class Group:
                 copied |= self._pager.forget(index, start, end, since)
             if move is not None:
                 self._pager.move(index, *move)
+            if grown is not None and self._has_grown(key, token, *grown):
+                return
         self._say("done", token=token, copied=copied)
+
+    def _has_grown(self, key: int, token: int, start: int, end: int) -> bool:
+        """There is room for new memory. Whether the thread is to wait until its space is covered."""
+        self._look(key)
+        if key in self._covered:
+            with contextlib.suppress(OSError):
+                for mapping in mappings(self._pids[key], (*_KINDS, _RESERVED)):
+                    if mapping[0] < end and start < mapping[1]:
+                        self._pager.register(self._keys[key], *mapping)
+            self._covered[key] = self._mapped[key]
+        elif self._unseen() > self._unseen_most():
+            self._ask_to_cover(key).append(token)
+            return True
+        return False
+
+    def _ask_to_cover(self, key: int) -> list[int]:
+        """Ask the supervisor, which must know first. The threads that wait for it."""
+        if key not in self._growing:
+            self._growing[key] = []
+            self._say("cover", key=key)
+        return self._growing[key]
+
+    def _cover(self, key: int) -> None:
+        """Answer for all of a space's mappings: what comes into memory there is seen as it comes."""
+        if (index := self._keys.get(key)) is None:
+            return
+        self._covered[key] = self._mapped[key]
+        with contextlib.suppress(OSError):
+            for start, end in mappings(self._pids[key], (*_KINDS, _RESERVED)):
+                self._pager.register(index, start, end)
+        for token in self._growing.pop(key, ()):
+            self._say("done", token=token, copied=False)
+
+    def _look(self, key: int) -> None:
+        self._resident[key], self._mapped[key] = anonymous_pages(self._pids[key])
+
+    def _unseen_of(self, key: int) -> int:
+        return max(0, self._mapped[key] - max(self._resident[key], self._covered.get(key, 0)))
+
+    def _unseen(self) -> int:
+        """Pages that may come into memory before we know, for nobody answers for where they are."""
+        return sum(map(self._unseen_of, self._keys))
+
+    def _unseen_most(self) -> int:
+        return (self._hard - self._soft) // 2
 
     @staticmethod
     def _holes(pid: int) -> list[tuple[int, int]]:
@@ -193,14 +247,23 @@ class Group:
 
     def _watch(self) -> None:
         """See what is in memory, and ask for an eviction if it is too much."""
-        for key, pid in self._pids.items():
-            self._resident[key] = anonymous_pages(pid)
+        expected = self._pager.expected
+        for key in self._keys:
+            self._look(key)
         total = sum(self._resident.values())
         if total > self._pager.expected + _UNSEEN_PAGES:
             self._scanned.clear()               # memory that we do not answer for has grown
         self._peak = max(self._peak, total)
         slots = self._pager.store.slots
-        self._pager.set_room(total, self._hard, self._supervisor, slots.free < slots.count // _SPARE_PARTS)
+        unseen, most = self._unseen(), self._unseen_most()
+        self._pager.set_room(total, expected, self._hard - min(unseen, most), self._supervisor,
+                             slots.free < slots.count // _SPARE_PARTS)
+        if unseen > most:
+            key = max(self._keys, key=self._unseen_of)
+            if key in self._covered:
+                self._cover(key)
+            else:
+                self._ask_to_cover(key)
         if self._wanted is not None or total <= self._pressure.lowered(self._soft):
             return
         now = time.monotonic()
@@ -219,7 +282,7 @@ class Group:
         now = time.monotonic()
         found = 1
         if self._pager.stats(index).queued < 2 * want or self._scanned.get(key, 0) + _SCAN_AGAIN_S < now:
-            found = self._scan(index, pid)
+            found = self._scan(key, index, pid)
             self._scanned[key] = time.monotonic()
         ranges: list[tuple[int, int]] = []
         try:
@@ -229,24 +292,33 @@ class Group:
             found = 0
         if not ranges and not found:
             self._idle_until[key] = now + _NOTHING_FOUND_S
-        self._say("drop", key=key, ranges=ranges)
+        total = sum(self._resident.values()) - sum(octets for _, octets in ranges) // _PAGE
+        self._say("drop", key=key, ranges=ranges, more=bool(ranges) and total > soft)
 
-    def _scan(self, index: int, pid: int) -> int:
+    def _scan(self, key: int, index: int, pid: int) -> int:
         """Answer for all mappings that can be evicted, and find what is in memory of them."""
         found = 0
+        self._covered[key] = self._mapped[key]
         with contextlib.suppress(OSError):
             for start, end in mappings(pid):
                 if self._pager.register(index, start, end) == 0:
                     found += self._pager.discover(index, start, end)
         return found
 
-    def _dropped(self, key: int, failed: list[int]) -> None:
+    def _dropped(self, key: int, failed: list[int], again: bool) -> None:
+        """The batch is gone. `again`: nobody changes mappings still."""
         if (index := self._keys.get(key)) is not None:
             self._pager.end_batch(index)
-        if self._wanted == key:
-            self._wanted = None
         if failed:
             self._idle_until[key] = time.monotonic() + _NOTHING_FOUND_S
+        elif again and self._wanted == key:
+            self._look(key)
+            self._grant(key)
+            return
+        if self._wanted == key:
+            self._wanted = None
+        if again:
+            self._say("drop", key=key, ranges=[])
 
     # figures
 
@@ -278,23 +350,26 @@ class Group:
                 "ahead_used": one.ahead_used}
 
 
-def anonymous_pages(pid: int) -> int:
-    """What is in memory of a process that no file has, in pages; 0: it has ended."""
+def anonymous_pages(pid: int) -> tuple[int, int]:
+    """What is in memory of a process that no file has, and what could be without another system call, in pages.
+
+    (0, 0): it has ended.
+    """
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as statm:
             fields = statm.read(128).split()
-        return max(0, int(fields[1]) - int(fields[2]))
+        return max(0, int(fields[1]) - int(fields[2])), int(fields[5])
     except (OSError, IndexError):
-        return 0
+        return 0, 0
 
 
-def mappings(pid: int) -> list[tuple[int, int]]:
+def mappings(pid: int, kinds: tuple[str, ...] = _KINDS) -> list[tuple[int, int]]:
     """Private anonymous memory of a process, without its first stack. Raises OSError."""
     found = []
     with open(f"/proc/{pid}/maps") as maps:
         for line in maps:
             fields = line.split(None, 5)
-            if fields[1] in _KINDS and fields[4] == "0" and (len(fields) == 5 or fields[5].startswith(("[heap]", "[anon:"))):
+            if fields[1] in kinds and fields[4] == "0" and (len(fields) == 5 or fields[5].startswith(("[heap]", "[anon:"))):
                 start, _, end = fields[0].partition("-")
                 found.append((int(start, 16), int(end, 16)))
     return found

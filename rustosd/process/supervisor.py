@@ -30,7 +30,7 @@ from rustosd.process.calls import Calls
 from rustosd.process.channel import Channel
 from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.exceptions import Exceptions, Fault
-from rustosd.process.filter import RULES, Rule, assemble, memory_rules
+from rustosd.process.filter import RULES, Rule, assemble, joined, memory_rules
 from rustosd.process.launch import LaunchFailed, Program, identity_of, launch
 from rustosd.process.link import Link
 from rustosd.process.memory import Memory, MemoryRefused, check_rights
@@ -110,7 +110,7 @@ class Supervisor:
         `executed` is told its number when it runs.
         """
         self._restrict(program)
-        rules = RULES if self._limits is None else RULES | self._page(self._limits, self.roots_own)
+        rules = RULES if self._limits is None else joined(self._page(self._limits, self.roots_own), RULES)
         if self.memory is not None:
             program = replace(program, huge_pages=False)        # they cannot leave in parts
         started = launch(program, assemble(rules), -1 if self._output is None else self._output.end)

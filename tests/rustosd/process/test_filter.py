@@ -8,7 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rustosd.process import syscalls as nr
-from rustosd.process.filter import ALLOW, NOTIFY, RULES, TRACE, Has, Is, NotNull, Rule, assemble, memory_rules, refuse
+from rustosd.process.filter import (
+    ALLOW,
+    LARGE_OCTETS,
+    NOTIFY,
+    RULES,
+    TRACE,
+    AtLeast,
+    Has,
+    Is,
+    NotNull,
+    Rule,
+    assemble,
+    joined,
+    memory_rules,
+    refuse,
+)
 
 ENOSYS, EPERM = refuse(38), refuse(1)
 
@@ -59,13 +74,16 @@ def test_calls_that_matter(call, action):
 
 
 COOKIE = 0x1234_5679
-PAGED = assemble(RULES | memory_rules(COOKIE))
+PAGED = assemble(joined(memory_rules(COOKIE), RULES))
 
 
 @pytest.mark.parametrize(("call", "action"), [
     ((nr.MUNMAP, 0x1000, 0x1000), TRACE), ((nr.MREMAP, 0x1000, 0x1000, 0x2000), TRACE),
     ((nr.BRK, 0), ALLOW), ((nr.BRK, 1 << 32), TRACE),
     ((nr.MMAP, 0, 4096, 3, 0x22), ALLOW), ((nr.MMAP, 0x1000, 4096, 3, 0x32), TRACE),
+    ((nr.MMAP, 0, LARGE_OCTETS - 1, 3, 0x22), ALLOW), ((nr.MMAP, 0, LARGE_OCTETS, 3, 0x22), TRACE),
+    ((nr.MMAP, 0, 1 << 32, 3, 0x22), TRACE), ((nr.MMAP, 0, 1 << 32, 3, 0x02), ALLOW),      # the last one is of a file
+    ((nr.RECVMSG, 3, 0x1000), NOTIFY), ((nr.RECVMSG, 3, 0x1000, 0, 0, 0, COOKIE), ALLOW),
     *(((nr.MADVISE, 0x1000, 4096, advice), TRACE) for advice in (4, 8, 9, 10, 11, 18, 19, 24, 102)),
     *(((nr.MADVISE, 0x1000, 4096, advice), ALLOW) for advice in (0, 3, 14, 15, 23)),
     ((nr.MADVISE, 0x1000, 4096, 4, 0, 0, COOKIE), ALLOW), ((nr.MADVISE, 0x1000, 4096, 4, 0, 0, COOKIE + 1), TRACE),
@@ -82,7 +100,8 @@ def test_another_architectures_calls_do_not_exist():
 
 
 conditions = st.one_of(st.builds(Is, st.integers(0, 5), st.integers(0, 3)), st.builds(NotNull, st.integers(0, 5)),
-                       st.builds(Has, st.integers(0, 5), st.integers(1, 3)))
+                       st.builds(Has, st.integers(0, 5), st.integers(1, 3)),
+                       st.builds(AtLeast, st.integers(0, 5), st.integers(0, 3)))
 rules = st.lists(st.builds(Rule, st.sampled_from([NOTIFY, EPERM, ENOSYS]), st.lists(conditions, max_size=3).map(tuple)),
                  max_size=4)
 
@@ -94,6 +113,8 @@ def test_the_first_rule_that_holds_decides(table, number, arguments):
         value = arguments[condition.argument]
         if isinstance(condition, Has):
             return bool(value & condition.bits)
+        if isinstance(condition, AtLeast):
+            return value >= condition.value
         return value != 0 if isinstance(condition, NotNull) else value & 0xFFFF_FFFF == condition.value
 
     expected = next((rule.action for rule in table.get(number, ()) if all(map(holds, rule.conditions))), ALLOW)
