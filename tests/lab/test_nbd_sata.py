@@ -35,6 +35,7 @@ class Daemon:
 
     def __init__(self, guest, bdf, **exports):
         self.guest = guest
+        guest.preload("tests.lab.inside_take", "tests.lab.inside_nbd")
         text = [EXPORT.format(name=name, disk=f"{bdf}/{port}") for name, port in exports.items()]
         self.call = guest.start(inside_take.daemon, CONFIG.format(bdf=bdf) + "".join(text), timeout=900)
         self.pid = self.call.next(300)["pid"]
