@@ -322,7 +322,7 @@ def hung_on(nic):
                          "bridge -d link", check=False).stdout
     said = re.sub(r"^\d+: |(Link detected|Speed|Duplex|MDI-X): .*|inet6 fe80.*|(valid|preferred)_lft.*| linkdown| state \w+|"
                   r"(?<=<)\S+(?=>)|\w+_timer +\S+", "", said, flags=re.M)
-    return sorted(" ".join(line.split()) for line in said.splitlines())
+    return sorted(" ".join(line.split()) for line in said.splitlines() if line.strip())
 
 
 def test_settings_and_vlans_come_back_and_what_cannot_is_told_first(guest, linux_uses):
