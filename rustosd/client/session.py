@@ -37,8 +37,15 @@ class Session:
         self._end.send(json.dumps(request).encode())
 
     def receive(self) -> Answer:
-        """Raises OSError when the daemon is gone or does not answer."""
-        packet, fds = _receive(self._end, REQUEST_MOST + 1)
+        """Raises OSError when the daemon is gone or does not answer; nothing goes over the session any more then.
+
+        An answer that came late would be taken for the next question's.
+        """
+        try:
+            packet, fds = _receive(self._end, REQUEST_MOST + 1)
+        except TimeoutError:
+            self._end.shutdown(socket.SHUT_RDWR)
+            raise
         if not packet:
             raise ConnectionResetError(errno.ECONNRESET, "rustosd closed the session")
         answer = Answer(json.loads(packet))
@@ -120,7 +127,7 @@ class Daemon:
                 answer = session.receive()
             except OSError as error:
                 session.close()
-                if not kept:
+                if not kept or isinstance(error, TimeoutError):     # what took too long may have been done
                     _unreachable(self.path, error)
                 continue            # the daemon was started anew since
             except BaseException:

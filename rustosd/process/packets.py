@@ -27,7 +27,9 @@ def send(end: socket.socket, packet: dict[str, Any], fd: int = -1) -> None:
                 socket.send_fds(end, [octets], [fd])
             return
         except BlockingIOError:
-            select.select([], [end], [])
+            ready = select.poll()
+            ready.register(end, select.POLLOUT)
+            ready.poll()
 
 
 def receive(end: socket.socket) -> tuple[dict[str, Any], int] | None:

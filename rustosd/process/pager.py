@@ -18,11 +18,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any, Final
 
 from mm.paging.pager import BATCH, Pager
 from rustosd.process import packets
+from rustosd.process.inventory import proc_text
 from rustosd.process.pressure import Pressure
 from rustosd.swap.opening import open_store
 from rustosd.swap.place import from_builtins
@@ -222,7 +222,7 @@ class Group:
         """Where a process has nothing mapped."""
         holes, at = [], 0
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            for line in proc_text(pid, "maps").splitlines():
                 start, _, end = line.split(" ", 1)[0].partition("-")
                 holes.append((at, int(start, 16)))
                 at = int(end, 16)
@@ -366,7 +366,7 @@ def anonymous_pages(pid: int) -> tuple[int, int]:
 def mappings(pid: int, kinds: tuple[str, ...] = _KINDS) -> list[tuple[int, int]]:
     """Private anonymous memory of a process, without its first stack. Raises OSError."""
     found = []
-    with open(f"/proc/{pid}/maps") as maps:
+    with open(f"/proc/{pid}/maps", errors="replace") as maps:
         for line in maps:
             fields = line.split(None, 5)
             if fields[1] in kinds and fields[4] == "0" and (len(fields) == 5 or fields[5].startswith(("[heap]", "[anon:"))):

@@ -181,7 +181,7 @@ def syscall_instruction(tid: int) -> int:
             return vdso + at
     except (OSError, struct.error):
         pass                            # it has none, or has moved it away
-    for line in Path(f"/proc/{tid}/maps").read_text().splitlines():
+    for line in Path(f"/proc/{tid}/maps").read_text(errors="replace").splitlines():
         start, _, end = line.split(" ", 1)[0].partition("-")
         if line.split()[1][2] == "x" and not line.endswith("[vsyscall]"):
             octets = read_memory(tid, int(start, 16), min(int(end, 16) - int(start, 16), 1 << 20))
