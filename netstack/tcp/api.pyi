@@ -11,6 +11,8 @@ EVENT_CLOSED: int
 
 class Tcp:
     @property
+    def touched(self) -> bool: ...
+    @property
     def pending(self) -> int: ...
     def set_limits(
         self, *, time_wait: int, send_buffer: int, receive_buffer: int, memory: int, time_wait_ns: int,
