@@ -10,7 +10,8 @@ EVENT_EOF: int
 EVENT_CLOSED: int
 
 class Tcp:
-    touched: bool
+    @property
+    def touched(self) -> bool: ...
     @property
     def pending(self) -> int: ...
     def set_limits(

@@ -3,6 +3,7 @@
 import errno
 import os
 import struct
+import traceback
 
 import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
@@ -68,6 +69,16 @@ class Call:
     def refuse(self, number: cython.int) -> None:
         """The call fails with this errno."""
         self.notifications._send(self.id, 0, -number, 0)
+
+    def fail(self, wrong: Exception) -> None:
+        """The call fails with the errno of an OSError; with EIO for what should never be raised, which is told on stderr.
+
+        None but LookupError is raised by a call that was over before it was answered; the answer goes nowhere then.
+        """
+        failed = isinstance(wrong, OSError)
+        self.refuse((wrong.errno if failed else 0) or errno.EIO)
+        if not failed and not isinstance(wrong, LookupError):
+            traceback.print_exception(wrong)
 
     def proceed(self) -> None:
         """The kernel carries it out."""

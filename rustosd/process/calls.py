@@ -3,7 +3,6 @@
 Compiled: it runs per call.
 """
 
-import errno
 import os
 from collections import Counter
 
@@ -77,7 +76,7 @@ class Calls:
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def take(self) -> cython.int:
-        """Answer the next call, or put it aside. What a handler raises as OSError is the caller's errno."""
+        """Answer the next call, or put it aside. What a handler raises is told by `Call.fail`."""
         raw: seccomp_notif
         call: Call
         memset(cython.address(raw), 0, cython.sizeof(seccomp_notif))
@@ -92,10 +91,8 @@ class Calls:
         self.note(call)
         try:
             self.answer(call)
-        except LookupError:
-            pass                        # over before it was answered
-        except OSError as failed:
-            call.refuse(failed.errno or errno.EIO)
+        except Exception as wrong:
+            call.fail(wrong)
         call.let_go()
         return 0
 

@@ -48,6 +48,8 @@ _TICK_NS: Final = 1_000_000_000
 _RETRY_NS: Final = 2_000_000
 _ALONE_S: Final = 0.01
 GRACE_S: Final = 5.0
+_KILLED_S: Final = 5.0
+"""For what was killed to be gone: it may be in the middle of something in the kernel."""
 _STDERR: Final = 2
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals to the supervisor that are meant for the program. Those of the terminal reach it anyway."""
@@ -255,10 +257,8 @@ class Supervisor:
             return
         try:
             done = waiting.attempt(events)
-        except LookupError:
-            done = True
-        except OSError as failed:
-            waiting.call.refuse(failed.errno or errno.EIO)
+        except Exception as wrong:
+            waiting.call.fail(wrong)
             done = True
         if done:
             self._put_down(fd)
@@ -395,8 +395,8 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """The first process has ended: the others are told, and have a moment."""
-        limit = time.monotonic() + self.grace_s
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number, patience_s in ((signal.SIGTERM, self.grace_s), (signal.SIGKILL, _KILLED_S)):
+            limit = time.monotonic() + patience_s
             for pid in self.programs():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)

