@@ -447,8 +447,8 @@ class FaultServer:
     def _is_there(self, space: cython.pointer[Space], page: uint64_t) -> cython.bint:
         """Whether a page is in memory that we did not bring in: a fork's child may have some that its parent has lost.
 
-        Of a child that nobody has claimed yet nothing has left, so what it found protected is there. It must not be asked to look
-        again: Linux writes its thread id into its memory (set_child_tid) before it comes to the stop at which it is claimed.
+        Of a child that nobody has claimed yet nothing has left, so what it found protected is there. It must not be asked to
+        look again: Linux writes its thread id to its memory (set_child_tid) before the stop at which it is claimed.
         """
         entry: uint64_t = 0
         return space.pagemap < 0 or (pread(space.pagemap, cython.address(entry), 8, page * 8) == 8 and entry >> 63 != 0)

@@ -24,6 +24,7 @@ from cython.cimports.mm.paging.faults import (
 from cython.cimports.mm.paging.space import (
     BATCH_PAGES,
     RUN_PAGES,
+    Counts,
     Run,
     Space,
     forget_range,
@@ -235,12 +236,21 @@ class Pager(FaultServer):
                 for i in range(count)]
 
     def stats(self, index: int) -> SpaceStats:
-        """A moment's figures of one space."""
+        """A moment's figures of one space: between two faults, never in the midst of one."""
         space: cython.pointer[Space] = self._find(index)
-        return SpaceStats(space.table.swapped, policy_resident(cython.address(space.policy)), space.counts.faults,
-                          space.counts.zero_faults, space.counts.write_faults, space.policy.returned, space.counts.waited,
-                          space.counts.pages_in, space.counts.pages_ahead, space.counts.ahead_used, space.counts.pages_out,
-                          space.counts.clean_out, space.counts.zero_out, space.resident)
+        counts: Counts
+        swapped: uint64_t
+        queued: uint64_t
+        returned: uint64_t
+        resident: uint64_t
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            counts, swapped, returned, resident = space.counts, space.table.swapped, space.policy.returned, space.resident
+            queued = policy_resident(cython.address(space.policy))
+            pthread_mutex_unlock(cython.address(self.lock))
+        return SpaceStats(swapped, queued, counts.faults, counts.zero_faults, counts.write_faults, returned, counts.waited,
+                          counts.pages_in, counts.pages_ahead, counts.ahead_used, counts.pages_out, counts.clean_out,
+                          counts.zero_out, resident)
 
     # limits of other processes
 
@@ -670,7 +680,7 @@ class Pager(FaultServer):
 def _followed(space: cython.pointer[Space], to: uint64_t) -> cython.void:
     """The slots have followed a move. Locked."""
     i: uint32_t
-    for i in range(min(space.move_count, MOVES_MOST)):
+    for i in range(min(space.move_count, cython.cast(uint32_t, MOVES_MOST))):
         if space.moves[i] == to:
             space.move_count -= 1
             space.moves[i] = space.moves[min(space.move_count, MOVES_MOST - 1)]

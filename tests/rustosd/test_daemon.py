@@ -113,9 +113,12 @@ def test_it_says_what_to_try(shared):
 @need("ping")
 @pytest.mark.parametrize("host", ["10.77.0.2", "fd77::2"])
 def test_linux_pings_it(shared, host):
-    """All at once, for ping(8) waits no longer for the last answer than -i says, and a busy machine takes its time."""
+    """All at once, for ping(8) waits no longer for the last answer than -i says, and a busy machine takes its time.
+
+    -S: what waits for the neighbor's address fills ping's own small send buffer, and then it does not send the rest at once.
+    """
     for count, size in (("20", "56"), ("5", "1400")):
-        said = shared.netns.run("ping", "-c", count, "-l", count, "-i", "20", "-s", size, host).stdout
+        said = shared.netns.run("ping", "-c", count, "-l", count, "-i", "20", "-S", "100000", "-s", size, host).stdout
         assert " 0% packet loss" in said, said
 
 
