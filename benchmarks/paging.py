@@ -160,7 +160,7 @@ def _clusters(folder: Path, sealer: type[Sealer], rounds: int) -> Row:
     octets = 2 * LIMIT_MIB * _MIB
     for _ in range(rounds):
         store = SwapStore(FileDevice(str(folder / "region"), 2 * octets), sealer=sealer())
-        with SwappedRegion(octets, octets // 16, store) as region:
+        with SwappedRegion(octets, octets // 16, store, keep_awake=True) as region:
             rates.append(_read_back(region))
         store.close()
     rate = statistics.median(rates)

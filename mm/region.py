@@ -26,8 +26,11 @@ _MAP_NORESERVE = 0x4000
 class SwappedRegion:
     """Zeroed memory with the buffer protocol, by `memoryview(region.memory)` before Python 3.12. Its owner closes it."""
 
-    def __init__(self, size: int, limit: int, store: SwapStore, on_failure: Callable[[str], None] | None = None) -> None:
+    def __init__(self, size: int, limit: int, store: SwapStore, on_failure: Callable[[str], None] | None = None,
+                 keep_awake: bool = False) -> None:
         """`size` octets, of which about `limit` are in memory. `store` may serve several regions.
+
+        `keep_awake`: the processors, while pages are asked for often.
 
         A process that forks does not pass it on. Raises OSError; PermissionError with what to do where faults are root's.
         """
@@ -42,6 +45,8 @@ class SwappedRegion:
         """Why a page cannot be had that somebody waits for; empty while all is well."""
         self._on_failure = on_failure
         self._pager = Pager(store)
+        if keep_awake:
+            self._pager.keep_awake()
         self._index = -1
         fd = open_own()
         try:

@@ -282,6 +282,7 @@ class SchedulerConfig(_Section):
     default_class: ClassName
     daemon_weight: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
     reserved_processors: Processors
+    keep_awake: bool
     realtime: ClassConfig
     interactive: ClassConfig
     normal: ClassConfig

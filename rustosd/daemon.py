@@ -131,7 +131,8 @@ class Daemon(Facts):
         self.policies = Policies()
         self.programs = Programs(config.control.socket, self._interfaces)
         self.memory_watch = MemoryWatch(self.processes, self.programs)
-        self.swap_places = Places(lambda: self.config.swap, self.swap_export)
+        self.swap_places = Places(lambda: self.config.swap, self.swap_export,
+                                  lambda: self.config.scheduler.keep_awake)
         self.swap_watch = SwapWatch(self.processes)
         self.kernel_swap = KernelSwap(self.swap_export, lambda: self.journal)
         self.pinger = Pinger(self.stack, self.pump.kick)

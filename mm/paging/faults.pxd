@@ -1,4 +1,5 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from mm.awake cimport Awake
 from mm.paging.space cimport Space
 from mm.swap.store cimport SwapStore
 from mm.swap.sys cimport pthread_mutex_t
@@ -37,6 +38,7 @@ cdef class FaultServer:
     cdef int told               # eventfd: there is something for whoever evicts
     cdef bint stopping
     cdef bint looks_on          # for the next fault, before it sleeps: there is another processor for who faults
+    cdef Awake awake            # None: processors sleep as they like
     cdef uint8_t *buffer        # RUN_PAGES pages
     cdef uint8_t *zeros         # ZERO_PAGES pages
     cdef Deferred *deferred
@@ -55,6 +57,7 @@ cdef class FaultServer:
     cdef int _enter(self, Space *space) noexcept nogil
     cdef void _remove(self, Space *space) noexcept nogil
     cdef void _serve(self) noexcept nogil
+    cdef int _look_up_ms(self) noexcept nogil
     cdef void _take(self, Space *space) noexcept nogil
     cdef void _forked(self, Space *space, int fd) noexcept nogil
     cdef void _fault(self, Space *space, uint64_t address, uint64_t flags, uint32_t thread, Deferred *again) noexcept nogil

@@ -10,6 +10,7 @@ from cython.cimports.libc.errno import EAGAIN, EEXIST, ENOENT, ENOMEM, ESRCH
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memset
+from cython.cimports.mm.awake import LULL_MS
 from cython.cimports.mm.hw import now_ns
 from cython.cimports.mm.paging.space import (
     RUN_PAGES,
@@ -63,6 +64,8 @@ from cython.cimports.mm.swap.sys import (
 from cython.cimports.libc.signal import SIGKILL
 from cython.cimports.posix.signal import kill
 from cython.cimports.posix.unistd import close
+
+from mm.awake import or_none
 
 if not cython.compiled:
     raise ImportError("mm.paging.faults must be compiled: python setup.py build_ext --inplace")
@@ -130,6 +133,10 @@ class FaultServer:
             pthread_mutex_unlock(cython.address(self.lock))
             self._tell(self.wake)
 
+    def keep_awake(self) -> None:
+        """The processors, from now on while faults come often, where that is ours to ask for; before `serve`."""
+        self.awake = or_none()
+
     @property
     def told_fd(self) -> int:
         """Readable when something failed, forked, or waits for room: an eventfd."""
@@ -177,6 +184,7 @@ class FaultServer:
         count: cython.int
         i: cython.int
         answered_ns: int64_t = 0
+        pause_ns: int64_t
         gap_ns: int64_t = _LOOK_ON_NS           # between an answer and the next fault, about
         running: cython.bint = True
         while running:
@@ -185,8 +193,11 @@ class FaultServer:
                 while count == 0 and now_ns() - answered_ns < _LOOK_ON_NS:
                     count = epoll_wait(self.epoll, events, 64, 0)
             if count == 0:
-                count = epoll_wait(self.epoll, events, 64, _RETRY_MS if self.deferred_count else -1)
-            gap_ns = (3 * gap_ns + min(now_ns() - answered_ns, 4 * _LOOK_ON_NS)) // 4
+                count = epoll_wait(self.epoll, events, 64, self._look_up_ms())
+            pause_ns = now_ns() - answered_ns
+            gap_ns = (3 * gap_ns + min(pause_ns, 4 * _LOOK_ON_NS)) // 4
+            if self.awake is not None:
+                self.awake.paused(pause_ns)
             pthread_mutex_lock(cython.address(self.lock))
             for i in range(count):
                 if events[i].data.u64 == _WAKE:
@@ -198,6 +209,15 @@ class FaultServer:
             running = not self.stopping
             pthread_mutex_unlock(cython.address(self.lock))
             answered_ns = now_ns()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _look_up_ms(self) -> cython.int:
+        """When to do so if nothing comes; -1: never."""
+        if self.deferred_count:
+            return _RETRY_MS
+        return LULL_MS if self.awake is not None and self.awake.holds else -1
 
     @cython.cfunc
     @cython.nogil

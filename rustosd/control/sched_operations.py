@@ -47,9 +47,9 @@ class SchedOperations:
         await self.core.scheduler.change(group, _settings(wanted))
         return Done()
 
-    async def sched_enter(self, wanted: p.SchedChange, peer: Peer) -> Done:
+    async def sched_enter(self, wanted: p.SchedChange, peer: Peer) -> p.SchedEntered:
         await self.core.scheduler.enter(peer.pid, wanted.pid, _settings(wanted), anything="change" in peer.rights)
-        return Done()
+        return p.SchedEntered(keep_awake=self.core.scheduler.config.keep_awake)
 
     def _class(self, name: ClassName) -> p.SchedClass:
         scheduler = self.core.scheduler

@@ -92,10 +92,16 @@ class SchedChange(Parameters):
     cpu_quota: CpuQuota | None = None       # "none": no limit
 
 
+class SchedEntered(Row):
+    """What a supervisor is to do for its program."""
+
+    keep_awake: bool            # the processors, while its calls come often
+
+
 METHODS = (
     Method("sched.show", Nothing, SchedStatus, False, "How programs share the processors: classes, ways, the daemon's place."),
     Method("sched.list", Nothing, list[SchedProgram], False, "The programs: class, limits, what they ran and waited."),
     Method("sched.set", SchedChange, Done, True, "Schedule a program, with all it has started, in another way."),
-    Method("sched.enter", SchedChange, Done, False, "A supervisor's word on its own child, before that is executed.",
+    Method("sched.enter", SchedChange, SchedEntered, False, "A supervisor's word on its own child, before that is executed.",
            for_programs=True),
 )

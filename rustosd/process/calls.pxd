@@ -1,5 +1,6 @@
 # The loop that takes in calls.
 from libc.stdint cimport uint32_t, uint64_t
+from mm.awake cimport Awake
 from rustosd.process.call cimport Call
 from rustosd.process.notify cimport SECCOMP_IOCTL_NOTIF_RECV, Notifications, ioctl, seccomp_notif
 from rustosd.process.threads cimport Threads
@@ -28,6 +29,7 @@ cdef class Calls:
     cdef readonly Threads threads
     cdef int epoll
     cdef bint hurried           # something is to be done soon
+    cdef Awake awake            # None: processors sleep as they like
     cdef dict sockets           # by inode
     cdef list handlers          # by number
     cdef object open

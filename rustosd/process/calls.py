@@ -12,7 +12,10 @@ from cython.cimports.libc.errno import EINTR, ENOENT
 from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import int64_t, uint32_t
 from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.mm.awake import LULL_MS
 from cython.cimports.mm.hw import now_ns
+
+from mm.awake import or_none
 
 if not cython.compiled:
     raise ImportError("rustosd.process.calls must be compiled: python setup.py build_ext --inplace")
@@ -39,11 +42,15 @@ class Calls:
         """Answer calls until something else has happened or it is this late (monotonic, ns): (descriptor, events) of that."""
         events: epoll_event[EVENTS_MOST]
         others: list = []
+        answered: int64_t
         pause: int64_t
         count: cython.int
         k: cython.int
         while True:
-            pause = max(0, until - now_ns() + 999_999) // 1_000_000
+            answered = now_ns()
+            pause = max(0, until - answered + 999_999) // 1_000_000
+            if self.awake is not None and self.awake.holds:
+                pause = min(pause, LULL_MS)
             with cython.nogil:
                 count = epoll_wait(self.epoll, events, EVENTS_MOST, cython.cast(cython.int, pause))
             if count < 0:
@@ -51,6 +58,8 @@ class Calls:
                     raise OSError(c_errno, os.strerror(c_errno))
                 PyErr_CheckSignals()
                 break
+            if self.awake is not None:
+                self.awake.paused(now_ns() - answered)
             for k in range(count):
                 if events[k].data.fd != self.notifications.fd:
                     others.append((events[k].data.fd, events[k].events))
@@ -60,6 +69,10 @@ class Calls:
                 break
         self.hurried = False
         return others
+
+    def keep_awake(self) -> None:
+        """The processors, from now on while calls come often, where that is ours to ask for."""
+        self.awake = or_none()
 
     def hurry(self) -> None:
         """Have `wait` return after the call that is being answered."""

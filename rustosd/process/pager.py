@@ -383,7 +383,8 @@ def main(argv: list[str]) -> int:
         return 1
     settings, fd = first
     try:
-        store = open_store(from_builtins(settings["place"]), fd)
+        place = from_builtins(settings["place"])
+        store = open_store(place, fd)
     except (OSError, ValueError) as error:
         packets.send(end, {"error": f"no swap: {error}"})
         return 1
@@ -394,6 +395,8 @@ def main(argv: list[str]) -> int:
     with contextlib.suppress(OSError):  # threads wait for us: we go first
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     pager = Pager(store)
+    if place.keep_awake:
+        pager.keep_awake()
     threading.Thread(target=pager.serve, name="faults", daemon=True).start()
     packets.send(end, {"op": "ready"})
     end.setblocking(False)

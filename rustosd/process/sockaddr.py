@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 LONGEST = 128                    # sizeof(struct sockaddr_storage)
@@ -11,6 +12,7 @@ _FAMILY = struct.Struct("=H")
 _V4 = struct.Struct("=H2s4s8x")         # the port is in network order
 _V6 = struct.Struct("=H2s4s16sI")
 V4_LEAST = 16
+_KNOWN = 256                     # the latest: programs ask for the same few again and again
 V6_LEAST = 24                    # without sin6_scope_id, as of old (SIN6_LEN_RFC2133)
 
 
@@ -28,6 +30,7 @@ def family_of(octets: bytes) -> int:
     return _FAMILY.unpack_from(octets)[0]
 
 
+@lru_cache(_KNOWN)
 def parse(octets: bytes, family: int) -> Endpoint:
     """The endpoint that a socket of `family` is told; an IPv4-mapped one as IPv4. Raises OSError (EINVAL, EAFNOSUPPORT)."""
     named = family_of(octets)
@@ -43,6 +46,7 @@ def parse(octets: bytes, family: int) -> Endpoint:
     return Endpoint(f"{host}%{scope}" if scope and host.startswith("fe80:") else host, int.from_bytes(port))
 
 
+@lru_cache(_KNOWN)
 def emit(endpoint: Endpoint, family: int) -> bytes:
     """As a socket of `family` is told of it: IPv4 is mapped for an IPv6 socket."""
     port = endpoint.port.to_bytes(2)

@@ -77,8 +77,11 @@ class Supervisor:
         self.name = name
         self.grace_s = grace_s
         self.dies_with_daemon = False
-        self.before_exec: Callable[[int], None] = lambda _pid: None
-        """Called with the program's number when it is about to begin; what it raises keeps it from that."""
+        self.before_exec: Callable[[int], bool] = lambda _pid: False
+        """Called with the program's number when it is about to begin; what it raises keeps it from that.
+
+        True: processors are kept awake while its calls come often.
+        """
         self.meter = Meter()
         self.monitor = Monitor()
         self.monitor.on_exit.append(self._ended)
@@ -127,7 +130,8 @@ class Supervisor:
             self._epoll.register(started.listener, select.EPOLLIN)
             self._watch_signals(wake)
             self._channel = Channel.open(self, self.link.path)
-            self.before_exec(started.pid)
+            if self.before_exec(started.pid):
+                self._calls.keep_awake()
             if self._traced:
                 self._seize()
             started.go(self._reap)

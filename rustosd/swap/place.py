@@ -23,6 +23,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     compression: Compression = "none"
     encryption: bool = True
     direct: bool = False
+    keep_awake: bool = True
+    """Processors, while faults come often."""
 
 
 def from_builtins(place: dict[str, Any]) -> Place:

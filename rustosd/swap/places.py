@@ -24,16 +24,18 @@ log = structlog.get_logger(__name__)
 class Places:
     """Files without a name, or parts of one export, which are free again when their program's pager has ended."""
 
-    def __init__(self, config: Callable[[], SwapConfig], export: Callable[[str], tuple[str, int]]) -> None:
-        """`config`: as it is now. `export(name)`: the socket where it is served and its octets; raises OSError."""
-        self._config, self._export = config, export
+    def __init__(self, config: Callable[[], SwapConfig], export: Callable[[str], tuple[str, int]],
+                 keep_awake: Callable[[], bool] = lambda: True) -> None:
+        """`config`, `keep_awake`: as they are now. `export(name)`: where it is served and its octets; raises OSError."""
+        self._config, self._export, self._keep_awake = config, export, keep_awake
         self._leases: dict[tuple[str, int, int], socket.socket] = {}      # export, first octet, octets: our end
 
     def take(self, pid: int) -> tuple[Place, socket.socket | io.FileIO]:
         """A place for the programs of the supervisor `pid`, and the descriptor to be handed over. Raises OSError."""
         config = self._config()
         octets = config.size.octets // _PAGE * _PAGE
-        common: dict[str, Any] = {"compression": config.compression, "encryption": config.encryption}
+        common: dict[str, Any] = {"compression": config.compression, "encryption": config.encryption,
+                                  "keep_awake": self._keep_awake()}
         if config.export is not None:
             return self._part(str(config.export), octets, pid, common)
         name = str(Path(config.path) / f"{pid}.swap")

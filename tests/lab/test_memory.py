@@ -18,6 +18,7 @@ from tests.models.ahci.card import Card
 from tests.models.vfio_user_server import Server
 from tests.rustosd.process.test_memory import PROGRAMS
 
+pytestmark = pytest.mark.long
 CONFIG = """
 interface = []
 [[device]]
@@ -162,7 +163,6 @@ def test_memory_is_what_programs_made_it_and_who_loses_his_disk_ends_alone(serve
     served.end()
 
 
-@pytest.mark.long
 def test_a_drive_that_is_unplugged_under_a_pager_ends_the_programs_that_are_swapped_to_it_alone(tmp_path, stress):
     model = Model(*(Drive(sectors=65536, full=True, serial=name) for name in ("LEFT", "RIGHT")), cap=CAP, hot_plug=True)
     model.clock = time.monotonic_ns

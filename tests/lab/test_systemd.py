@@ -21,6 +21,7 @@ from tests.lab.guest import CARDS, Finished, Guest
 from tests.lab.packages import ROOT, LabUnavailable
 from tests.lab.test_memory import HOLD
 
+pytestmark = pytest.mark.long
 BDF = CARDS["e1000e"].bdf
 CONFIG = f"""\
 interface = []
@@ -150,7 +151,6 @@ def test_the_control_socket_is_systemds_and_for_its_group(machine, installed):
     assert "lan0" in machine.run("rustosctl nic list", timeout=600).stdout
 
 
-@pytest.mark.long
 def test_a_reload_takes_what_changed_and_a_wrong_file_fails_it(machine, installed):
     (before,) = show(machine, "MainPID")
     machine.put("/etc/rustosd/rustosd.toml", f"{CONFIG}[service.echo]\nport = 7007\n".encode())
@@ -235,7 +235,6 @@ def test_linux_has_its_swap_on_a_disk_of_the_services(machine):
     assert machine.run("tail -n +2 /proc/swaps").stdout == ""
 
 
-@pytest.mark.long
 def test_a_hung_daemon_is_killed_by_the_watchdog_and_starts_again(machine, installed):
     pid, restarts = show(machine, "MainPID", "NRestarts")
     machine.run(f"kill -STOP {pid}")
@@ -252,7 +251,6 @@ def test_stopping_gives_the_card_back_with_its_address_and_ends_the_programs(mac
     assert show(machine, "Result", "ActiveState") == ["success", "inactive"]
 
 
-@pytest.mark.long
 def test_a_wrong_configuration_is_told_once_and_not_tried_again(machine, installed):
     machine.run("systemctl stop rustosd.service", timeout=600)
     machine.put("/etc/rustosd/rustosd.toml", b"[stack]\nmax_conections = 5\n")
@@ -262,7 +260,6 @@ def test_a_wrong_configuration_is_told_once_and_not_tried_again(machine, install
     assert "nothing was changed" in install(machine).stderr
 
 
-@pytest.mark.long
 def test_uninstalling_leaves_only_the_configuration(machine, installed):
     machine.run("scripts/uninstall", timeout=600)
     left = machine.run("find /etc/systemd /etc/sysusers.d /etc/tmpfiles.d /usr/local /run/rustosd "
@@ -272,7 +269,6 @@ def test_uninstalling_leaves_only_the_configuration(machine, installed):
     machine.run("scripts/uninstall --purge && test ! -e /etc/rustosd", timeout=600)
 
 
-@pytest.mark.long
 def test_installing_starts_nothing_by_itself_and_writes_a_configuration(machine):
     said = install(machine)
     assert said.status == 0 and "systemctl enable --now" in said.stderr, said.stderr

@@ -3,14 +3,17 @@
 import errno
 import os
 import random
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mm import awake
 from mm.paging.userfault import begin, open_own
 from mm.region import PAGE, SwappedRegion
 from mm.swap.device import FileDevice, RamDevice
@@ -18,6 +21,7 @@ from mm.swap.store import SwapStore
 
 PAGES = 2048
 LIMIT = 128 * PAGE
+AWAKE, ASLEEP = 0, 2_000_000_000        # microseconds that a processor may take to wake
 
 
 def possible() -> str:
@@ -55,6 +59,22 @@ def region(store: SwapStore) -> Iterator[SwappedRegion]:
     assert store.held() == []           # no slot was forgotten
 
 
+def touch(view: memoryview) -> None:
+    for page in range(PAGES):
+        view[page * PAGE] = 1
+
+
+def said(asked: Path) -> list[int]:
+    """What PM QoS was asked for so far."""
+    return [us for us, in struct.iter_unpack("=i", asked.read_bytes())]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+
+
 def mark(number: int) -> bytes:
     return b"%016d" % number
 
@@ -74,6 +94,23 @@ def test_every_page_comes_back_and_no_more_than_the_limit_is_in_memory(region: S
                 assert view[(page + 1) * PAGE - 1] == 0
     assert region.stats.resident <= LIMIT // PAGE
     assert region.stats.pages_out >= PAGES - LIMIT // PAGE
+
+
+def test_processors_are_kept_awake_while_faults_come_often(
+        store: SwapStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = tmp_path / "cpu_dma_latency"
+    asked.touch()
+    monkeypatch.setattr(awake, "DEVICE", str(asked))
+    with SwappedRegion(PAGES * PAGE, LIMIT, store, keep_awake=True) as region, memoryview(region.memory) as view:
+        wait_for(lambda: touch(view) or AWAKE in said(asked))       # a busy machine may make pauses
+        wait_for(lambda: said(asked)[-1:] == [ASLEEP])
+
+
+def test_where_that_is_not_ours_to_ask_nothing_changes(store: SwapStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(awake, "DEVICE", "/nowhere/cpu_dma_latency")
+    with SwappedRegion(PAGES * PAGE, LIMIT, store, keep_awake=True) as region, memoryview(region.memory) as view:
+        touch(view)
+        assert view[0] == 1
 
 
 def test_what_is_only_read_leaves_without_being_written_again(region: SwappedRegion) -> None:

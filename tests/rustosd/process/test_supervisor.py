@@ -7,9 +7,25 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from mm import awake
 from rustosd.process import supervisor as module
 from rustosd.process.launch import Program
 from rustosd.process.supervisor import Supervisor
+
+CALLS = """
+import os, socket, sys, time
+from contextlib import suppress
+asked, until = sys.argv[1], time.monotonic() + 20
+def said():
+    for _ in range(1000):
+        with suppress(OSError):
+            socket.socket()
+    return os.stat(asked).st_size
+while not said() and sys.argv[2] and time.monotonic() < until:      # a busy machine may make pauses
+    pass
+time.sleep(0.1)                                                     # and back
+sys.exit(os.stat(asked).st_size % 8)
+"""
 
 
 def test_why_the_daemon_takes_no_program_is_what_is_raised(monkeypatch, tmp_path):
@@ -56,3 +72,19 @@ def test_what_a_handler_raises_is_an_answer_and_ends_nobody(monkeypatch, wrong):
     one = Supervisor(SimpleNamespace(path="", ask=lambda *_words, **_more: {}, close=lambda: None), grace_s=0.1)
     code = "import socket, sys\ntry: socket.socket()\nexcept OSError as told: sys.exit(told.errno)"
     assert one.run(Program([sys.executable, "-c", code], own_network=False)) == getattr(wrong, "errno", errno.EIO)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_processors_are_kept_awake_while_calls_come_often_if_the_daemon_says_so(monkeypatch, tmp_path, wanted):
+    def handler(*_):
+        raise OSError(errno.ENOBUFS, "none left")
+
+    asked = tmp_path / "cpu_dma_latency"
+    asked.touch()
+    monkeypatch.setattr(awake, "DEVICE", str(asked))
+    monkeypatch.setattr(module.Channel, "open", lambda *_: MagicMock())
+    monkeypatch.setattr(Supervisor, "_socket", handler)
+    one = Supervisor(SimpleNamespace(path="", ask=lambda *_words, **_more: {}, close=lambda: None), grace_s=0.1)
+    one.before_exec = lambda _pid: wanted
+    assert one.run(Program([sys.executable, "-c", CALLS, str(asked), "x" * wanted], own_network=False)) == 0
+    assert bool(asked.read_bytes()) is wanted

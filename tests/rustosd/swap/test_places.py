@@ -57,6 +57,13 @@ def test_a_file_has_no_name_is_its_owners_and_as_large_as_was_said(tmp_path, cha
     store.close()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_whether_processors_are_kept_awake_is_passed_on(tmp_path, wanted):
+    place, end = Places(lambda: config(tmp_path), none, lambda: wanted).take(900)
+    with end:
+        assert place.keep_awake is wanted
+
+
 def test_a_directory_that_cannot_be_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"no swap in .*file/swap: Not a directory; choose another path under \[swap\]"):

@@ -1,0 +1,6 @@
+DEVICE: str
+
+class Awake:
+    def __init__(self) -> None: ...
+
+def or_none() -> Awake | None: ...
