@@ -42,7 +42,7 @@ def accept4(one: GuestSocket, call: Call) -> None:
 
 
 def getsockname(one: GuestSocket, call: Call) -> None:
-    call.write_name(call.pointer(1), call.pointer(2), one.name(), one.family)
+    call.write_name(one.name(), one.family)
     call.answer()
 
 
@@ -50,7 +50,7 @@ def getpeername(one: GuestSocket, call: Call) -> None:
     one.settle()
     if one.remote is None or not one.connected:
         raise error(errno.ENOTCONN)
-    call.write_name(call.pointer(1), call.pointer(2), one.remote, one.family)
+    call.write_name(one.remote, one.family)
     call.answer()
 
 

@@ -14,5 +14,6 @@ cdef class Call:
     cdef uint64_t words[6]
     cdef int end                # a duplicate of the descriptor that the call is about; -1: there is none
     cdef int64_t room(self, uint64_t length_at) except? -1
+    cdef sized(self, uint64_t address, uint64_t length_at, bytes octets)
     cdef write_both(self, uint64_t address, bytes octets, uint32_t count, uint64_t length_at, uint32_t length)
     cdef void let_go(self) noexcept

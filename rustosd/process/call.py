@@ -119,13 +119,18 @@ class Call:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return read_memory(self.thread, address, length)
 
-    def write_name(self, address: uint64_t, length_at: uint64_t, endpoint: Endpoint, family: int) -> None:
-        """A struct sockaddr where the caller has room for so much of it, and its whole length. Raises OSError."""
-        self.write_sized(address, length_at, sockaddr.emit(endpoint, family))
+    def write_name(self, endpoint: Endpoint, family: int) -> None:
+        """A struct sockaddr where the second argument says, as `write_sized` by the third. Raises OSError."""
+        self.sized(self.words[1], self.words[2], sockaddr.emit(endpoint, family))
 
     def write_sized(self, address: uint64_t, length_at: uint64_t, octets: bytes) -> None:
         """As much as there is room for, and how long it is. Raises OSError (EFAULT, EINVAL)."""
-        self.write_both(address, octets, min(self.room(length_at), len(octets)), length_at, len(octets))
+        self.sized(address, length_at, octets)
+
+    @cython.cfunc
+    def sized(self, address: uint64_t, length_at: uint64_t, octets: bytes):
+        length: uint32_t = len(octets)
+        self.write_both(address, octets, min(self.room(length_at), length), length_at, length)
 
     def write_option(self, octets: bytes) -> None:
         """The value of getsockopt(2), cut to the room there is, and how long it is then. Raises OSError (EFAULT, EINVAL)."""

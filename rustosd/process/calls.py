@@ -58,7 +58,7 @@ class Calls:
                     raise OSError(c_errno, os.strerror(c_errno))
                 PyErr_CheckSignals()
                 break
-            if self.awake is not None:
+            if self.awake is not None and (count or self.awake.holds):
                 self.awake.paused(now_ns() - answered)
             for k in range(count):
                 if events[k].data.fd != self.notifications.fd:

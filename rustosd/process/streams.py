@@ -222,7 +222,7 @@ class StreamSocket(GuestSocket):
             if flags & NON_BLOCKING:
                 os.set_blocking(fd, False)
             if call.pointer(1):
-                call.write_name(call.pointer(1), call.pointer(2), one.remote, self.family)
+                call.write_name(one.remote, self.family)
             call.give(fd, bool(flags & CLOSE_ON_EXEC))
         except LookupError:
             self._returned.append(made)
