@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 from mm.swap.device import RamDevice
 from mm.swap.store import SwapStore
@@ -12,14 +13,14 @@ from rustosd.process import pager
 OCTETS = 256 << 20
 
 
-def open_store(place: dict, fd: int) -> SwapStore:
+def open_store(place: SimpleNamespace, fd: int) -> SwapStore:
     os.close(fd)
     device = RamDevice(OCTETS)
     store = SwapStore(device)
-    if place["fails"] == "write-error":
+    if place.fails == "write-error":
         device.fail(5, reads=False)
     else:
-        threading.Thread(target=spoil, args=(device, store, place["fails"]), daemon=True).start()
+        threading.Thread(target=spoil, args=(device, store, place.fails), daemon=True).start()
     return store
 
 
@@ -36,6 +37,6 @@ def spoil(device: RamDevice, store: SwapStore, how: str) -> None:
         time.sleep(60)
 
 
-pager.open_store, pager.from_builtins = open_store, lambda place: place
+pager.open_store, pager.from_builtins = open_store, lambda place: SimpleNamespace(**place, keep_awake=False)
 if __name__ == "__main__":
     sys.exit(pager.main(sys.argv[1:]))
