@@ -471,7 +471,10 @@ class FaultServer:
         look again: Linux writes its thread id to its memory (set_child_tid) before the stop at which it is claimed.
         """
         entry: uint64_t = 0
-        return space.pagemap < 0 or (pread(space.pagemap, cython.address(entry), 8, page * 8) == 8 and entry >> 63 != 0)
+        if space.pid < 0:
+            return True
+        return (space.pagemap >= 0 and pread(space.pagemap, cython.address(entry), 8, page * 8) == 8
+                and entry >> 63 != 0)
 
     # what has to wait
 

@@ -1,5 +1,6 @@
 """Regions of our own memory that are in swap in parts: whoever touches them sees what was written, whatever thread it is."""
 
+import ctypes
 import errno
 import os
 import random
@@ -94,6 +95,34 @@ def test_every_page_comes_back_and_no_more_than_the_limit_is_in_memory(region: S
                 assert view[(page + 1) * PAGE - 1] == 0
     assert region.stats.resident <= LIMIT // PAGE
     assert region.stats.pages_out >= PAGES - LIMIT // PAGE
+
+
+def test_threads_that_write_the_same_pages_lose_nothing(region: SwappedRegion) -> None:
+    """A page may leave between the write that is held up and the answer: what its slot has is all there is of it then.
+
+    By libc, for Python has one thread at a time in its own hands.
+    """
+    libc = ctypes.CDLL(None)
+    wrong: list[tuple[int, int, int]] = []
+
+    def work(column: int) -> None:
+        chosen, held, seen = random.Random(column), [0] * PAGES, ctypes.c_uint8()
+        for _ in range(20_000):
+            page = chosen.randrange(PAGES)
+            word = ctypes.c_void_p(region.address + page * PAGE + 64 * column)
+            libc.memcpy(ctypes.byref(seen), word, 1)
+            if seen.value != held[page]:
+                wrong.append((page, seen.value, held[page]))
+            if chosen.random() < 0.5:
+                held[page] = held[page] % 255 + 1
+                libc.memset(word, held[page], 1)
+
+    threads = [threading.Thread(target=work, args=(column,)) for column in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def test_processors_are_kept_awake_while_faults_come_often(
