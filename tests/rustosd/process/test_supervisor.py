@@ -23,7 +23,8 @@ def said():
     return os.stat(asked).st_size
 while not said() and sys.argv[2] and time.monotonic() < until:      # a busy machine may make pauses
     pass
-time.sleep(0.1)                                                     # and back
+while os.stat(asked).st_size % 8 and time.monotonic() < until:      # asked for, and not taken back yet
+    time.sleep(0.01)
 sys.exit(os.stat(asked).st_size % 8)
 """
 
