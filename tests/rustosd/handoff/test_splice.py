@@ -27,7 +27,7 @@ class Host:
         self.stack = Stack(os.urandom(32), now=time.monotonic_ns())
         self.network = AsyncStack(self.stack, loop, lambda: self.pump.kick())
         self.pump = Pump(loop, self.stack, self.network.dispatch, busy_poll_us=0)
-        self.handoff = Handoff(self.network, limits)
+        self.handoff = Handoff(self.network, limits, pump=self.pump)
         self.session = self.handoff.open_session(1)
 
     async def ask(self, op, **fields):
