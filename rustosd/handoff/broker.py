@@ -20,6 +20,7 @@ from netstack.sockets import AsyncStack
 from rustosd.descriptors import End, make_pair
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
+from rustosd.handoff.splice import StreamSplice
 from rustosd.handoff.stream import ANCHOR, Listener, StreamSocket
 from rustosd.handoff.watch import Watch
 from rustosd.policy import ROOT, Policies, Subject
@@ -31,6 +32,7 @@ ID_OCTETS = 8
 IDS_AT_ONCE = 64
 SPARE_DESCRIPTORS = 512
 PORT_ATTEMPTS = 64
+TIDY_S = 0.02
 
 log = structlog.get_logger(__name__)
 Socket = StreamSocket | DatagramSocket
@@ -67,6 +69,7 @@ class Handoff:
         self._ids: list[str] = []                           # drawn ahead
         self._fates: OrderedDict[str, int] = OrderedDict()
         self._watch = Watch()
+        self._untidy: list[StreamSplice] = []
         self._pump = pump
         if pump is None:
             network.loop.add_reader(self._watch.fileno(), self.catch_up)
@@ -127,6 +130,17 @@ class Handoff:
         self._one_less(one.pid)
         self.kept_ports.discard(one.kept_port)
         self._watch.forget(one.end)
+
+    def tidy_later(self, splice: StreamSplice) -> None:
+        """Call `tidy` of it in a while."""
+        if not self._untidy:
+            self.network.loop.call_later(TIDY_S, self._tidy)
+        self._untidy.append(splice)
+
+    def _tidy(self) -> None:
+        untidy, self._untidy = self._untidy, []
+        for splice in untidy:
+            splice.tidy()
 
     def free_port(self) -> int:
         """One that nobody listens on, and that is kept for nobody. Raises OSError (EADDRINUSE)."""
