@@ -1,8 +1,10 @@
+from mm.crowd import Crowd
+
 MAX_PASSES: int
 STRETCH: int
 
 class BusyPoll:
-    def __init__(self, while_ns: int) -> None: ...
+    def __init__(self, while_ns: int, crowd: Crowd | None = None) -> None: ...
     @property
     def looking(self) -> bool: ...
     @property

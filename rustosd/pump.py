@@ -19,6 +19,7 @@ from cython.cimports.mm.hw import now_ns
 from cython.cimports.netstack.verbs import PacketStack
 
 from drivers.nic import LinkTeller
+from mm import crowd
 from mm.frame import RxBurst, TxBurst
 from mm.histogram import Histogram
 from rustosd.busy_poll import BusyPoll
@@ -78,7 +79,7 @@ class Pump:
         self.loop = loop
         self.stack = stack
         self.on_events = on_events
-        self.poll = BusyPoll(busy_poll_us * 1000)
+        self.poll = BusyPoll(busy_poll_us * 1000, crowd.or_none())
         self.ports, self.sources = (), ()
         self.rx, self.tx = RxBurst(), TxBurst()
         self.rx_bursts, self.tx_bursts, self.turns = Histogram(), Histogram(), Histogram()

@@ -12,12 +12,18 @@ from structlog.testing import capture_logs
 
 from drivers.nic import GONE, Nic
 from drivers.tap import Tap
+from mm import crowd
 from mm.frame import BURST, RxBurst, TxBurst
 from netstack.verbs import PacketStack
 from rustosd import pump as pump_module
 from rustosd.pump import Pump
 
 MAC = bytes.fromhex("02000000000a")
+
+
+@pytest.fixture(autouse=True)
+def an_empty_machine(monkeypatch):
+    monkeypatch.setattr(crowd, "or_none", lambda: None)
 
 
 def frame(number: int) -> bytes:
