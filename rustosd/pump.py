@@ -3,7 +3,7 @@
 One breath: read the clock, take a burst from every NIC, let the stack work, tell the applications, send what the stack
 has to say. While there is work breath follows breath, up to a budget; then the loop's other callbacks get their share.
 When work ends, the pump keeps looking for some microseconds, since the answer to what was just sent is often that near,
-and then sleeps in epoll until a NIC, an application or a timer wakes it.
+and then sleeps in epoll until a NIC, an application or a timer wakes it. Where others wait for a processor it sleeps at once.
 """
 
 import asyncio

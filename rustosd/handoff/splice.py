@@ -397,7 +397,7 @@ class StreamSplice:
         message.msg_iovlen = 1
         part.iov_base = scratch
         while self.chaff:
-            part.iov_len = min(self.chaff, DATAGRAM_MOST)
+            part.iov_len = min(self.chaff, cython.cast(uint32_t, DATAGRAM_MOST))
             got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
             self.chaff = self.chaff - cython.cast(uint32_t, got) if got > 0 else 0
 
