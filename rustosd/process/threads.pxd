@@ -1,13 +1,17 @@
 # Descriptors of other processes' threads (pidfd_getfd(2)).
 from libc.stdint cimport uint64_t
-from posix.stat cimport S_ISSOCK, fstat, stat, struct_stat
+from posix.stat cimport S_ISSOCK, stat, struct_stat
 
 cdef extern from "<sys/syscall.h>" nogil:
-    enum: SYS_pidfd_getfd, SYS_pidfd_open
+    enum: SYS_fstat, SYS_pidfd_getfd, SYS_pidfd_open
 
 cdef extern from "<unistd.h>" nogil:
     long syscall(long number, ...)
     int close_descriptor "close"(int fd)
+
+cdef inline int look_at(int fd, struct_stat *found) noexcept nogil:
+    """fstat(2). glibc's makes it a look along an empty path, which takes twice as long."""
+    return <int>syscall(SYS_fstat, fd, found)
 
 cdef enum:
     PIDFD_THREAD = 0x80         # O_EXCL; of Linux 6.9 on

@@ -87,7 +87,7 @@ class Threads:
             return 0
         if fd < 0:
             return _inode_by_name(thread, number)
-        if fstat(fd, cython.address(found)) < 0 or not S_ISSOCK(found.st_mode):
+        if look_at(fd, cython.address(found)) < 0 or not S_ISSOCK(found.st_mode):
             close_descriptor(fd)
             return 0
         end[0] = fd
@@ -114,7 +114,7 @@ class Threads:
 def inode_of(fd: cython.int) -> int:
     """Of a descriptor of ours. Raises OSError."""
     found: struct_stat
-    if fstat(fd, cython.address(found)) < 0:
+    if look_at(fd, cython.address(found)) < 0:
         raise OSError(c_errno, os.strerror(c_errno))
     return found.st_ino
 

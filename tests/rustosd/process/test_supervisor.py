@@ -69,7 +69,7 @@ def test_what_a_handler_raises_is_an_answer_and_ends_nobody(monkeypatch, wrong):
         raise wrong
 
     monkeypatch.setattr(module.Channel, "open", lambda *_: MagicMock())
-    monkeypatch.setattr(Supervisor, "_socket", handler)
+    monkeypatch.setattr(module.Opening, "socket", handler)
     one = Supervisor(SimpleNamespace(path="", ask=lambda *_words, **_more: {}, close=lambda: None), grace_s=0.1)
     code = "import socket, sys\ntry: socket.socket()\nexcept OSError as told: sys.exit(told.errno)"
     assert one.run(Program([sys.executable, "-c", code], own_network=False)) == getattr(wrong, "errno", errno.EIO)
@@ -84,7 +84,7 @@ def test_processors_are_kept_awake_while_calls_come_often_if_the_daemon_says_so(
     asked.touch()
     monkeypatch.setattr(awake, "DEVICE", str(asked))
     monkeypatch.setattr(module.Channel, "open", lambda *_: MagicMock())
-    monkeypatch.setattr(Supervisor, "_socket", handler)
+    monkeypatch.setattr(module.Opening, "socket", handler)
     one = Supervisor(SimpleNamespace(path="", ask=lambda *_words, **_more: {}, close=lambda: None), grace_s=0.1)
     one.before_exec = lambda _pid: wanted
     assert one.run(Program([sys.executable, "-c", CALLS, str(asked), "x" * wanted], own_network=False)) == 0
