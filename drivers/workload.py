@@ -10,7 +10,6 @@ if not cython.compiled:
     raise ImportError("drivers.workload must be compiled: python setup.py build_ext --inplace")
 
 PATTERNS = ("random", "sequential")
-DEEPEST = MAX_DEPTH
 _MARK = cython.declare(uint64_t, cython.cast(uint64_t, 1) << 63)
 
 

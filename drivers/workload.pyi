@@ -2,7 +2,6 @@ from drivers.device import DmaMemory
 from drivers.request import CompletionBurst, RequestBurst
 
 PATTERNS: tuple[str, ...]
-DEEPEST: int
 
 class Workload:
     def __init__(

@@ -82,7 +82,6 @@ cdef struct Net:
     uint64_t ended_elsewhere[VERDICTS]  # received by interfaces that are gone, so that the sums never fall
     # token bucket for ICMP errors and another for challenge ACKs (RFC 1812 4.3.2.8, RFC 5961 7)
     int64_t icmp_tokens_at
-    uint32_t icmp_tokens
     int64_t challenge_tokens_at
     uint32_t challenge_tokens
     uint32_t icmp_errors_per_second     # limits, set once

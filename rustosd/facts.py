@@ -138,7 +138,7 @@ class Facts:
         if server is None or path is None:
             raise OSError(errno.ENOENT, f"swap on export {name} needs the NBD server and its unix socket: see [nbd]")
         if name not in server.served:
-            raise OSError(errno.ENOENT, f"there is no export {name} for swap; see: rustosctl disk exports")
+            raise OSError(errno.ENOENT, f"there is no export {name} for swap; add it: rustosctl disk export DISK --name {name}")
         return path, server.served[name].export.octets
 
     def gone_devices(self) -> list[tuple[str, str]]:

@@ -20,7 +20,6 @@ Protocol = Literal["tcp", "udp"]
 PRIVILEGED: Final = "privileged-ports"
 """Whose denials are those of ports that only root has."""
 PORTS_OF_ROOT: Final = 1024
-POLICIES_MOST: Final = 256
 VERDICTS_MOST: Final = 4096
 """Destinations of datagrams whose verdict one socket remembers."""
 

@@ -187,7 +187,7 @@ class Processes:
         with contextlib.suppress(ProcessLookupError):
             if (group := self._above(pid)) is not None:
                 return group.pid, await group.ask(op, pid=pid, **fields)
-        raise OSError(errno.ESRCH, f"no program on the stack has the number {pid}; see: rustosctl ps")
+        raise _no_program(pid)
 
     def _above(self, pid: int) -> Group | None:
         """Whose process it is, by the kernel's word: supervisors could claim what is not theirs."""
@@ -238,7 +238,10 @@ class Processes:
     async def _wait_for_process(self, pid: int, seconds: float) -> End | None:
         """One that a program has started: only its parent is told how it ends."""
         loop = asyncio.get_running_loop()
-        pidfd = os.pidfd_open(pid) if pid else -1
+        try:
+            pidfd = os.pidfd_open(pid) if pid else -1
+        except (OSError, OverflowError):
+            raise _no_program(pid) from None
         try:
             await self.ask(pid, "show")
             gone = loop.create_future()
@@ -270,6 +273,10 @@ class Processes:
             self._ended.move_to_end(group.program)
             while len(self._ended) > ENDED_MOST:
                 self._ended.popitem(last=False)
+
+
+def _no_program(pid: int) -> OSError:
+    return OSError(errno.ESRCH, f"no program on the stack has the number {pid}; see: rustosctl ps")
 
 
 def _daemon() -> dict[str, Any]:

@@ -241,7 +241,8 @@ class Programs:
     def find(self, name: str) -> Runner:
         """Raises LookupError that names those there are."""
         if name not in self.runners:
-            raise LookupError(f"there is no program {name}; there is {', '.join(self.runners) or 'none'}: [[program]]")
+            there = f"there is {', '.join(self.runners)}" if self.runners else "add it to the configuration, as [[program]]"
+            raise LookupError(f"there is no program {name}; {there}")
         return self.runners[name]
 
     def supervised_by(self, pid: int) -> str:

@@ -30,12 +30,9 @@ _SRST: Final = 0x04
 # General purpose logs, ACS-3 9.
 ERROR_LOG: Final = 0x03
 """Extended comprehensive SMART error log."""
-SELF_TEST_LOG: Final = 0x07
 QUEUED_ERROR_LOG: Final = 0x10
 QUEUED_SEND_LOG: Final = 0x13
 """What of SEND FPDMA QUEUED it has."""
-IDENTIFY_LOG: Final = 0x30
-SCT_STATUS: Final = 0xE0
 
 
 @dataclass(frozen=True, slots=True)

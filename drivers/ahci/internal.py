@@ -21,8 +21,6 @@ from cython.cimports.mm.hw import dma_store64
 if not cython.compiled:
     raise ImportError("drivers.ahci.internal must be compiled: python setup.py build_ext --inplace")
 
-MOST_OCTETS = SCRATCH_OCTETS
-"""That one of them can read or write."""
 _PACKET_AT = cython.declare(cython.int, 64)
 _PRD_AT = cython.declare(cython.int, 128)
 

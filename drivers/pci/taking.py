@@ -162,7 +162,7 @@ def _group_reasons(device: PciDevice, bus: PciBus, host: HostUses, together: fro
 
 def _iommu_advice(bus: PciBus) -> str:
     """What to do where there is no IOMMU, for this machine."""
-    uio = "or use the uio backend, which lets the device reach all memory"
+    uio = "or use the uio backend (--backend uio), which lets the device reach all memory"
     if bus.has_iommu():
         return f"the kernel's IOMMU does not cover this device: try another slot, {uio}"
     tables = bus.root / "sys/firmware/acpi/tables"

@@ -31,7 +31,6 @@ cdef extern from "<linux/userfaultfd.h>" nogil:
         UFFD_API
         UFFDIO_API
         UFFDIO_REGISTER
-        UFFDIO_UNREGISTER
         UFFDIO_WAKE
         UFFDIO_COPY
         UFFDIO_ZEROPAGE

@@ -14,7 +14,6 @@ cdef class RunMap:
 
     cdef int64_t take(self, uint32_t want, uint32_t *got) noexcept nogil
     cdef void give(self, uint32_t first, uint32_t count) noexcept nogil
-    cdef bint is_taken(self, uint32_t place) noexcept nogil
     cdef uint32_t next_free(self, uint32_t at) noexcept nogil
     cdef uint32_t next_taken(self, uint32_t at, uint32_t end) noexcept nogil
     cdef uint32_t hold(self, uint32_t at, uint32_t end, uint32_t smallest, uint32_t *got) noexcept nogil

@@ -125,12 +125,6 @@ class RunMap:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def is_taken(self, place: uint32_t) -> cython.bint:
-        return place >= self.count or (self.taken[place >> 6] >> (place & 63)) & 1 != 0
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
     def next_free(self, at: uint32_t) -> uint32_t:
         """The first free place from `at` on; `count` when there is none."""
         word: uint32_t = at >> 6

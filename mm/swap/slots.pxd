@@ -6,8 +6,6 @@ cdef class SlotTable:
     cdef RunMap runs
     cdef uint32_t *users        # of each slot; 0: nobody's
     cdef pthread_mutex_t lock
-    cdef uint64_t given_out     # slots, since the beginning
-    cdef uint64_t given_back
     cdef uint64_t shared        # times that a slot got one user more
 
     cdef int64_t take(self, uint32_t want, uint32_t *got) noexcept nogil

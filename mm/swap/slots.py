@@ -121,7 +121,6 @@ class SlotTable:
         if first != NONE:
             for slot in range(cython.cast(uint32_t, first), cython.cast(uint32_t, first) + got[0]):
                 self.users[slot] = 1
-            self.given_out += got[0]
         pthread_mutex_unlock(cython.address(self.lock))
         return first
 
@@ -168,7 +167,6 @@ class SlotTable:
         """Slots that the last user has left are free."""
         pthread_mutex_lock(cython.address(self.lock))
         self.runs.give(first, count)
-        self.given_back += count
         pthread_mutex_unlock(cython.address(self.lock))
 
     @cython.cfunc

@@ -155,11 +155,6 @@ class SwapStore:
         if error:
             self._raise("read", failure)
 
-    def is_written(self, slot: int) -> bool:
-        """Whether there is something to be read."""
-        self._check(slot, 1)
-        return self.records[slot].kind != EMPTY
-
     def place_of(self, slot: int) -> tuple[int, int]:
         """Where on the device a slot's page is: (octet, how many); (0, 0): nowhere."""
         self._check(slot, 1)

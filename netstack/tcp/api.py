@@ -220,11 +220,6 @@ class Tcp:
         """The port it listens on."""
         return self._listener(handle).port
 
-    def listener_address(self, handle: int) -> tuple:
-        """(host, port); host is "::" for any address of both families."""
-        x: cython.pointer[Listener] = self._listener(handle)
-        return address_text(cython.address(x.local)), x.port
-
     def listener_of(self, handle: int) -> int | None:
         """Whose child a connection is; None when it was opened actively or the listener is gone."""
         c: cython.pointer[Tcb] = self._at(handle)

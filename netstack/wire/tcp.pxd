@@ -13,7 +13,6 @@ cpdef enum TcpFlag:
 
 cdef enum:
     TCP_HEADER = 20
-    TCP_MAX_HEADER = 60
     TCP_CHECKSUM_OFFSET = 16
     MAX_SACK_BLOCKS = 4
 

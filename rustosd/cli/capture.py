@@ -85,7 +85,7 @@ def _program(expression: str, snaplen: int) -> bytes:
     except NoLibrary as error:
         raise shell.Stop(str(error)) from None
     except FilterError as error:
-        hint = ", nor is it an interface; see: rustosctl nic" if " " not in expression else ""
+        hint = ", nor is it an interface; see: rustosctl nic" if " " not in expression else "; see: man pcap-filter"
         raise shell.Stop(f"{error}{hint}", shell.USAGE) from None
 
 

@@ -1,5 +1,6 @@
 """`rustosctl nc`: standard input and output on a connection of the stack, as netcat has it."""
 
+import contextlib
 import errno
 import os
 import select
@@ -41,10 +42,11 @@ def nc(
         raise typer.BadParameter("-4 and -6 exclude each other")
     family = socket.AF_INET if v4 else socket.AF_INET6 if v6 else 0
     kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+    number = _port(port, "udp" if udp else "tcp")
     local = (source, source_port) if source or source_port else None
     try:
         make = _listening if listen else _connected
-        with make(host, port, family, kind, local, wait_s, verbose) as sock:
+        with make(host, number, family, kind, local, wait_s, verbose) as sock:
             return shell.OK if probe else _relay(sock, udp, wait_s)
     except BrokenPipeError:
         raise
@@ -54,12 +56,21 @@ def nc(
         raise shell.Stop(f"{host or '*'} port {port}: {error.strerror or error}") from None
 
 
+def _port(port: str, protocol: str) -> int:
+    """Its number. Raises BadParameter: getaddrinfo takes numbers that are too large, and means another port."""
+    with contextlib.suppress(OSError, OverflowError):
+        number = int(port) if port.isdecimal() else socket.getservbyname(port, protocol)
+        if number <= 65535:
+            return number
+    raise typer.BadParameter(f"{port!r} is no port: give a number up to 65535, or the name of a {protocol} service")
+
+
 def _say(verbose: bool, text: str) -> None:
     if verbose:
         print(f"nc: {text}", file=sys.stderr, flush=True)
 
 
-def _connected(host: str, port: str, family: int, kind: int, local: tuple | None, wait_s: float | None, verbose: bool):
+def _connected(host: str, port: int, family: int, kind: int, local: tuple | None, wait_s: float | None, verbose: bool):
     """A socket connected to the first address that answers."""
     from rustosd.client import Socket
     failed: OSError | None = None
@@ -78,7 +89,7 @@ def _connected(host: str, port: str, family: int, kind: int, local: tuple | None
     raise failed or OSError("no address")
 
 
-def _listening(host: str | None, port: str, family: int, kind: int, local: tuple | None, wait_s: float | None,
+def _listening(host: str | None, port: int, family: int, kind: int, local: tuple | None, wait_s: float | None,
                verbose: bool):
     """The first who connects; for UDP the first who sends, its datagram included."""
     from rustosd.client import Socket

@@ -41,7 +41,8 @@ class Client:
                               "or name its socket with --socket") from None
         except PermissionError:
             self._socket.close()
-            raise Unreachable(f"no permission to open {path}; try again as root") from None
+            raise Unreachable(f"no permission to open {path}; be root, or a member of a group that "
+                              "read_group or change_group under [control] names") from None
         except OSError as error:
             self._socket.close()
             raise Unreachable(f"cannot reach a daemon on {path}: {error.strerror or error}") from None

@@ -147,7 +147,10 @@ class Operations(DeviceOperations, AcpiOperations, SataOperations, DiskOperation
         return self._done()
 
     def addr_del(self, change: p.AddressChange) -> p.Done:
-        self.core.stack.remove_address(self._index(change.nic), str(change.address))
+        try:
+            self.core.stack.remove_address(self._index(change.nic), str(change.address))
+        except ValueError as error:
+            raise OperationFailed(f"{error}; see: rustosctl addr list") from None
         return self._done()
 
     def route_list(self, _: p.Nothing) -> list[p.Route]:

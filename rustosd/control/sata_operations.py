@@ -107,7 +107,8 @@ class SataOperations:
             for disk in sata.driver.disks:
                 if disk.name == found:
                     return sata, disk
-        raise OperationFailed(f"{found} is no drive behind a controller of ours: only those know more than to read and write")
+        raise OperationFailed(f"{found} is no drive behind a controller of ours, and only those know more than to read "
+                              "and write; see: rustosctl disk ports")
 
 
 def _port(port: Any) -> p.DiskPort:

@@ -7,8 +7,6 @@ import msgspec
 from rustosd.control.base import Done, Method, Nothing, Row
 from rustosd.control.disk_protocol import LONGEST_NAME, DiskName, Token
 
-LONGEST_EVENTS = 64
-
 Sectors = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
 
 

@@ -139,7 +139,6 @@ class NbdServer:
         self._listeners: list[socket.socket] = []
         self._stack: StackListener | None = None
         self._unix: list[Path] = []
-        self._retired: Counter[str] = Counter()         # of exports that are gone
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
 
     # Exports.

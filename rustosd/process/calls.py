@@ -157,6 +157,7 @@ class Calls:
     @property
     def recent(self) -> list:
         """The last ones, the latest last: (thread, number, first argument)."""
-        first: uint32_t = self.taken - min(self.taken, RECENT)
-        rows = [self.ring[(first + k) % RECENT] for k in range(min(self.taken, RECENT))]
+        count: cython.int = min(self.taken, cython.cast(uint32_t, RECENT))
+        first: uint32_t = self.taken - count
+        rows = [self.ring[(first + k) % RECENT] for k in range(count)]
         return [(row.thread, row.number, row.fd) for row in rows]

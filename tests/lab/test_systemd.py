@@ -265,6 +265,7 @@ def test_uninstalling_leaves_only_the_configuration(machine, installed):
     left = machine.run("find /etc/systemd /etc/sysusers.d /etc/tmpfiles.d /usr/local /run/rustosd "
                        "-name '*rustosd*' -o -name rustosctl", check=False).stdout
     assert left == ""
+    assert show(machine, "LoadState", "ActiveState") == ["not-found", "inactive"]       # it had failed
     assert machine.run("ls /etc/rustosd").stdout.split() == ["rustosd.toml"]
     machine.run("scripts/uninstall --purge && test ! -e /etc/rustosd", timeout=600)
 

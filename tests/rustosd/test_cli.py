@@ -138,6 +138,10 @@ def test_changes_are_silent_and_done(rustosctl, core):
     (("nic", "show", "eth9"), 1, "there is no interface eth9; there is lo, rustos0"),
     (("addr", "add", "eth9", "10.0.0.1/8"), 1, "there is no interface eth9; there is lo, rustos0"),
     (("addr", "add", "rustos0", "10.77.0.2/24"), 1, "rustos0 already has 10.77.0.2"),
+    (("addr", "del", "rustos0", "10.77.0.9/24"), 1, "rustos0 has no address 10.77.0.9/24; see: rustosctl addr list"),
+    (("nc", "10.77.0.1", "no-service"), 2, "'no-service' is no port: give a number up to 65535"),
+    (("nc", "10.77.0.1", "65616"), 2, "'65616' is no port"),
+    (("nc", "-u", "10.77.0.1", "²"), 2, "'²' is no port"),
     (("route", "del", "198.51.100.0/24"), 1, "there is no such static route to 198.51.100.0/24; see: rustosctl route list"),
     (("route", "add", "192.0.2.0/24", "via", "198.51.100.1"), 1, "198.51.100.1 is on no connected link"),
 ])

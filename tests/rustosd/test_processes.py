@@ -84,6 +84,12 @@ async def test_one_that_answers_nonsense_keeps_nobody_from_being_seen(processes)
         end.close()
 
 
+async def test_who_waits_for_a_number_that_nobody_has_is_told_so(processes):
+    for number in ("4194304", "9" * 20):
+        with pytest.raises(OSError, match=f"no program on the stack has the number {number}; see: rustosctl ps"):
+            await processes.wait(number, 1)
+
+
 async def test_nobody_is_asked_of_a_process_that_is_not_below_him(processes, child):
     asked: list[dict[str, Any]] = []
     liar = supervisor(processes, 900, lambda question: asked.append(question) or {})

@@ -154,7 +154,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.unknown = set()            # octets that a failed change may or may not have changed
         self.busy = []                  # (begin, end) of requests under way
         self.waiting = {}               # (client, tag): what is to be checked
-        self.since_flush = False
 
     def overlaps(self, begin, end):
         return any(begin < other_end and other_begin < end for other_begin, other_end in self.busy)
