@@ -51,13 +51,13 @@ class Opening:
             if flags & _NON_BLOCKING:
                 os.set_blocking(fd, False)
             self._table.add(one)
-            call.give(fd, flags & _CLOSE_ON_EXEC != 0)      # last: whoever has it asks about it at once
+            number = call.give(fd, flags & _CLOSE_ON_EXEC != 0)     # last: whoever has it asks about it at once
         except BaseException:
             self._table.remove(one)
             one.close()
-            raise
-        finally:
             close_descriptor(fd)
+            raise
+        call.threads.keep(call.thread, number, one.inode, fd)
 
     def _make(self, family: int, kind: int) -> tuple[GuestSocket, int]:
         """A socket and the program's descriptor. Raises OSError."""
