@@ -6,10 +6,11 @@ What they raise as OSError is the caller's errno. Compiled: one of them runs per
 import errno
 import socket
 
+from cython.cimports.rustosd.process.call import Call
+
 from rustosd.policy import PORTS_OF_ROOT
 from rustosd.process import inventory
 from rustosd.process import syscalls as nr
-from rustosd.process.call import Call
 from rustosd.process.notify import LONGEST
 from rustosd.process.options import get_option, set_option
 from rustosd.process.sockaddr import family_of, parse

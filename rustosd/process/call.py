@@ -8,9 +8,9 @@ import traceback
 import cython
 from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 
-from rustosd.process import sockaddr
-from rustosd.process.notify import LONGEST, read_memory, write_memory
-from rustosd.process.sockaddr import Endpoint
+from rustosd.process.notify import LONGEST, write_memory
+from rustosd.process.sockaddr import LONGEST as NAME_LONGEST
+from rustosd.process.sockaddr import emit
 from rustosd.process.threads import inode_of
 
 if not cython.compiled:
@@ -49,10 +49,14 @@ class Call:
         """The first argument, as the kernel sees an int."""
         return cython.cast(cython.int, self.words[0])
 
+    @cython.ccall
+    @cython.exceptval(check=False)
     def int(self, index: cython.int) -> cython.int:
         """An argument that is an int."""
         return cython.cast(cython.int, self.words[index])
 
+    @cython.ccall
+    @cython.exceptval(check=False)
     def pointer(self, index: cython.int) -> uint64_t:
         """An argument that is a pointer, or a size."""
         return self.words[index]
@@ -62,11 +66,13 @@ class Call:
         """Whether somebody waits for the answer."""
         return self.notifications.valid(self.id)
 
-    def answer(self, value: int64_t = 0) -> None:
+    @cython.ccall
+    def answer(self, value: int64_t = 0):
         """The call returns this."""
         self.notifications._send(self.id, value, 0, 0)
 
-    def refuse(self, number: cython.int) -> None:
+    @cython.ccall
+    def refuse(self, number: cython.int):
         """The call fails with this errno."""
         self.notifications._send(self.id, 0, -number, 0)
 
@@ -80,11 +86,13 @@ class Call:
         if not failed and not isinstance(wrong, LookupError):
             traceback.print_exception(wrong)
 
-    def proceed(self) -> None:
+    @cython.ccall
+    def proceed(self):
         """The kernel carries it out."""
         self.notifications.proceed(self.id)
 
-    def give(self, fd: cython.int, close_on_exec: cython.bint) -> int:
+    @cython.ccall
+    def give(self, fd: cython.int, close_on_exec: cython.bint):
         """Raises LookupError, OSError; see `Notifications.give`."""
         return self.notifications.give(self.id, fd, close_on_exec)
 
@@ -105,6 +113,7 @@ class Call:
 
     # The caller's memory. A pointer is read once: what it points to may change while we look.
 
+    @cython.ccall
     def read(self, address: uint64_t, octets: uint64_t) -> bytes:
         """Raises OSError (EFAULT)."""
         return read_memory(self.thread, address, octets)
@@ -113,15 +122,17 @@ class Call:
         """Raises OSError (EFAULT)."""
         write_memory(self.thread, address, data)
 
+    @cython.ccall
     def read_name(self, address: uint64_t, length: cython.int) -> bytes:
         """A struct sockaddr. Raises OSError (EINVAL, EFAULT)."""
-        if not 0 <= length <= sockaddr.LONGEST:
+        if not 0 <= length <= NAME_LONGEST:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return read_memory(self.thread, address, length)
 
-    def write_name(self, endpoint: Endpoint, family: int) -> None:
+    @cython.ccall
+    def write_name(self, endpoint: object, family: object):
         """A struct sockaddr where the second argument says, as `write_sized` by the third. Raises OSError."""
-        self.sized(self.words[1], self.words[2], sockaddr.emit(endpoint, family))
+        self.sized(self.words[1], self.words[2], emit(endpoint, family))
 
     def write_sized(self, address: uint64_t, length_at: uint64_t, octets: bytes) -> None:
         """As much as there is room for, and how long it is. Raises OSError (EFAULT, EINVAL)."""
@@ -130,12 +141,15 @@ class Call:
     @cython.cfunc
     def sized(self, address: uint64_t, length_at: uint64_t, octets: bytes):
         length: uint32_t = len(octets)
-        self.write_both(address, octets, min(self.room(length_at), length), length_at, length)
+        room: int64_t = self.room(length_at)
+        self.write_both(address, octets, min(room, length), length_at, length, room != length)
 
-    def write_option(self, octets: bytes) -> None:
+    @cython.ccall
+    def write_option(self, octets: bytes):
         """The value of getsockopt(2), cut to the room there is, and how long it is then. Raises OSError (EFAULT, EINVAL)."""
-        length: uint32_t = min(self.room(self.words[4]), len(octets))
-        self.write_both(self.words[3], octets, length, self.words[4], length)
+        room: int64_t = self.room(self.words[4])
+        length: uint32_t = min(room, len(octets))
+        self.write_both(self.words[3], octets, length, self.words[4], length, room != length)
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
@@ -154,17 +168,19 @@ class Call:
         return length
 
     @cython.cfunc
-    def write_both(self, address: uint64_t, octets: bytes, count: uint32_t, length_at: uint64_t, length: uint32_t):
-        """The first `count` octets, and a length elsewhere, in one go."""
+    def write_both(self, address: uint64_t, octets: bytes, count: uint32_t, length_at: uint64_t, length: uint32_t,
+                   differs: cython.bint):
+        """The first `count` octets, and a length elsewhere, in one go. A length that is there already takes no second page."""
         local: iovec[2]
         remote: iovec[2]
+        pieces: cython.int = 2 if differs else 1
         local[0].iov_base = cython.cast(cython.p_void, cython.cast(cython.p_char, octets))
         remote[0].iov_base = cython.cast(cython.p_void, address)
         local[0].iov_len = remote[0].iov_len = count
         local[1].iov_base = cython.address(length)
         remote[1].iov_base = cython.cast(cython.p_void, length_at)
         local[1].iov_len = remote[1].iov_len = 4
-        if process_vm_writev(self.thread, local, 2, remote, 2, 0) != count + 4:
+        if process_vm_writev(self.thread, local, pieces, remote, pieces, 0) != count + 4 * (pieces - 1):
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
 
     def message(self, address: uint64_t) -> "Message":

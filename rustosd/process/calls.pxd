@@ -1,5 +1,5 @@
 # The loop that takes in calls.
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mm.awake cimport Awake
 from rustosd.process.call cimport Call
 from rustosd.process.notify cimport SECCOMP_IOCTL_NOTIF_RECV, Notifications, ioctl, seccomp_notif
@@ -36,6 +36,7 @@ cdef class Calls:
     cdef uint64_t counts[NUMBERS]
     cdef Recent ring[RECENT]
     cdef uint32_t taken
+    cdef int sleep(self, epoll_event *events, int64_t until) noexcept
     cdef int take(self) except -1
     cdef answer(self, Call call)
     cdef void note(self, Call call) noexcept

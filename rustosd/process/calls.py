@@ -10,7 +10,7 @@ import cython
 from cython.cimports.cpython.exc import PyErr_CheckSignals
 from cython.cimports.libc.errno import EINTR, ENOENT
 from cython.cimports.libc.errno import errno as c_errno
-from cython.cimports.libc.stdint import int64_t, uint32_t
+from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.mm.awake import LULL_MS
 from cython.cimports.mm.hw import now_ns
@@ -42,24 +42,20 @@ class Calls:
         """Answer calls until something else has happened or it is this late (monotonic, ns): (descriptor, events) of that."""
         events: epoll_event[EVENTS_MOST]
         others: list = []
-        answered: int64_t
-        pause: int64_t
         count: cython.int
         k: cython.int
         while True:
-            answered = now_ns()
-            pause = max(0, until - answered + 999_999) // 1_000_000
-            if self.awake is not None and self.awake.holds:
-                pause = min(pause, LULL_MS)
-            with cython.nogil:
-                count = epoll_wait(self.epoll, events, EVENTS_MOST, cython.cast(cython.int, pause))
+            count = epoll_wait(self.epoll, events, EVENTS_MOST, 0)      # the next call is often there by now
+            if count == 0:
+                self.threads.let_go()
+                count = self.sleep(events, until)
+            elif self.awake is not None:
+                self.awake.paused(0)
             if count < 0:
                 if c_errno != EINTR:
                     raise OSError(c_errno, os.strerror(c_errno))
                 PyErr_CheckSignals()
                 break
-            if self.awake is not None and (count or self.awake.holds):
-                self.awake.paused(now_ns() - answered)
             for k in range(count):
                 if events[k].data.fd != self.notifications.fd:
                     others.append((events[k].data.fd, events[k].events))
@@ -68,7 +64,23 @@ class Calls:
             if others or self.hurried or now_ns() >= until:
                 break
         self.hurried = False
+        self.threads.let_go()
         return others
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def sleep(self, events: cython.pointer[epoll_event], until: int64_t) -> cython.int:
+        """What epoll_wait says once something has happened, or it is this late."""
+        began: int64_t = now_ns()
+        pause: int64_t = max(0, until - began + 999_999) // 1_000_000
+        count: cython.int
+        if self.awake is not None and self.awake.holds:
+            pause = min(pause, LULL_MS)
+        with cython.nogil:
+            count = epoll_wait(self.epoll, events, EVENTS_MOST, cython.cast(cython.int, pause))
+        if self.awake is not None and (count > 0 or (count == 0 and self.awake.holds)):
+            self.awake.paused(now_ns() - began)
+        return count
 
     def keep_awake(self) -> None:
         """The processors, from now on while calls come often, where that is ours to ask for."""
@@ -85,6 +97,7 @@ class Calls:
             if not self.notifications.waiting():
                 break
             self.take()
+        self.threads.let_go()
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -111,15 +124,21 @@ class Calls:
 
     @cython.cfunc
     def answer(self, call: Call):
+        inode: uint64_t
         handler = self.handlers[call.number]
         if handler is None:
+            self.threads.let_go()
             self.open(call)
             return
-        one = self.sockets.get(self.threads.socket(call.thread, call.fd, cython.address(call.end)))
+        inode = self.threads.socket(call.thread, call.int(0), cython.address(call.end))
+        one = self.sockets.get(inode)
         if one is None:
             call.proceed()              # it is none of ours
-        else:
-            handler(one, call)
+            return
+        handler(one, call)
+        if call.end >= 0:
+            self.threads.keep(call.thread, call.int(0), inode, call.end)
+            call.end = -1
 
     @cython.cfunc
     @cython.exceptval(check=False)

@@ -23,6 +23,7 @@ from rustosd.client.wire import HEADER, pack_address, unpack_address
 from rustosd.process.call import MESSAGE_OCTETS, Call, Message
 from rustosd.process.sockaddr import Endpoint, emit, parse
 from rustosd.process.sockets import ANY, LOOPBACK, GuestSocket, Loop, State, error
+from rustosd.process.threads import inode_of
 
 _MOST: Final = {socket.AF_INET: 65507, socket.AF_INET6: 65527}      # RFC 768, RFC 8200
 _TO_PEER: Final = HEADER.pack(bytes(16), 0, 0)
@@ -94,13 +95,13 @@ class DatagramSocket(GuestSocket):
         """The program's end, to be given to it and closed."""
         end = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         end.bind("")
-        self._name = end.getsockname()
+        self.inode, self._name = inode_of(end.fileno()), end.getsockname()
         return end
 
     def _open(self) -> None:
-        answer = self.link.open("datagram", 4 if self.family == socket.AF_INET else 6)
-        self.identity, self._policed = answer["id"], answer["policed"]
-        self._end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=answer.fd)
+        made = self.loop.link.open("datagram", 4 if self.family == socket.AF_INET else 6)
+        self.identity, self._policed = made.identity, made.policed
+        self._end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=made.fd)
         self._end.setblocking(False)
         self.loop.watch(self._end.fileno(), select.EPOLLIN, self._arrived)
 

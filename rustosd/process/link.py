@@ -1,4 +1,7 @@
-"""A supervisor's way to the daemon: one session, on which questions are asked and orders given that nobody waits for."""
+"""A supervisor's way to the daemon: one session, on which questions are asked and orders given that nobody waits for.
+
+Compiled: each socket that a program makes comes from here.
+"""
 
 import errno
 import os
@@ -7,8 +10,21 @@ from typing import Any
 
 from rustosd.client.session import DEFAULT_SOCKET, Answer, Door, checked
 from rustosd.client.wire import MORE_MOST
+from rustosd.process.threads import inode_of
 
 _Kind = tuple[str, int]
+
+
+class Opened:
+    """A socket that the daemon has made. Its descriptor is whose it becomes."""
+
+    __slots__ = ("buffer", "fd", "identity", "inode", "policed", "port")
+
+    def __init__(self, answer: Answer, identity: str, fd: int, port: int) -> None:
+        """`port`: the daemon keeps it for when the program wants any; 0: none."""
+        self.identity, self.fd, self.port = identity, fd, port
+        self.inode = inode_of(fd)
+        self.buffer, self.policed = answer["buffer"], answer["policed"]
 
 
 class Link:
@@ -18,7 +34,7 @@ class Link:
         """Raises OSError with what to do when no daemon answers."""
         self.path = path or os.environ.get("RUSTOSD_SOCKET") or DEFAULT_SOCKET
         self._session = Door(self.path).open()
-        self._stock: dict[_Kind, deque[Answer]] = {}
+        self._stock: dict[_Kind, deque[Opened]] = {}
         self.want_ports = False
         """From now on sockets shall come with a port kept for each: programs bind them to any."""
 
@@ -37,8 +53,8 @@ class Link:
         except (ConnectionError, TimeoutError) as error:
             raise self._stopped(error) from None
 
-    def open(self, kind: str, family: int) -> Answer:
-        """A new socket, as `Open`, with its "port" (0: none is kept for it). Raises OSError.
+    def open(self, kind: str, family: int) -> Opened:
+        """A new socket. Raises OSError.
 
         Who makes a second one of a kind makes more: some come along, and lie ready.
         """
@@ -48,10 +64,8 @@ class Link:
                               ports=self.want_ports)
             stock = self._stock[kind, family] = deque()
             identities = [answer["id"], *answer.get("more", ())]
-            for identity, fd, port in zip(identities, answer.fds, answer.get("ports") or [0] * len(identities), strict=True):
-                one = Answer(id=identity, port=port, buffer=answer["buffer"], policed=answer["policed"])
-                one.fd = fd
-                stock.append(one)
+            ports = answer.get("ports") or [0] * len(identities)
+            stock.extend(Opened(answer, *one) for one in zip(identities, answer.fds, ports, strict=True))
         return stock.popleft()
 
     def close(self) -> None:

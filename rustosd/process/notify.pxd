@@ -67,5 +67,9 @@ cdef extern from "<sys/uio.h>" nogil:
 
 cdef class Notifications:
     cdef readonly int fd
+    cpdef proceed(self, uint64_t id)
+    cpdef give(self, uint64_t id, int fd, bint close_on_exec)
     cdef _add(self, uint64_t id, int fd, uint32_t flags, uint32_t number, bint close_on_exec)
     cdef void _send(self, uint64_t id, int64_t value, int error, uint32_t flags)
+
+cpdef bytes read_memory(int pid, uint64_t address, uint64_t octets)

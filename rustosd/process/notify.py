@@ -41,7 +41,8 @@ class Notifications:
         look.revents = 0
         return poll(cython.address(look), 1, 0) > 0 and look.revents & POLLIN != 0
 
-    def proceed(self, id: uint64_t) -> None:
+    @cython.ccall
+    def proceed(self, id: uint64_t):
         """The kernel carries the call out. Not for anything that was decided by the program's memory: it may change."""
         self._send(id, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
 
@@ -49,7 +50,8 @@ class Notifications:
         """Whether the program still waits for the answer."""
         return ioctl(self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID, cython.address(id)) == 0
 
-    def give(self, id: uint64_t, fd: cython.int, close_on_exec: cython.bint) -> int:
+    @cython.ccall
+    def give(self, id: uint64_t, fd: cython.int, close_on_exec: cython.bint):
         """Give the program a descriptor of ours, and return its number from the call. Which one it is.
 
         Raises LookupError when the call is over, OSError (EMFILE) when the program has as many as it may.
@@ -93,6 +95,7 @@ class Notifications:
         ioctl(self.fd, SECCOMP_IOCTL_NOTIF_SEND, cython.address(response))
 
 
+@cython.ccall
 def read_memory(pid: cython.int, address: uint64_t, octets: uint64_t) -> bytes:
     """Octets of a thread's memory, all of them. Raises OSError (EFAULT; ENOMEM for more than LONGEST)."""
     local: iovec

@@ -8,7 +8,8 @@ import errno
 import socket
 import struct
 
-from rustosd.process.call import Call
+from cython.cimports.rustosd.process.call import Call
+
 from rustosd.process.sockets import GuestSocket, State, error
 
 _INT = struct.Struct("=i")
@@ -67,7 +68,7 @@ def set_option(one: GuestSocket, call: Call) -> None:
     elif key not in HINTS:
         one.loop.refused[f"setsockopt {level}/{name}"] += 1
         raise error(errno.ENOPROTOOPT)
-    one.options[key] = value
+    one.options = {**one.options, key: value}
     call.answer()
 
 

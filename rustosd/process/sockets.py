@@ -6,15 +6,15 @@ import os
 import socket
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from rustosd.client.session import Answer
 from rustosd.process.call import Call
 from rustosd.process.link import Link
 from rustosd.process.sockaddr import Endpoint
-from rustosd.process.threads import inode_of
 
 NON_BLOCKING: Final = socket.SOCK_NONBLOCK
 CLOSE_ON_EXEC: Final = socket.SOCK_CLOEXEC
@@ -58,23 +58,24 @@ class GuestSocket(ABC):
     kind: int
     protocol: int
 
-    def __init__(self, loop: Loop, family: int, identity: str) -> None:
-        self.loop, self.link = loop, loop.link
-        self.family, self.identity = family, identity
-        self.state = State.NEW
-        self.inode = 0
-        self.local: Endpoint | None = None
-        self.remote: Endpoint | None = None
-        self.error = 0                          # SO_ERROR
-        self.options: dict[tuple[int, int], bytes] = {}
+    # As it is at first. Most sockets differ in little, and making one should cost little.
+    state = State.NEW
+    local: Endpoint | None = None
+    remote: Endpoint | None = None
+    error = 0                                   # SO_ERROR
+    options: Mapping[tuple[int, int], bytes] = MappingProxyType({})
+
+    def __init__(self, loop: Loop, family: int, identity: str, inode: int = 0) -> None:
+        """`inode`: of the program's end."""
+        self.loop, self.family, self.identity, self.inode = loop, family, identity, inode
 
     def ask(self, op: str, **fields: Any) -> Answer:
         """Ask the daemon about this socket. Raises OSError."""
-        return self.link.ask(op, id=self.identity, **fields)
+        return self.loop.link.ask(op, id=self.identity, **fields)
 
     def tell(self, option: str, value: int) -> None:
         """Let the daemon set one of its options. Raises OSError (ENETDOWN)."""
-        self.link.tell("set", id=self.identity, option=option, value=value, quiet=True)
+        self.loop.link.tell("set", id=self.identity, option=option, value=value, quiet=True)
 
     def note_names(self, names: Answer) -> None:
         """What the daemon says of both ends."""
@@ -165,9 +166,8 @@ class Table:
         """Of all."""
         return set(self.sockets)
 
-    def add(self, one: GuestSocket, fd: int) -> None:
-        """Enter a socket whose program's end is `fd`."""
-        one.inode = inode_of(fd)
+    def add(self, one: GuestSocket) -> None:
+        """Enter a socket, by its inode."""
         self.sockets[one.inode] = one
 
     def remove(self, one: GuestSocket) -> None:

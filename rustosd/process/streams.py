@@ -10,13 +10,15 @@ import errno
 import os
 import select
 import socket
-from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
+
+from cython.cimports.rustosd.process.call import Call
 
 from rustosd.client.sock import SNDBUF_LEAST
 from rustosd.client.wire import ACCEPTED, TAKEN, unpack_address
 from rustosd.descriptors import receive_with, send_now
-from rustosd.process.call import Call
 from rustosd.process.sockaddr import Endpoint
 from rustosd.process.sockets import (
     ANY,
@@ -29,6 +31,7 @@ from rustosd.process.sockets import (
     Table,
     error,
 )
+from rustosd.process.threads import inode_of
 
 _CHAFF: Final = bytes(32768)
 _V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
@@ -39,30 +42,31 @@ class StreamSocket(GuestSocket):
 
     kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
 
-    def __init__(self, loop: Loop, table: Table, family: int, identity: str, buffer: int, port: int = 0) -> None:
+    _bound: Mapping[str, bool] = MappingProxyType({})       # it is to that port, which the daemon has not heard of
+    _watched: socket.socket | None = None                   # a duplicate, while a connect that nobody waits for is under way
+    _told: Mapping[str, int] = MappingProxyType({})         # options that the daemon has not heard of
+    _untold = False                                         # ... and it is over since, and no other connect was told
+    _returned: tuple[tuple[StreamSocket, int], ...] = ()    # accepted for a call that was over by then
+
+    def __init__(self, loop: Loop, table: Table, family: int, identity: str, inode: int, buffer: int, port: int = 0) -> None:
         """`port`: the daemon keeps it for when the program wants any; 0: none."""
-        super().__init__(loop, family, identity)
+        GuestSocket.__init__(self, loop, family, identity, inode)
         self._table, self._buffer, self._port = table, buffer, port
-        self._bound: dict[str, bool] = {}                   # it is to that port, which the daemon has not heard of
-        self._watched: socket.socket | None = None          # a duplicate, while a connect that nobody waits for is under way
-        self._told: dict[str, int] = {}                     # options that the daemon has not heard of
-        self._untold = False                                # ... and it is over since, and no other connect was told
-        self._returned: deque[tuple[StreamSocket, int]] = deque()   # accepted for a call that was over by then
 
     @classmethod
     def open(cls, loop: Loop, table: Table, family: int) -> tuple[StreamSocket, int]:
         """A new socket and the program's descriptor for it. Raises OSError."""
-        answer = loop.link.open("stream", 4 if family == socket.AF_INET else 6)
-        return cls(loop, table, family, answer["id"], answer["buffer"], answer["port"]), answer.fd
+        made = loop.link.open("stream", 4 if family == socket.AF_INET else 6)
+        return cls(loop, table, family, made.identity, made.inode, made.buffer, made.port), made.fd
 
     def tell(self, option: str, value: int) -> None:
         if self.state == State.NEW:
-            self._told[option] = value      # early enough with the next question
+            self._told = {**self._told, option: value}      # early enough with the next question
         else:
             super().tell(option, value)
 
     def _take_told(self) -> dict[str, int]:
-        told, self._told = self._told, {}
+        told, self._told = dict(self._told), {}
         return told
 
     # opening
@@ -78,7 +82,7 @@ class StreamSocket(GuestSocket):
         if self._bound:
             raise error(errno.EINVAL)
         self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port, v6only=v6only))
-        self.link.want_ports |= not endpoint.port
+        self.loop.link.want_ports |= not endpoint.port
         call.answer()
 
     def connect(self, call: Call, endpoint: Endpoint | None) -> None:
@@ -171,17 +175,17 @@ class StreamSocket(GuestSocket):
 
     def _reopen(self, call: Call) -> None:
         """A new socket under the program's old number: Linux lets a refused socket try again."""
-        answer = self.link.open("stream", 4 if self.family == socket.AF_INET else 6)
+        made = self.loop.link.open("stream", 4 if self.family == socket.AF_INET else 6)
         try:
             with socket.socket(fileno=call.borrow(self.inode)) as old:
-                os.set_blocking(answer.fd, not _non_blocking(old))
-            call.replace(answer.fd, call.fd, False)
+                os.set_blocking(made.fd, not _non_blocking(old))
+            call.replace(made.fd, call.fd, False)
             self._table.remove(self)
-            self.identity, self.state, self.error, self._untold = answer["id"], State.NEW, 0, False
-            self._port, self._bound = answer["port"], {}
-            self._table.add(self, answer.fd)
+            self.identity, self.state, self.error, self._untold = made.identity, State.NEW, 0, False
+            self.inode, self._port, self._bound = made.inode, made.port, {}
+            self._table.add(self)
         finally:
-            os.close(answer.fd)
+            os.close(made.fd)
 
     def listen(self, call: Call, backlog: int) -> None:
         if self.state in (State.CONNECTING, State.CONNECTED):
@@ -214,7 +218,10 @@ class StreamSocket(GuestSocket):
 
     def _accept(self, call: Call, end: int, flags: int) -> bool:
         """Give the program the next connection, if there is one; whether the call is answered."""
-        made = self._returned.popleft() if self._returned else self._take(end)
+        if self._returned:
+            made, self._returned = self._returned[0], self._returned[1:]
+        else:
+            made = self._take(end)
         if made is None:
             return False
         one, fd = made
@@ -225,7 +232,7 @@ class StreamSocket(GuestSocket):
                 call.write_name(one.remote, self.family)
             call.give(fd, bool(flags & CLOSE_ON_EXEC))
         except LookupError:
-            self._returned.append(made)
+            self._returned = (*self._returned, made)
             return True
         except OSError as failed:
             self._table.remove(one)
@@ -249,11 +256,11 @@ class StreamSocket(GuestSocket):
                 os.close(fd)
             raise error(errno.EINVAL) from None
         identity, remote, remote_port, local, local_port = ACCEPTED.unpack(octets)
-        one = StreamSocket(self.loop, self._table, self.family, identity.hex(), self._buffer)
-        one.state, one.options = State.CONNECTED, dict(self.options)
+        one = StreamSocket(self.loop, self._table, self.family, identity.hex(), inode_of(fd), self._buffer)
+        one.state, one.options = State.CONNECTED, self.options
         one.remote = Endpoint(unpack_address(remote), remote_port)
         one.local = Endpoint(unpack_address(local), local_port)
-        self._table.add(one, fd)
+        self._table.add(one)
         return one, fd
 
     # data: only what carries an address comes here, and a stream has one peer
@@ -274,8 +281,9 @@ class StreamSocket(GuestSocket):
             self.loop.forget(self._watched.fileno())
             self._watched.close()
             self._watched = None
-        while self._returned:
-            os.close(self._returned.pop()[1])
+        for _, fd in self._returned:
+            os.close(fd)
+        self._returned = ()
 
 
 def _non_blocking(end: socket.socket) -> bool:

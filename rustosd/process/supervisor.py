@@ -8,7 +8,6 @@ found out before anything is done for it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import os
 import select
@@ -16,7 +15,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,7 +27,6 @@ from rustosd.process.answers import HANDLERS
 from rustosd.process.call import Call
 from rustosd.process.calls import Calls
 from rustosd.process.channel import Channel
-from rustosd.process.datagrams import DatagramSocket, Senders
 from rustosd.process.exceptions import Exceptions, Fault
 from rustosd.process.filter import RULES, Rule, assemble, joined, memory_rules
 from rustosd.process.launch import LaunchFailed, Program, identity_of, launch
@@ -36,14 +34,12 @@ from rustosd.process.link import Link
 from rustosd.process.memory import Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
 from rustosd.process.notify import Notifications
+from rustosd.process.opening import Opening
 from rustosd.process.output import Output
-from rustosd.process.sockets import CLOSE_ON_EXEC, NON_BLOCKING, GuestSocket, Table, error
-from rustosd.process.streams import StreamSocket
+from rustosd.process.sockets import Table
 from rustosd.process.threads import Threads
 from rustosd.scheduling.waits import Meter
 
-_TYPE_MASK: Final = 0xF
-_PROTOCOLS: Final = {socket.SOCK_STREAM: (0, socket.IPPROTO_TCP), socket.SOCK_DGRAM: (0, socket.IPPROTO_UDP)}
 _TICK_NS: Final = 1_000_000_000
 _RETRY_NS: Final = 2_000_000
 _ALONE_S: Final = 0.01
@@ -93,12 +89,12 @@ class Supervisor:
         self.table = Table()
         self.refused: Counter[str] = Counter()
         """What a program asked for and cannot have, by name."""
-        self._senders = Senders()
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[int], None]] = {}
         self._waiting: dict[int, _Waiting] = {}             # by descriptor
         self._later: list[Callable[[], None]] = []
         self._threads = Threads()
+        self._opening = Opening(self, self.table, self._held, self._tidy)
         self._calls: Calls | None = None
         self._channel: Channel | None = None
         self._child = 0
@@ -120,7 +116,7 @@ class Supervisor:
             program = replace(program, huge_pages=False)        # they cannot leave in parts
         started = launch(program, assemble(rules), -1 if self._output is None else self._output.end)
         self._calls = Calls(Notifications(started.listener), self._threads, self._epoll.fileno(), self.table.sockets, HANDLERS,
-                            self._socket)
+                            self._opening.socket)
         self._child = started.pid
         wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         previous = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -141,7 +137,8 @@ class Supervisor:
             self._channel.tell_started(started.pid, self.name)
             executed(started.pid)
             gc.freeze()         # what is there by now stays: collections need not look at it
-            return self._loop()
+            with _programs_first():
+                return self._loop()
         finally:
             self._end_all()
             self._tell_handled()
@@ -272,44 +269,6 @@ class Supervisor:
             self._epoll.unregister(fd)
             os.close(fd)
 
-    def _socket(self, call: Call) -> None:
-        family, kind, protocol = call.int(0), call.int(1), call.int(2)
-        flags, kind = kind & ~_TYPE_MASK, kind & _TYPE_MASK
-        if flags & ~(NON_BLOCKING | CLOSE_ON_EXEC):
-            raise error(errno.EINVAL)
-        if kind not in _PROTOCOLS:
-            self.refused[f"socket type {kind}"] += 1
-            raise error(errno.EPERM if kind == socket.SOCK_RAW else errno.ESOCKTNOSUPPORT)
-        if protocol not in _PROTOCOLS[kind]:
-            self.refused[f"socket protocol {protocol}"] += 1
-            raise error(errno.EPROTONOSUPPORT)
-        self.table.sweep(self._held)
-        try:
-            one, fd = self._open(family, kind)
-        except OSError as failed:
-            if failed.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            self._tidy()
-            self.table.sweep(self._held, always=True)
-            one, fd = self._open(family, kind)
-        try:
-            if flags & NON_BLOCKING:
-                os.set_blocking(fd, False)
-            self.table.add(one, fd)
-            call.give(fd, bool(flags & CLOSE_ON_EXEC))      # last: whoever has it asks about it at once
-        except BaseException:
-            self.table.remove(one)
-            one.close()
-            raise
-        finally:
-            os.close(fd)
-
-    def _open(self, family: int, kind: int) -> tuple[GuestSocket, int]:
-        if kind == socket.SOCK_STREAM:
-            return StreamSocket.open(self, self.table, family)
-        one = DatagramSocket(self, family, self._senders)
-        return one, one.program_end().detach()
-
     # processes
 
     def _watch_signals(self, wake: int) -> None:
@@ -422,12 +381,26 @@ class Supervisor:
         for fd in list(self._waiting):
             self._put_down(fd)
         self.table.close()
-        self._senders.close()
+        self._opening.close()
         self._threads.close()
         self._probe.close()
         self._epoll.close()
         os.close(listener)
         self.link.close()
+
+
+@contextlib.contextmanager
+def _programs_first() -> Iterator[None]:
+    """A program that we wake goes on at once, while we finish what is left of its call: who is batch does not preempt."""
+    policy = os.sched_getscheduler(0)
+    if policy != os.SCHED_OTHER:
+        yield               # somebody has said how we are to run
+        return
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 def _say(text: str) -> None:

@@ -8,6 +8,7 @@ of its own, with nothing but the standard library.
 
 import array
 import asyncio
+import ctypes
 import errno
 import fcntl
 import os
@@ -352,6 +353,43 @@ def options():
     t.close()
 
 
+def numbers():
+    """A number that stands for something else by the next call, and a socket that is closed after one."""
+    one, other = stream(), stream()
+    other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    null = os.open("/dev/null", os.O_RDONLY)
+    seen = []
+    for change in (lambda: None, lambda: os.dup2(other.fileno(), one.fileno()), lambda: os.dup2(null, one.fileno()),
+                   lambda: os.close(one.fileno())):
+        change()
+        seen.append(reason(one.getsockopt, socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    say("a number's socket, another, a file, nothing", seen)
+    one.detach()
+    s = stream()
+    s.bind(("", 0))
+    s.listen()
+    c = socket.create_connection((OWN, s.getsockname()[1]), timeout=PATIENCE_S)
+    conn, _ = s.accept()
+    conn.settimeout(PATIENCE_S)
+    c.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    c.close()
+    say("closed after a call about it", conn.recv(9))
+
+
+def lengths():
+    libc = ctypes.CDLL(None, use_errno=True)
+    t = stream()
+
+    def told(call, *arguments, room):
+        value, length = ctypes.create_string_buffer(b"\xee" * 40, 40), ctypes.c_uint32(room)
+        failed = call(t.fileno(), *arguments, value, ctypes.byref(length)) and errno.errorcode[ctypes.get_errno()]
+        return failed, length.value, value.raw.hex()
+    for room in (0, 3, 16, 28, 40, 0xFFFF_FFFF):
+        say("getsockname", room, told(libc.getsockname, room=room))
+    for room in (0, 3, 4, 5, 0xFFFF_FFFF):
+        say("getsockopt", room, told(libc.getsockopt, socket.SOL_SOCKET, socket.SO_TYPE, room=room))
+
+
 class FakeSocket(socket.socket):
     """A file that is no socket."""
 
@@ -398,6 +436,7 @@ def churn():
     say("two hundred connections by four threads", len(counts), all(counts))
 
 
-for part in (udp_names, udp_connected, tcp_connect, tcp_fails, tcp_nonblocking, descriptors, serving, options, loops, churn):
+for part in (udp_names, udp_connected, tcp_connect, tcp_fails, tcp_nonblocking, descriptors, serving, options, numbers, lengths,
+             loops, churn):
     part()
 say("done")

@@ -1,6 +1,7 @@
 """A supervisor whose daemon does not take its program."""
 
 import errno
+import os
 import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -69,10 +70,27 @@ def test_what_a_handler_raises_is_an_answer_and_ends_nobody(monkeypatch, wrong):
         raise wrong
 
     monkeypatch.setattr(module.Channel, "open", lambda *_: MagicMock())
-    monkeypatch.setattr(Supervisor, "_socket", handler)
+    monkeypatch.setattr(module.Opening, "socket", handler)
     one = Supervisor(SimpleNamespace(path="", ask=lambda *_words, **_more: {}, close=lambda: None), grace_s=0.1)
     code = "import socket, sys\ntry: socket.socket()\nexcept OSError as told: sys.exit(told.errno)"
     assert one.run(Program([sys.executable, "-c", code], own_network=False)) == getattr(wrong, "errno", errno.EIO)
+
+
+POLICIES = """
+import os, sys, time
+until = time.monotonic() + 20
+while os.sched_getscheduler(os.getppid()) != os.SCHED_BATCH and time.monotonic() < until:
+    time.sleep(0.01)
+sys.exit(10 * os.sched_getscheduler(0) + os.sched_getscheduler(os.getppid()))
+"""
+
+
+def test_a_program_is_not_preempted_by_its_supervisor_which_is_batch_until_it_has_ended(monkeypatch):
+    monkeypatch.setattr(module.Channel, "open", lambda *_: MagicMock())
+    one = Supervisor(SimpleNamespace(path="", ask=lambda *_words, **_more: {}, close=lambda: None), grace_s=0.1)
+    before = os.sched_getscheduler(0)
+    assert one.run(Program([sys.executable, "-c", POLICIES], own_network=False)) == 10 * before + os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -84,7 +102,7 @@ def test_processors_are_kept_awake_while_calls_come_often_if_the_daemon_says_so(
     asked.touch()
     monkeypatch.setattr(awake, "DEVICE", str(asked))
     monkeypatch.setattr(module.Channel, "open", lambda *_: MagicMock())
-    monkeypatch.setattr(Supervisor, "_socket", handler)
+    monkeypatch.setattr(module.Opening, "socket", handler)
     one = Supervisor(SimpleNamespace(path="", ask=lambda *_words, **_more: {}, close=lambda: None), grace_s=0.1)
     one.before_exec = lambda _pid: wanted
     assert one.run(Program([sys.executable, "-c", CALLS, str(asked), "x" * wanted], own_network=False)) == 0

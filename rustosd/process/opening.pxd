@@ -1,0 +1,1 @@
+# Compiled: it runs per call.
