@@ -283,6 +283,10 @@ class Pager(FaultServer):
         """Answer for a whole mapping from now on. 0, or an errno."""
         return uffd_register(self._find(index).fd, start, end - start)
 
+    def answers(self, index: int, start: int) -> bool:
+        """Whether we answer for the mapping that begins there. Its first page is protected by that."""
+        return uffd_protect(self._find(index).fd, start, PAGE, True) != errors.ENOENT
+
     # what an owner does to its mappings
 
     def forget(self, index: int, start: int, end: int, since_ns: int) -> bool:

@@ -6,6 +6,7 @@ goes on from here. Its system calls do not stop it. What waitpid(2) reports come
 
 import contextlib
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from rustosd.process.ptrace import Kind
 from rustosd.process.signals import signal_name
 
 ENDED_KEPT: Final = 32
+_TELLS_WITHIN_S: Final = 10.0
+"""A parent that lives tells of its child, on a busy machine too; a thread of it that another one's exec has ended does not."""
 
 
 class End(NamedTuple):
@@ -58,7 +61,8 @@ class Monitor:
         self.judge: Callable[[int, int], int] = lambda _tid, number: number
         self._names: dict[int, str] = {}
         self._unborn: set[int] = set()          # processes whose parents have told of them, and that have not stopped yet
-        self._early: set[int] = set()           # stopped before their parents told of them
+        self._early: dict[int, float] = {}      # stopped before their parents told of them, since when
+        self._untold: set[int] = set()          # let go without that
         self._verbs: dict[Kind, Callable[[int, int], None]] = {
             Kind.SIGNAL: self._signalled, Kind.SYSCALL: self._call_ended, Kind.CALL: self._called,
             Kind.STOPPED: self._stopped, Kind.TRAPPED: self._trapped,
@@ -87,8 +91,14 @@ class Monitor:
 
     def tidy(self) -> None:
         """Now and then: let go those whose parents were killed before they could tell of them; forget who left unseen."""
-        for tid in list(self._early):
-            self._enter(tid, 0, "fork")
+        for tid, since in list(self._early.items()):
+            process = inventory.process_of(tid)
+            parent = inventory.parent_of(tid) if process == tid else process
+            if parent not in self.threads.values():
+                self._enter(tid, 0, "fork")
+            elif time.monotonic() >= since + _TELLS_WITHIN_S:
+                self._untold.add(tid)
+                self._enter(tid, parent, "fork")
         for tid in [tid for tid in self.threads if not Path(f"/proc/{tid}").exists()]:
             self._forget(tid)
 
@@ -118,7 +128,7 @@ class Monitor:
         elif tid in self.threads:
             ptrace.go_on(tid)
         else:
-            self._early.add(tid)
+            self._early[tid] = time.monotonic()
 
     def _start(self, tid: int) -> None:
         if not any([told(tid) for told in self.on_start]):
@@ -126,12 +136,12 @@ class Monitor:
 
     def _forked(self, tid: int, _number: int) -> None:
         kind = self._kind.value
-        self._enter(ptrace.event_message(tid), self.process_of(tid), kind)
+        if (child := ptrace.event_message(tid)) not in self._untold:
+            self._enter(child, self.process_of(tid), kind)
         ptrace.go_on(tid)
 
     def _enter(self, child: int, parent: int, kind: str) -> None:
-        early = child in self._early
-        self._early.discard(child)
+        early = self._early.pop(child, None) is not None
         process = inventory.process_of(child)
         if process is None:
             return
@@ -163,7 +173,7 @@ class Monitor:
     def _gone(self, tid: int, status: int) -> None:
         known = self.threads.get(tid)
         name = self._names.get(tid, "")
-        self._early.discard(tid)
+        self._early.pop(tid, None)
         self._forget(tid)
         # A process is reported once to its tracer; one that its own parent then left to us comes a second time.
         if known == tid or (known is None and not self.traced):
@@ -174,6 +184,7 @@ class Monitor:
 
     def _forget(self, tid: int) -> None:
         self._unborn.discard(tid)
+        self._untold.discard(tid)
         self.threads.pop(tid, None)
         self.stopped.discard(tid)
         self.started.pop(tid, None)

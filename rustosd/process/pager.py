@@ -14,6 +14,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import sys
 import threading
 import time
@@ -41,6 +42,8 @@ _NICE: Final = -10
 _TELL_EVERY_S: Final = 1.0
 _ROWS_MOST: Final = 128
 _KINDS: Final = ("rw-p", "r--p")    # of mappings, that are evicted
+_ADDRESSES: Final = 1 << 56
+_LOOK_OCTETS: Final = 1 << 28         # of one mapping, for a page that is there
 _RESERVED: Final = "---p"           # those that are to become one of them, piece by piece
 
 
@@ -131,21 +134,37 @@ class Group:
         if not found:
             return self._say("claimed", key=key)
         self._pager.claim(found[0], pid)
-        for start, end in forget:
+        for start, end in [*self._strange(found[0], pid), *forget]:
             self._pager.forget(found[0], start, end, 0)
         self._enter(key, pid, found[0])
         self._covered[key] = self._mapped[key]
         self._say("claimed", self._pager.descriptor(found[0]), key=key)
 
+    def _strange(self, index: int, pid: int) -> list[tuple[int, int]]:
+        """What of a forked process's memory is not what its parent had in swap: all but the mappings that came with its space.
+
+        Another thread of the parent may have unmapped something that we were told of only after the fork, and the one that
+        forked may have had new memory there already: small mappings do not stop it.
+        """
+        gaps, at = [], 0
+        with contextlib.suppress(OSError):
+            for line in proc_text(pid, "maps").splitlines():
+                start, end = (int(number, 16) for number in line.split(" ", 1)[0].split("-"))
+                if self._pager.answers(index, start):
+                    gaps.append((at, start))
+                    at = end
+        gaps.append((at, _ADDRESSES))
+        return [gap for gap in gaps if gap[0] < gap[1]]
+
     def _belongs(self, index: int, pid: int) -> bool:
         """Whether a space is a process's."""
-        for start, end in mappings(pid):
-            with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-                for page in range(start // _PAGE, min(end // _PAGE, start // _PAGE + 512)):
-                    if int.from_bytes(os.pread(pagemap.fileno(), 8, page * 8), "little") >> 63:
-                        if self._pager.register(index, start, end) == 0:
-                            return self._pager.marks(index, pid, page)
-                        break
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+            for start, end in mappings(pid):
+                if self._pager.answers(index, start):
+                    entries = os.pread(pagemap.fileno(), min(end - start, _LOOK_OCTETS) // _PAGE * 8, start // _PAGE * 8)
+                    for number, (entry,) in enumerate(struct.iter_unpack("=Q", entries)):
+                        if entry >> 63:
+                            return self._pager.marks(index, pid, start // _PAGE + number)
         return False
 
     def _ended(self, key: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rustosd.process.memory import MemoryRefused, check_rights
+from rustosd.process.monitor import Monitor
 from tests.mm.test_region import possible
 from tests.rustosd.process.paged import FAILING, Paged
 
@@ -84,6 +85,20 @@ def test_what_programs_do_to_their_memory_never_changes_what_is_in_it(start: Sta
     one, text = output_of(start, tmp_path, stress, str(threads), "3", "40", *(["fork"] if fork else []))
     assert re.search(r"wrong 0$", text.strip())
     assert one.swap_total("out_octets") > 8 * MIB
+    assert one.unclaimed_slots() == 0
+
+
+def test_a_child_that_stops_before_its_parent_tells_of_it_waits_for_that(start: Start, stress: str, tmp_path: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Monitor.take
+
+    def tidying(monitor: Monitor, tid: int, status: int) -> None:
+        take(monitor, tid, status)
+        monitor.tidy()
+
+    monkeypatch.setattr(Monitor, "take", tidying)
+    one, text = output_of(start, tmp_path, stress, "2", "5", "40", "often")
+    assert re.search(r"forks [1-9].* wrong 0$", text.strip())
     assert one.unclaimed_slots() == 0
 
 

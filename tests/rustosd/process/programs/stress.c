@@ -1,6 +1,6 @@
 /* Does to its memory what programs do, from several threads, and knows what every word must be.
  *
- *   stress THREADS SECONDS MEBIBYTES [fork]
+ *   stress THREADS SECONDS MEBIBYTES [fork|often]
  *
  * Each block is filled with words made of its seed and their place. Prints one line, and ends with 1 when a word was wrong. */
 #define _GNU_SOURCE
@@ -19,7 +19,7 @@
 
 struct block { uint64_t *at; size_t pages; uint64_t seed; };
 static volatile long wrong, operations, forks, zeros, moves;
-static int forking;
+static int forking; /* one of so many times that it could */
 static size_t pages_most;
 static double until;
 static char *heap;
@@ -112,7 +112,7 @@ static void one(struct block *all, struct block *b, uint64_t x)
         fill(b, 0, b->pages);
         break;
     case 9:
-        if (!forking || (x >> 40) % 8) { check(b, "read"); break; }
+        if (!forking || (x >> 40) % forking) { check(b, "read"); break; }
         child = fork();
         if (!child) {
             long before = wrong;
@@ -122,6 +122,11 @@ static void one(struct block *all, struct block *b, uint64_t x)
                 if (all[i].at) { all[i].seed ^= 1; fill(&all[i], 0, all[i].pages); }
             for (i = 0; i < BLOCKS; i++)
                 if (all[i].at) check(&all[i], "child wrote");
+            for (i = 0; i < BLOCKS; i++)
+                if (all[i].at) {
+                    madvise(all[i].at, all[i].pages * 4096, MADV_DONTNEED);
+                    expect_zero(all[i].at, all[i].pages, "child discarded");
+                }
             _exit(wrong != before);
         }
         if (child < 0) { perror("fork"); break; }
@@ -177,7 +182,7 @@ int main(int count, char **argument)
     int n = atoi(argument[1]);
     until = now() + atof(argument[2]);
     pages_most = 2 * (size_t)atoi(argument[3]) * 256 / BLOCKS / n;
-    forking = count > 4;
+    forking = count > 4 ? strcmp(argument[4], "often") ? 8 : 1 : 0;
     struct block b = {(uint64_t *)(((uintptr_t)bss + 4095) & -4096), 255, 77};
     fill(&b, 0, 255);
     for (long i = 0; i < n; i++)
