@@ -63,7 +63,7 @@ cdef class Pump:
     cdef object watcher
     cdef schedule(self)
     cdef turn(self)
-    cdef int breathe_on(self, int64_t now, int most) except? -1
+    cdef int breathe_on(self, int64_t now) except? -1
     cdef bint breathe(self, int64_t now) except? -1
     cdef bint look(self) noexcept
     cdef bint advance(self, int64_t now) except? -1

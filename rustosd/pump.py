@@ -242,43 +242,40 @@ class Pump:
     def turn(self):
         """Breathe while there is work, within the budget; then give way, or keep looking for a moment, or sleep.
 
-        Looking goes on here for a spell: to come back by way of the loop takes longer than a look.
+        Looking in vain goes on here for a spell: to come back by way of the loop takes longer than a look.
         """
-        before: uint64_t
-        breaths: cython.int
-        all_breaths: cython.int = 0
+        before: uint64_t = self.counts.rx_frames
+        breaths: cython.int = 0
         now: int64_t = now_ns()
-        began: int64_t
+        began: int64_t = now
         until: int64_t = now + SPELL_NS
         while not (self.running or self.closed):
-            before = self.counts.rx_frames
-            began = now
-            breaths = self.breathe_on(now, BUDGET - all_breaths)
-            all_breaths += breaths
+            breaths = self.breathe_on(now)
             if self.closed:
                 break
             now = now_ns()
             self.arm(now)
             if breaths:
                 self.turns.observe(now - began)
-            if all_breaths == BUDGET:
+            if breaths == BUDGET:
                 self.counts.yields += 1
                 self.schedule()
                 break
             if not ((breaths or self.poll.until) and self.poll.go_on(now, breaths > 0, self.counts.rx_frames != before)):
                 break
-            if now >= until:
+            if breaths or now >= until:     # what work has put into the loop's queue comes before the next look
                 self.schedule()
                 break
+            began = now
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
-    def breathe_on(self, now: int64_t, most: cython.int) -> cython.int:
-        """Breathe while there is work, at most so many times; how many."""
+    def breathe_on(self, now: int64_t) -> cython.int:
+        """Breathe while there is work, within the budget; how many times."""
         breaths: cython.int = 0
         self.running = True
         try:
-            while breaths < most and self.breathe(now):
+            while breaths < BUDGET and self.breathe(now):
                 breaths += 1
                 now = now_ns()
         finally:
