@@ -138,6 +138,48 @@ def test_a_child_that_was_forked_before_anything_was_swapped_gets_no_other_child
     assert one.unclaimed_slots() == 0
 
 
+DAEMON = """
+import mmap, os, random, time
+reading, writing = os.pipe()
+if os.fork() == 0:
+    chance = random.Random(7)
+    block = mmap.mmap(-1, 24 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = [chance.randbytes(4096) for _ in range(64)]
+    for page in range(6144):
+        block[page * 4096:page * 4096 + 4096] = pages[page % 64]
+    if os.fork() == 0:
+        half = 12 << 20
+        block.madvise(mmap.MADV_DONTNEED, 0, half)
+        time.sleep(0.3)
+        ok = not any(block[:half]) and all(
+            block[page * 4096:page * 4096 + 4096] == pages[page % 64] for page in range(3072, 6144))
+        os.write(writing, b"whole" if ok else b"wrong")
+    os._exit(0)
+os.close(writing)
+print(os.read(reading, 9).decode())
+"""
+
+
+def test_a_child_whose_parent_ends_before_it_starts_keeps_what_was_swapped(start: Start, tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, end, held = Memory._started, Memory._exited, []
+
+    def not_the_second(memory: Memory, child: int) -> bool:
+        held.append(child)
+        return len(held) == 2 or begin(memory, child)
+
+    def the_second_now(memory: Memory, pid: int, status: int) -> None:
+        end(memory, pid, status)
+        if pid == held[0] and not begin(memory, held[1]):
+            ptrace.go_on(held[1])
+
+    monkeypatch.setattr(Memory, "_started", not_the_second)
+    monkeypatch.setattr(Memory, "_exited", the_second_now)
+    one, text = output_of(start, tmp_path, sys.executable, "-c", DAEMON)
+    assert text == "whole\n"
+    assert one.unclaimed_slots() == 0
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("threads", [1, 4, 8])
 def test_the_same_for_minutes(start: Start, stress: str, tmp_path: Path, threads: int) -> None:
