@@ -118,7 +118,7 @@ async def on_tap(name: str, mac: str, mode: str, address: str, kernel_address: s
         network = AsyncStack(stack, loop, pump.kick)
         pump.attach(tap, index)
         if path := os.environ.get("RUSTOSD_SOCKET"):
-            await hand_out(network, path)
+            await hand_out(network, pump, path)
         else:
             await serve(network)
         network.abort()
@@ -142,12 +142,12 @@ class Doorkeeper:
         return Handed(Done(), self.handoff.open_session(peer.pid))
 
 
-async def hand_out(network: Any, path: str) -> None:
+async def hand_out(network: Any, pump: Any, path: str) -> None:
     """Sockets for other processes, which ask for them at `path`, until standard input ends."""
     from rustosd.control.server import ControlServer
     from rustosd.handoff import Handoff
 
-    handoff = Handoff(network)
+    handoff = Handoff(network, pump=pump)
     control = ControlServer(path, Doorkeeper(handoff))
     await control.start()
     await until_told()

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from posix.uio cimport iovec
+from drivers.nic cimport Nic
 from mm.frame cimport MAX_FRAME, RxBurst, RxFrame, TxBurst, TxFrame
 
 cdef extern from "<sys/ioctl.h>":
@@ -56,7 +57,7 @@ cdef struct TapCounters:
     uint64_t rx_failed[ERRNOS]
     uint64_t tx_refused[ERRNOS]
 
-cdef class Tap:
+cdef class Tap(Nic):
     cdef readonly str name
     cdef readonly bytes mac
     cdef readonly int mtu

@@ -35,7 +35,7 @@ assert MAX_FRAME == 65553 and cython.sizeof(virtio_net_hdr) == 10 and len(_REJEC
 
 @cython.final
 @cython.cclass
-class Tap:
+class Tap(Nic):
     """One end of an Ethernet wire whose other end is a network interface of this machine's kernel."""
 
     def __cinit__(self):
@@ -99,6 +99,8 @@ class Tap:
         """The descriptor: readable while frames wait, -1 once closed."""
         return self.fd
 
+    @cython.ccall
+    @cython.exceptval(-2, check=True)
     def receive(self, burst: RxBurst) -> cython.int:
         """Empty the burst and fill it; how many frames, 0 when none waits, or -1 when the interface is gone.
 
@@ -107,10 +109,14 @@ class Tap:
         burst.clear()
         return self._receive(burst)
 
+    @cython.ccall
+    @cython.exceptval(-2, check=True)
     def transmit(self, burst: TxBurst) -> cython.int:
         """Write all frames, one system call each and no copy, and empty the burst; how many the kernel refused."""
         return self._transmit(burst)
 
+    @cython.ccall
+    @cython.exceptval(-2, check=True)
     def room(self) -> cython.int:
         """Always a whole burst: the kernel takes a frame in, or refuses it, within the write."""
         return BURST

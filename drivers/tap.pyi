@@ -1,10 +1,11 @@
 from socket import socket
 
+from drivers.nic import Nic
 from mm.frame import RxBurst, TxBurst
 
 TUN_PATH: str
 
-class Tap:
+class Tap(Nic):
     def __init__(
         self, fd: int, name: str, mac: bytes, mtu: int = 1500, offload: bool = True, control: socket | None = None,
     ) -> None: ...

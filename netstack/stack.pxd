@@ -5,15 +5,15 @@ from netstack.ip cimport IpView
 from netstack.net cimport Interface, Net, NetState, Packet
 from netstack.tcp.api cimport Tcp
 from netstack.udp cimport Udp
+from netstack.verbs cimport PacketStack
 
-cdef class Stack:
+cdef class Stack(PacketStack):
     cdef readonly NetState state
     cdef readonly Tcp tcp
     cdef readonly Udp udp
     cdef Packet *handed             # packets whose octets the last `transmit` handed out
     cdef uint8_t *loop_octets       # where loopback frames lie on their way, made by the first
     cdef TxBurst loop_burst
-    cdef readonly RxBurst looped    # the frames that loopback carried last
     cdef void frames(self, Interface *i, RxBurst burst) noexcept nogil
     cdef int frame(self, Interface *i, const RxFrame *f) noexcept nogil
     cdef int packet(self, Interface *i, IpView *view) noexcept nogil

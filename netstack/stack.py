@@ -50,7 +50,7 @@ LAST_NDP_TYPE = cython.declare(cython.int, 137)
 
 @cython.final
 @cython.cclass
-class Stack:
+class Stack(PacketStack):
     """One host: interfaces, addresses, routes, neighbors, and TCP and UDP above them.
 
     `random`: at least 16 unpredictable octets; the same octets make the same stack. `now`: ns on any clock that never
@@ -69,7 +69,6 @@ class Stack:
         self.tcp = Tcp(self.state, **(tcp or {}))
         self.udp = Udp(self.state, **(udp or {}))
         self.loop_burst = TxBurst(LOOP_FRAMES)
-        self.looped = RxBurst()
 
     def __dealloc__(self):
         self.take_back()
@@ -82,7 +81,8 @@ class Stack:
 
     # -- verbs -------------------------------------------------------------------------------------
 
-    def receive(self, index: int, now: int, burst: RxBurst) -> None:
+    @cython.ccall
+    def receive(self, index: cython.int, now: int64_t, burst: RxBurst):
         """Take in the frames of a burst, each of which ends in exactly one verdict of this interface."""
         i: cython.pointer[Interface] = self.interface(index)
         self.take_back()
@@ -90,19 +90,23 @@ class Stack:
         with cython.nogil:
             self.frames(i, burst)
 
-    def advance(self, now: int) -> None:
+    @cython.ccall
+    def advance(self, now: int64_t):
         """Let time pass: do what timers ask for. Afterwards `wake_at()` is later than `now`."""
         self.take_back()
         self.state.net.now = now
         tcp_advance(cython.address(self.tcp.table))
         neighbors_advance(self.state.net)
 
-    def wake_at(self) -> int | None:
+    @cython.ccall
+    def wake_at(self):
         """When `advance` is due, ns; None: nothing runs. It may be a little early, never late."""
         at: int64_t = min(tcp_wake_at(cython.address(self.tcp.table)), neighbors_wake_at(self.state.net))
         return None if at == NEVER else at
 
-    def transmit(self, index: int, now: int, burst: TxBurst) -> int:
+    @cython.ccall
+    @cython.exceptval(-1, check=True)
+    def transmit(self, index: cython.int, now: int64_t, burst: TxBurst) -> cython.int:
         """Fill an empty burst with what is to be sent on an interface; returns the number of frames.
 
         Their octets stay valid until the next verb: a driver takes them all before that.
@@ -113,7 +117,9 @@ class Stack:
         burst.count = self.fill(i, burst.frames, burst.capacity) if i.up else 0
         return burst.count
 
-    def loop(self, now: int) -> int:
+    @cython.ccall
+    @cython.exceptval(-1, check=True)
+    def loop(self, now: int64_t) -> cython.int:
         """Carry one burst over the loopback interface; returns its frames. Call until it returns 0."""
         lo: cython.pointer[Interface] = self.state.net.interfaces[LOOPBACK]
         f: cython.pointer[RxFrame]

@@ -3,10 +3,11 @@ from typing import Any
 from mm.frame import RxBurst, TxBurst
 from netstack.tcp.api import Tcp
 from netstack.udp import Udp
+from netstack.verbs import PacketStack
 
 Row = dict[str, Any]
 
-class Stack:
+class Stack(PacketStack):
     def __init__(
         self, random: bytes, *, now: int = 0, routes: int = 65536, neighbors: int = 4096,
         icmp_errors_per_second: int = 1000, challenge_acks_per_second: int = 1000,
@@ -18,8 +19,6 @@ class Stack:
     def tcp(self) -> Tcp: ...
     @property
     def udp(self) -> Udp: ...
-    @property
-    def looped(self) -> RxBurst: ...
     def set_rates(self, *, icmp_errors_per_second: int, challenge_acks_per_second: int) -> None: ...
     def receive(self, index: int, now: int, burst: RxBurst) -> None: ...
     def advance(self, now: int) -> None: ...

@@ -476,7 +476,7 @@ class Daemon(Facts):
         if self.handoff is not None:
             self.handoff.limits = limits
         elif wanted.enabled:
-            self.handoff = Handoff(self.network, limits, audit=self.audit.write)
+            self.handoff = Handoff(self.network, limits, audit=self.audit.write, pump=self.pump)
             self.set_policies(self.config)
 
     def set_policies(self, config: Config) -> None:

@@ -43,7 +43,7 @@ _USAGE = {
     "buffer_octets_limit": "How many octets TCP buffers can take.",
 }
 _PUMP = {
-    "wakeups": "Turns begun because a NIC had frames.",
+    "wakeups": "Turns begun because a NIC had frames or a program had used its sockets.",
     "kicks": "Turns asked for by applications.",
     "timers": "Turns begun because time had passed.",
     "yields": "Turns that used up their budget and gave way to other work.",

@@ -3,57 +3,34 @@
 One breath: read the clock, take a burst from every NIC, let the stack work, tell the applications, send what the stack
 has to say. While there is work breath follows breath, up to a budget; then the loop's other callbacks get their share.
 When work ends, the pump keeps looking for some microseconds, since the answer to what was just sent is often that near,
-and then sleeps in epoll until a NIC, an application or a timer wakes it.
+and then sleeps in epoll until a NIC, an application or a timer wakes it. Where others wait for a processor it sleeps at once.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Protocol
 
+import cython
 import structlog
+from cython.cimports.drivers.nic import Nic
+from cython.cimports.libc.stdint import int64_t, uint64_t
+from cython.cimports.mm.frame import BURST
+from cython.cimports.mm.hw import now_ns
+from cython.cimports.netstack.verbs import PacketStack
 
-from drivers.nic import GONE, LinkTeller, Nic
-from mm.frame import BURST, RxBurst, TxBurst
+from drivers.nic import LinkTeller
+from mm import crowd
+from mm.frame import RxBurst, TxBurst
 from mm.histogram import Histogram
 from rustosd.busy_poll import BusyPoll
 
+if not cython.compiled:
+    raise ImportError("rustosd.pump must be compiled: python setup.py build_ext --inplace")
+
 BUSY_POLL_US = 50
-BUDGET = 8
-"""Breaths in one turn: full bursts both ways keep the loop's other callbacks waiting for about a millisecond."""
 LINK_CHECK_S = 1.0
-COMPLAINT_NS = 1_000_000_000
-LOOPBACK = 0                # the index of the interface that needs no NIC
-_MS = 1_000_000
 
 log = structlog.get_logger(__name__)
-
-
-class PacketStack(Protocol):
-    """What the pump asks of a stack; `now` is `time.monotonic_ns`."""
-
-    def receive(self, index: int, now: int, burst: RxBurst) -> None:
-        """Take in frames that came by interface `index`."""
-
-    def advance(self, now: int) -> None:
-        """Do everything that is due."""
-
-    def wake_at(self) -> int | None:
-        """When `advance` has something to do next; None: nothing waits for time to pass."""
-
-    def transmit(self, index: int, now: int, burst: TxBurst) -> int:
-        """Fill the burst with frames for interface `index`; how many."""
-
-    def loop(self, now: int) -> int:
-        """Carry a burst over the loopback interface; how many frames."""
-
-    @property
-    def looped(self) -> RxBurst:
-        """What `loop` has carried last."""
-
-    def set_link(self, index: int, up: bool) -> None:
-        """Whether frames can pass on interface `index`."""
 
 
 class FrameWatcher(Protocol):
@@ -69,111 +46,111 @@ class FrameWatcher(Protocol):
         """Interfaces have changed."""
 
 
-@dataclass(slots=True)
-class _Port:
-    index: int
-    nic: Nic
-    fd: int
-    link_up: bool
-    on_gone: Callable[[], None] | None = None
-    full: bool = False          # the device had no room: flush again when it wakes us
+@cython.cclass
+class Source:
+    """What frames come from or go to besides NICs, and the pump looks at in every breath: sockets of other processes."""
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def look(self) -> cython.bint:
+        """Do what there is to do; whether there was anything."""
 
 
-@dataclass(slots=True)
-class _Counts:
-    wakeups: int = 0            # callbacks by readable NICs
-    kicks: int = 0              # turns asked for by applications
-    timers: int = 0             # turns because time has passed
-    yields: int = 0             # budgets used up
-    rx_bursts: int = 0
-    rx_frames: int = 0
-    tx_bursts: int = 0
-    tx_frames: int = 0
-    tx_refused: int = 0
-    errors: int = 0             # exceptions out of callbacks
+@cython.final
+@cython.cclass
+class Port:
+    """A NIC and its place in the stack."""
+
+    def __init__(self, index: int, nic: Nic, on_gone: Callable[[], None] | None) -> None:
+        self.index, self.nic, self.on_gone = index, nic, on_gone
+        self.fd, self.link_up = nic.fileno(), nic.link_up
 
 
+@cython.final
+@cython.cclass
 class Pump:
     """Runs a stack and its NICs on a loop, in the loop's thread; what callbacks raise is logged and stops nothing."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stack: PacketStack, on_events: Callable[[], None], *,
                  busy_poll_us: int = BUSY_POLL_US) -> None:
-        """`on_events` hands to applications what the stack reports. It is called each time the stack has worked."""
-        self._loop = loop
-        self._stack = stack
-        self._on_events = on_events
-        self._poll = BusyPoll(busy_poll_us * 1000)
-        self._ports: tuple[_Port, ...] = ()
-        self._rx = RxBurst()
-        self._tx = TxBurst()
-        self._counts = _Counts()
-        self._rx_bursts = Histogram()
-        self._tx_bursts = Histogram()
-        self._turns = Histogram()
-        self._closed = False
-        self._running = False               # what applications write now is flushed before the turn ends
-        self._scheduled = False             # a turn waits in the loop's queue
-        self._dirty = False                 # the stack may have events or frames for us
-        self._wake = 0                      # when `_timer` fires
-        self._timer: asyncio.TimerHandle | None = None
-        self._link_timer: asyncio.TimerHandle | None = None
-        self._watch_timer: asyncio.TimerHandle | None = None
-        self._silent_until: dict[str, int] = {}
-        self._watcher: FrameWatcher | None = None
+        """`stack` is on the clock of `time.monotonic_ns`. `on_events` hands to applications what it reports: each time it has
+        worked.
+        """
+        self.loop = loop
+        self.stack = stack
+        self.on_events = on_events
+        self.poll = BusyPoll(busy_poll_us * 1000, crowd.or_none())
+        self.ports, self.sources = (), ()
+        self.rx, self.tx = RxBurst(), TxBurst()
+        self.rx_bursts, self.tx_bursts, self.turns = Histogram(), Histogram(), Histogram()
+        self.source_fds, self.silent_until = {}, {}
 
     def attach(self, nic: Nic, index: int, on_gone: Callable[[], None] | None = None) -> None:
         """Serve `nic` as interface `index` of the stack. The NIC stays the caller's to close, after `detach`.
 
         `on_gone` is called soon after the NIC has left for good, when it is detached already.
         """
-        if any(port.index == index for port in self._ports):
+        if any(port.index == index for port in self.ports):
             raise ValueError(f"interface {index} has a NIC already")
-        port = _Port(index, nic, nic.fileno(), nic.link_up, on_gone)
-        self._stack.set_link(index, port.link_up)
-        self._loop.add_reader(port.fd, self._on_readable)
-        self._ports += (port,)
+        port = Port(index, nic, on_gone)
+        self.stack.set_link(index, port.link_up)
+        self.loop.add_reader(port.fd, self._on_readable)
+        self.ports += (port,)
         if isinstance(nic, LinkTeller):
             nic.on_link_change = self._on_link_change
-        if self._link_timer is None:
-            self._link_timer = self._loop.call_later(LINK_CHECK_S, self._on_link_timer)
-        if self._watcher is not None:
-            self._watcher.attached()
+        if self.link_timer is None:
+            self.link_timer = self.loop.call_later(LINK_CHECK_S, self._on_link_timer)
+        if self.watcher is not None:
+            self.watcher.attached()
         self.kick()
+
+    def look_at(self, source: Source, fd: int) -> None:
+        """Look at a source in every breath, too, from now on, and take one when its descriptor becomes readable."""
+        self.sources += (source,)
+        self.source_fds[source] = fd
+        self.loop.add_reader(fd, self._on_readable)
+
+    def look_away(self, source: Source) -> None:
+        """No more."""
+        self.sources = tuple(other for other in self.sources if other is not source)
+        self.loop.remove_reader(self.source_fds.pop(source))
 
     def show_frames(self, watcher: FrameWatcher | None) -> None:
         """Show every frame to `watcher` from now on, or to nobody."""
-        self._watcher = watcher
-        self._tx.forget_refused()
-        for burst in (self._rx, self._stack.looped):
+        self.watcher = watcher
+        self.tx.forget_refused()
+        for burst in (self.rx, self.stack.looped):
             burst.keep_ends(watcher is not None)
 
     def detach(self, index: int) -> None:
         """Stop serving interface `index`, whose link goes down. Does nothing when it has no NIC."""
-        for port in self._ports:
+        port: Port
+        for port in self.ports:
             if port.index == index:
-                self._loop.remove_reader(port.fd)
+                self.loop.remove_reader(port.fd)
                 if isinstance(port.nic, LinkTeller):
                     port.nic.on_link_change = None
-                self._ports = tuple(other for other in self._ports if other is not port)
-                self._stack.set_link(index, False)
+                self.ports = tuple(other for other in self.ports if other is not port)
+                self.stack.set_link(index, False)
 
     def close(self) -> None:
         """Send what the stack has ready, detach every NIC and let go of the loop. May be called twice."""
-        if self._closed:
+        if self.closed:
             return
+        port: Port
         self.flush()
-        self._closed = True
-        for port in self._ports:
+        self.closed = True
+        for port in self.ports:
             self.detach(port.index)
-        for timer in (self._timer, self._link_timer, self._watch_timer):
+        for timer in (self.timer, self.link_timer, self.watch_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._link_timer = self._watch_timer = None
+        self.timer = self.link_timer = self.watch_timer = None
 
     def flush(self) -> None:
         """Send now what the stack has ready, within bounds."""
         for _ in range(BUDGET):
-            if not self._flush(time.monotonic_ns()):
+            if not self.send(now_ns()):
                 break
 
     def kick(self) -> None:
@@ -181,63 +158,65 @@ class Pump:
 
         An event handler that calls this at every event, whether or not it did something, keeps the pump awake for good.
         """
-        self._dirty = True
-        if not (self._scheduled or self._running or self._closed):
-            self._counts.kicks += 1
-            self._schedule()
+        self.dirty = True
+        if not (self.scheduled or self.running or self.closed):
+            self.counts.kicks += 1
+            self.schedule()
 
     def set_busy_poll(self, microseconds: int) -> None:
         """How long to look again before sleeping, from now on."""
-        self._poll.set_while(microseconds * 1000)
+        self.poll.set_while(microseconds * 1000)
 
     def watch(self, period_s: float, alive: Callable[[], None]) -> None:
         """From now on take a turn at least every `period_s`, and call `alive` when it ended without an error."""
-        self._watch_timer = self._loop.call_later(period_s, self._on_watch, period_s, alive)
+        self.watch_timer = self.loop.call_later(period_s, self._on_watch, period_s, alive)
 
-    def statistics(self) -> dict[str, int]:
+    def statistics(self) -> dict:
         """Counters since the pump was made."""
-        return asdict(self._counts) | {"busy_polls": self._poll.vain_looks}
+        counts: dict = self.counts
+        return counts | {"busy_polls": self.poll.vain_looks}
 
-    def histograms(self) -> dict[str, tuple[int, list[int]]]:
+    def histograms(self) -> dict:
         """Rows of `mm.histogram.Histogram`: frames of bursts, rx_burst and tx_burst, and turns that found work, in ns."""
-        return {"rx_burst": self._rx_bursts.row(), "tx_burst": self._tx_bursts.row(), "turn": self._turns.row()}
+        return {"rx_burst": self.rx_bursts.row(), "tx_burst": self.tx_bursts.row(), "turn": self.turns.row()}
 
     @property
     def nics(self) -> Mapping[int, Nic]:
         """The NICs served now, by their index in the stack."""
-        return {port.index: port.nic for port in self._ports}
+        return {port.index: port.nic for port in self.ports}
 
     # Called by the loop.
 
     def _on_readable(self) -> None:
-        if not self._scheduled:         # else a turn comes anyway, and two in one loop iteration would be unfair
-            self._counts.wakeups += 1
-            self._turn()
+        if not self.scheduled:          # else a turn comes anyway, and two in one loop iteration would be unfair
+            self.counts.wakeups += 1
+            self.turn()
 
     def _on_scheduled(self) -> None:
-        self._scheduled = False
-        self._turn()
+        self.scheduled = False
+        self.turn()
 
     def _on_timer(self) -> None:
-        self._timer = None
-        self._counts.timers += 1
-        self._turn()
+        self.timer = None
+        self.counts.timers += 1
+        self.turn()
 
     def _on_link_timer(self) -> None:
         """Links change seldom and asking may cost a system call, so once a second is right; some NICs tell us earlier."""
-        self._link_timer = self._loop.call_later(LINK_CHECK_S, self._on_link_timer)
+        self.link_timer = self.loop.call_later(LINK_CHECK_S, self._on_link_timer)
         self._check_links()
 
     def _on_link_change(self) -> None:
         """Out of a breath: look when it is over."""
-        self._loop.call_soon(self._check_links)
+        self.loop.call_soon(self._check_links)
 
     def _check_links(self) -> None:
-        for port in self._ports:
+        port: Port
+        for port in self.ports:
             up = port.nic.link_up
             if up != port.link_up:
                 port.link_up = up
-                self._stack.set_link(port.index, up)
+                self.stack.set_link(port.index, up)
                 log.info("link_up" if up else "link_down", nic=port.nic.name)
                 self.kick()
             elif not up:
@@ -245,162 +224,223 @@ class Pump:
 
     def _on_watch(self, period_s: float, alive: Callable[[], None]) -> None:
         self.watch(period_s, alive)
-        errors = self._counts.errors
-        self._dirty = True
-        self._turn()
-        if self._counts.errors == errors:
+        errors = self.counts.errors
+        self.dirty = True
+        self.turn()
+        if self.counts.errors == errors:
             alive()
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._on_scheduled)
+    @cython.cfunc
+    def schedule(self):
+        if not self.scheduled:
+            self.scheduled = True
+            self.loop.call_soon(self._on_scheduled)
 
     # One turn.
 
-    def _turn(self) -> None:
-        """Breathe while there is work, within the budget; then give way, or keep looking for a moment, or sleep."""
-        if self._running or self._closed:
-            return
-        self._running = True
-        rx_before = self._counts.rx_frames
-        breaths = 0
-        began = now = time.monotonic_ns()
+    @cython.cfunc
+    def turn(self):
+        """Breathe while there is work, within the budget; then give way, or keep looking for a moment, or sleep.
+
+        Looking in vain goes on here for a spell: to come back by way of the loop takes longer than a look.
+        """
+        before: uint64_t = self.counts.rx_frames
+        breaths: cython.int = 0
+        now: int64_t = now_ns()
+        began: int64_t = now
+        until: int64_t = now + SPELL_NS
+        while not (self.running or self.closed):
+            breaths = self.breathe_on(now)
+            if self.closed:
+                break
+            now = now_ns()
+            self.arm(now)
+            if breaths:
+                self.turns.observe(now - began)
+            if breaths == BUDGET:
+                self.counts.yields += 1
+                self.schedule()
+                break
+            if not ((breaths or self.poll.until) and self.poll.go_on(now, breaths > 0, self.counts.rx_frames != before)):
+                break
+            if breaths or now >= until:     # what work has put into the loop's queue comes before the next look
+                self.schedule()
+                break
+            began = now
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def breathe_on(self, now: int64_t) -> cython.int:
+        """Breathe while there is work, within the budget; how many times."""
+        breaths: cython.int = 0
+        self.running = True
         try:
-            while breaths < BUDGET and self._breathe(now):
+            while breaths < BUDGET and self.breathe(now):
                 breaths += 1
-                now = time.monotonic_ns()
+                now = now_ns()
         finally:
-            self._running = False
-        if self._closed:
-            return
-        now = time.monotonic_ns()
-        self._arm(now)
-        if breaths:
-            self._turns.observe(now - began)
-        if breaths == BUDGET:
-            self._counts.yields += 1
-            self._schedule()
-        elif ((breaths or self._poll.looking)
-              and self._poll.go_on(now, breaths > 0, self._counts.rx_frames != rx_before)):
-            self._schedule()
+            self.running = False
+        return breaths
 
-    def _breathe(self, now: int) -> bool:
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def breathe(self, now: int64_t) -> cython.bint:
         """One burst in from every NIC, one out to each; whether there was anything to do or is more."""
-        dirty, self._dirty = self._dirty, False
-        worked = False
-        for port in self._ports:
-            worked |= self._receive(port, now)
+        dirty: cython.bint = self.dirty
+        worked: cython.bint = False
+        again: cython.bint = False
+        port: Port
+        self.dirty = self.looked = False
+        for port in self.ports:
+            worked |= self.receive(port, now)
             dirty |= port.full
-        if 0 < self._wake <= now:       # whoever woke us
-            worked |= self._advance(now)
+        if not self.looked:
+            worked |= self.look()
+        if 0 < self.wake <= now:        # whoever woke us
+            worked |= self.advance(now)
         if worked or dirty:
-            again = False
-            if self._loop_back(now):    # what it carried may be answered the same way: look again
+            if self.loop_back(now):     # what it carried may be answered the same way: look again
                 worked = again = True
-            self._deliver()
-            if self._dirty:             # applications have written: this breath sends it, and carries what is for this host
-                again |= self._loop_back(now)
-            self._dirty = again
-            worked |= self._flush(now)
-        return worked or self._dirty
+            self.deliver()
+            if self.dirty:              # applications have written: this breath sends it, and carries what is for this host
+                again |= self.loop_back(now)
+            self.dirty = again
+            worked |= self.send(now)
+        return worked or self.dirty
 
-    def _advance(self, now: int) -> bool:
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def look(self) -> cython.bint:
+        """Let all sources do what they have to do; whether there was anything."""
+        source: Source
+        worked: cython.bint = False
+        self.looked = True
+        for source in self.sources:
+            worked |= source.look()
+        return worked
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def advance(self, now: int64_t) -> cython.bint:
         """The armed deadline has come: let the stack act on time."""
-        self._wake = 0
+        self.wake = 0
         try:
-            self._stack.advance(now)
+            self.stack.advance(now)
         except Exception:
-            self._complain("advance")
+            self.complain("advance")
         return True
 
-    def _receive(self, port: _Port, now: int) -> bool:
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def receive(self, port: Port, now: int64_t) -> cython.bint:
+        count: cython.int
         try:
-            count = port.nic.receive(self._rx)
+            count = port.nic.receive(self.rx)
             if count > 0:
-                self._counts.rx_bursts += 1
-                self._counts.rx_frames += count
-                self._rx_bursts.observe(count)
-                self._stack.receive(port.index, now, self._rx)
-                if self._watcher is not None:
-                    self._watcher.received(port.index, now, self._rx)
+                self.counts.rx_bursts += 1
+                self.counts.rx_frames += count
+                self.rx_bursts.observe(count)
+                self.look()             # what programs did before the frames came, such as closing, comes first
+                self.stack.receive(port.index, now, self.rx)
+                if self.watcher is not None:
+                    self.watcher.received(port.index, now, self.rx)
                 return True
-            if count == GONE:
+            if count < 0:
                 log.error("nic_gone", nic=port.nic.name)
                 self.detach(port.index)
                 if port.on_gone is not None:
-                    self._loop.call_soon(port.on_gone)
+                    self.loop.call_soon(port.on_gone)
                 return True
         except Exception:
-            self._complain("receive")
+            self.complain("receive")
         return False
 
-    def _loop_back(self, now: int) -> bool:
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def loop_back(self, now: int64_t) -> cython.bint:
         """What the host sends to itself needs no NIC."""
+        carried: cython.int
         try:
-            carried = self._stack.loop(now)
-            if carried and self._watcher is not None:
-                self._watcher.received(LOOPBACK, now, self._stack.looped)
+            carried = self.stack.loop(now)
+            if carried and self.watcher is not None:
+                self.watcher.received(LOOPBACK, now, self.stack.looped)
             return carried > 0
         except Exception:
-            self._complain("loop")
+            self.complain("loop")
         return False
 
-    def _deliver(self) -> None:
+    @cython.cfunc
+    def deliver(self):
         try:
-            self._on_events()
+            self.on_events()
         except Exception:
-            self._complain("on_events")
+            self.complain("on_events")
 
-    def _flush(self, now: int) -> bool:
-        """Send up to a burst on every interface; whether any frame left. Full bursts leave the pump dirty."""
-        sent = False
-        for port in self._ports:
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def send(self, now: int64_t) -> cython.bint:
+        """Up to a burst on every interface; whether any frame left. Full bursts leave the pump dirty."""
+        port: Port
+        sent: cython.bint = False
+        for port in self.ports:
             try:
-                room = port.nic.room()
-                port.full = room == 0
-                if port.full:
-                    continue
-                self._tx.limit(room)
-                count = self._stack.transmit(port.index, now, self._tx)
-                if count:
-                    sent = True
-                    self._counts.tx_bursts += 1
-                    self._counts.tx_frames += count
-                    self._tx_bursts.observe(count)
-                    self._dirty |= count >= min(room, BURST)
-                    self._counts.tx_refused += port.nic.transmit(self._tx)
-                    if self._watcher is not None:
-                        self._watcher.sent(port.index, self._tx, count)
-                        self._tx.forget_refused()
+                sent |= self.send_by(port, now)
             except Exception:
-                self._tx.clear()
-                self._complain("transmit")
+                self.tx.clear()
+                self.complain("transmit")
         return sent
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def send_by(self, port: Port, now: int64_t) -> cython.bint:
+        count: cython.int
+        room: cython.int = port.nic.room()
+        port.full = room == 0
+        if port.full:
+            return False
+        self.tx.limit(room)
+        count = self.stack.transmit(port.index, now, self.tx)
+        if count == 0:
+            return False
+        self.counts.tx_bursts += 1
+        self.counts.tx_frames += count
+        self.tx_bursts.observe(count)
+        self.dirty |= count >= min(room, BURST)
+        self.counts.tx_refused += port.nic.transmit(self.tx)
+        if self.watcher is not None:
+            self.watcher.sent(port.index, self.tx, count)
+            self.tx.forget_refused()
+        return True
 
     # Time.
 
-    def _arm(self, now: int) -> None:
+    @cython.cfunc
+    def arm(self, now: int64_t):
         """See that the loop wakes us when the stack wants it. An earlier timer serves too: it is cheaper than another.
 
         At least 1 ms ahead, the loop's resolution; a deadline already past is put off so far, lest we spin on it.
         """
+        wake: int64_t
         try:
-            wake = self._stack.wake_at()
+            due = self.stack.wake_at()
         except Exception:
-            self._complain("wake_at")
-            wake = now + COMPLAINT_NS
-        if wake is None or (self._timer is not None and 0 < self._wake <= wake):
+            self.complain("wake_at")
+            due = now + COMPLAINT_NS
+        if due is None:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wake = wake if wake > now else now + _MS
-        self._timer = self._loop.call_later(max(1, -(-(wake - now) // _MS)) / 1000, self._on_timer)
+        wake = due
+        if self.timer is not None:
+            if 0 < self.wake <= wake:
+                return
+            self.timer.cancel()
+        self.wake = wake if wake > now else now + MS
+        self.timer = self.loop.call_later(max(1, (wake - now + MS - 1) // MS) / 1000.0, self._on_timer)
 
-    def _complain(self, what: str) -> None:
+    @cython.cfunc
+    def complain(self, what: str):
         """Log the exception being handled, at most once a second for each `what`; count it always."""
-        self._counts.errors += 1
-        now = time.monotonic_ns()
-        if now >= self._silent_until.get(what, 0):
-            self._silent_until[what] = now + COMPLAINT_NS
-            log.exception("pump_callback_failed", callback=what, errors=self._counts.errors)
+        now: int64_t = now_ns()
+        self.counts.errors += 1
+        if now >= self.silent_until.get(what, 0):
+            self.silent_until[what] = now + COMPLAINT_NS
+            log.exception("pump_callback_failed", callback=what, errors=self.counts.errors)

@@ -16,4 +16,5 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *octets, size_t n, int flags)
     ssize_t recv(int fd, void *octets, size_t n, int flags)
     int shutdown(int fd, int how)
-    enum: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR
+    int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
+    enum: MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, SOL_SOCKET, SO_PEEK_OFF

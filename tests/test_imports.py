@@ -20,7 +20,7 @@ MAY_IMPORT = {
 
 # Inside netstack a module imports only from rooms lower than its own, or from its own room.
 NETSTACK_ROOMS = (
-    ("netstack.verdict", "netstack.counters", "netstack.errors", "netstack.bpf", "netstack.wire"),
+    ("netstack.verdict", "netstack.counters", "netstack.errors", "netstack.bpf", "netstack.verbs", "netstack.wire"),
     ("netstack.net", "netstack.timers"),
     ("netstack.route", "netstack.link", "netstack.neighbor"),
     ("netstack.ip",),

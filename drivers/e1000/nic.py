@@ -18,7 +18,7 @@ from drivers.e1000.registers import RDT, TDT, Cause
 from drivers.e1000.transmit import BLOCK_COUNT, SLOT_OCTETS, TxRing
 from drivers.errors import DeviceError, DeviceGone
 from drivers.mmio import Mmio
-from drivers.nic import GONE
+from drivers.nic import GONE, Nic
 from drivers.registers import RegisterFile
 from mm.frame import RxBurst, TxBurst
 
@@ -37,7 +37,7 @@ ROUNDS: Final = 8
 _KINDS: Final = ("msix", "msi", "intx")
 
 
-class E1000:
+class E1000(Nic):
     """One Intel gigabit card. It is up, but for its link, when the constructor returns, and owns its device."""
 
     def __init__(self, device: Device, *, mac: bytes | None = None, mtu: int = ORDINARY_MTU, rx_ring: int = RX_RING,

@@ -20,9 +20,11 @@ from netstack.sockets import AsyncStack
 from rustosd.descriptors import End, make_pair
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
+from rustosd.handoff.splice import StreamSplice
 from rustosd.handoff.stream import ANCHOR, Listener, StreamSocket
 from rustosd.handoff.watch import Watch
 from rustosd.policy import ROOT, Policies, Subject
+from rustosd.pump import Pump
 from rustosd.services.base import Sample
 
 FATES_MOST = 4096
@@ -30,6 +32,7 @@ ID_OCTETS = 8
 IDS_AT_ONCE = 64
 SPARE_DESCRIPTORS = 512
 PORT_ATTEMPTS = 64
+TIDY_S = 0.02
 
 log = structlog.get_logger(__name__)
 Socket = StreamSocket | DatagramSocket
@@ -48,8 +51,10 @@ class Handoff:
     """Sockets for other processes on one stack. Everything happens on the loop's thread."""
 
     def __init__(self, network: AsyncStack, limits: Limits | None = None, policies: Policies | None = None,
-                 audit: Callable[..., object] = lambda _reason, **_facts: None):
-        """`audit`: told of what a policy denies, as `rustosd.audit.AuditLog.write`."""
+                 audit: Callable[..., object] = lambda _reason, **_facts: None, pump: Pump | None = None):
+        """`audit`: told of what a policy denies, as `rustosd.audit.AuditLog.write`. `pump`: looks at the sockets in every
+        breath; else the loop does.
+        """
         self.network = network
         self.limits = limits or Limits()
         self.policies = policies or Policies()
@@ -64,8 +69,12 @@ class Handoff:
         self._ids: list[str] = []                           # drawn ahead
         self._fates: OrderedDict[str, int] = OrderedDict()
         self._watch = Watch()
-        self._closing: list[End] | None = None              # while events are handled: their numbers must not be reused
-        network.loop.add_reader(self._watch.fileno(), self.catch_up)
+        self._untidy: list[StreamSplice] = []
+        self._pump = pump
+        if pump is None:
+            network.loop.add_reader(self._watch.fileno(), self.catch_up)
+        else:
+            pump.look_at(self._watch, self._watch.fileno())
         _raise_descriptor_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
 
     def set_policies(self, policies: Policies) -> None:
@@ -120,11 +129,18 @@ class Handoff:
             return
         self._one_less(one.pid)
         self.kept_ports.discard(one.kept_port)
-        self._watch.forget(one.end.fileno())
-        if self._closing is None:
-            one.end.close()
-        else:
-            self._closing.append(one.end)
+        self._watch.forget(one.end)
+
+    def tidy_later(self, splice: StreamSplice) -> None:
+        """Call `tidy` of it in a while."""
+        if not self._untidy:
+            self.network.loop.call_later(TIDY_S, self._tidy)
+        self._untidy.append(splice)
+
+    def _tidy(self) -> None:
+        untidy, self._untidy = self._untidy, []
+        for splice in untidy:
+            splice.tidy()
 
     def free_port(self) -> int:
         """One that nobody listens on, and that is kept for nobody. Raises OSError (EADDRINUSE)."""
@@ -169,11 +185,7 @@ class Handoff:
 
     def catch_up(self) -> None:
         """Take note of everything that clients have done to their sockets."""
-        self._closing = []
-        self._watch.look()
-        closing, self._closing = self._closing, None
-        for end in closing:
-            end.close()
+        self._watch.catch_up()
         self.network.kick_if_touched()
 
     # what is asked on sessions
@@ -312,7 +324,10 @@ class Handoff:
                 one.splice.abort()
             else:
                 one.close()
-        self.network.loop.remove_reader(self._watch.fileno())
+        if self._pump is None:
+            self.network.loop.remove_reader(self._watch.fileno())
+        else:
+            self._pump.look_away(self._watch)
         self._watch.close()
 
 

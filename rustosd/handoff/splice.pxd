@@ -5,7 +5,9 @@ from netstack.tcp.tcb cimport Tcb
 from netstack.udp cimport Udp, UdpEndpoint
 from netstack.wire.address cimport Addr
 from rustosd.epoll cimport epoll_event
-from rustosd.sockets cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, msghdr, recv, recvmsg, send, sendmsg, shutdown
+from rustosd.sockets cimport (
+    MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, SO_PEEK_OFF, SOL_SOCKET, msghdr, recv, recvmsg, send, sendmsg,
+    setsockopt, shutdown)
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
@@ -31,7 +33,9 @@ cdef enum:
     T_CLOSED = 0x0080           # the connection is over
     FIN_SENT = 0x0100           # the client's EOF was passed on
     EOF_SENT = 0x0200           # the peer's EOF was passed on
-    HELD = 0x0400               # the first octet in our queue was passed on already and only stands for a reset
+    PEEKS = 0x0400              # the kernel counts what was peeked at: the next look is at what comes after that
+    IN_BULK = 0x4000            # the client writes much at a time: to peek at it would be to copy it twice
+    TIDIED_LATER = 0x8000       # the owner will have `tidy` called
     C_NEWS = 0x1000             # epoll told something since our queue was found empty
     C_ASKED = 0x2000            # epoll was asked to tell when there is room in the client's end
     ENDED = 0x0800              # the owner was told
@@ -44,6 +48,8 @@ cpdef enum Ending:
 
 cdef enum:
     FEW = 2048                  # octets that are rather copied twice than received into several places
+    HELD_MOST = 8192            # octets that were passed on and stay in our queue ...
+    PEEKS_MOST = 16             # ... and messages of them
     MOST = 262144               # octets one connection moves in each direction before others get their turn
     DATAGRAMS_MOST = 64
     HEADER = 20                 # before each datagram on the pair: see rustosd.client.wire
@@ -53,9 +59,11 @@ cdef class StreamSplice(Follower):
     cdef Tcp tcp
     cdef readonly object handle
     cdef readonly int fd
-    cdef readonly object owner  # has settle(ending, errno), again(splice) and kick()
+    cdef readonly object owner  # has settle(ending, errno), again(splice), tidy_later(splice) and kick()
     cdef int epoll              # that tells of our end; -1: none yet
     cdef uint32_t flags
+    cdef uint32_t held          # octets at the head of our queue that were passed on already
+    cdef uint32_t peeks         # messages they came in
     cdef uint32_t chaff         # octets at the head of our queue that only kept the client from writing
     cdef int error
     cdef uint32_t wanted(self, int epoll) noexcept
@@ -65,9 +73,12 @@ cdef class StreamSplice(Follower):
     cdef bint push(self, Tcb *c)
     cdef Py_ssize_t give(self, Tcb *c, uint32_t n)
     cdef bint pull(self, Tcb *c)
+    cdef bint pull_few(self, Tcb *c)
+    cdef bint pull_much(self, Tcb *c)
+    cdef Py_ssize_t peek(self, bint *goes_on) noexcept
+    cdef void drop_held(self) noexcept
     cdef int take(self, Tcb *c, uint32_t n, bint all_of_it)
     cdef Py_ssize_t receive(self, Tcb *c, uint32_t n)
-    cdef Py_ssize_t receive_few(self, Tcb *c, uint32_t n)
     cdef void drop_chaff(self)
     cdef bint client_is_gone(self)
 

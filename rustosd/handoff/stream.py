@@ -175,6 +175,9 @@ class StreamSocket:
     def again(self, splice: StreamSplice) -> None:
         self.broker.network.again(splice)
 
+    def tidy_later(self, splice: StreamSplice) -> None:
+        self.broker.tidy_later(splice)
+
     def settle(self, ending: int, error: int) -> None:
         """It is over: let go of the connection, and show the client how it went."""
         network = self.broker.network

@@ -10,6 +10,9 @@ from cython.cimports.libc.stdint import uint32_t
 from cython.cimports.rustosd.epoll import (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, close_descriptor, epoll_create1, epoll_ctl, epoll_event, epoll_wait)
 from cython.cimports.rustosd.handoff.splice import DatagramSplice, StreamSplice
+from cython.cimports.rustosd.pump import Source
+
+from rustosd.descriptors import End
 
 if not cython.compiled:
     raise ImportError("rustosd.handoff.watch must be compiled: python setup.py build_ext --inplace")
@@ -22,14 +25,14 @@ log = structlog.get_logger(__name__)
 
 @cython.final
 @cython.cclass
-class Watch:
+class Watch(Source):
     """Tells splices, and whatever else has `woken(events)`, what happens to their descriptors."""
 
     def __cinit__(self):
         self.epoll = -1
 
     def __init__(self) -> None:
-        self.watchers = []
+        self.watchers, self.closing = [], []
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             raise OSError(c_errno, os.strerror(c_errno))
@@ -58,27 +61,57 @@ class Watch:
             raise OSError(c_errno, os.strerror(c_errno))
         self.watchers[fd] = who
 
-    def forget(self, fd: int) -> None:
-        """Tell nobody, before the descriptor is closed."""
+    def forget(self, end: End) -> None:
+        """Close it, and tell nobody any more. While events are told it is closed after them: they name it by its number."""
+        fd: cython.int = end.fileno()
         if fd < len(self.watchers):
             self.watchers[fd] = None
+        if self.looking:
+            self.closing.append(end)
+        else:
+            end.close()
 
-    def look(self) -> None:
+    def catch_up(self) -> None:
         """Tell everything there is to tell.
 
         Until there is no news: when a splice has read what a client wrote, then what the client did before, such as closing
         another socket, has happened too.
         """
+        _round: cython.int
+        for _round in range(ROUNDS_MOST):
+            if self.look_once() == 0:
+                return
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def look(self) -> cython.bint:
+        return self.look_once() > 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def look_once(self) -> cython.int:
+        """Tell a burst of what there is; how much that was."""
         events: epoll_event[EVENTS_MOST]
         count: cython.int
         k: cython.int
-        _round: cython.int
-        for _round in range(ROUNDS_MOST):
-            count = epoll_wait(self.epoll, events, EVENTS_MOST, 0)
-            if count <= 0:
-                return
-            for k in range(count):
-                self.tell(events[k].data.fd, events[k].events)
+        if self.looking:
+            return 0
+        count = epoll_wait(self.epoll, events, EVENTS_MOST, 0)
+        if count <= 0:
+            return 0
+        self.looking = True
+        for k in range(count):
+            self.tell(events[k].data.fd, events[k].events)
+        self.looking = False
+        self.close_ends()
+        return count
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def close_ends(self) -> cython.void:
+        for end in self.closing:
+            end.close()
+        self.closing.clear()
 
     @cython.cfunc
     @cython.exceptval(check=False)

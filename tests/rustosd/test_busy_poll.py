@@ -2,6 +2,7 @@
 
 import pytest
 
+from mm.crowd import Crowd
 from rustosd.busy_poll import MAX_PASSES, STRETCH, BusyPoll
 
 
@@ -55,3 +56,19 @@ def test_a_pause_does_not_hide_what_comes_soon_after():
 
 def test_without_a_while_it_never_looks_on():
     assert not BusyPoll(0).go_on(0, worked=True, found=True)
+
+
+def test_where_others_wait_for_a_processor_it_does_not_look_for_a_while(tmp_path):
+    loads = tmp_path / "loadavg"
+    loads.write_text("0 0 0 9/99 1\n")
+    poll = BusyPoll(10**9, Crowd(str(loads), processors=2))
+    now = 10**12
+    assert poll.go_on(now, True, True)
+    looks = 0
+    while poll.go_on(now, False, False):
+        now += 200_000
+        looks += 1
+    assert 2 <= looks < 10 and not poll.looking
+    assert not poll.go_on(now + 9_000_000, True, True)
+    loads.write_text("0 0 0 1/99 1\n")
+    assert poll.go_on(now + 11_000_000, True, True) and poll.go_on(now + 12_000_000, False, False)

@@ -10,20 +10,27 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from drivers.nic import GONE
+from drivers.nic import GONE, Nic
 from drivers.tap import Tap
+from mm import crowd
 from mm.frame import BURST, RxBurst, TxBurst
+from netstack.verbs import PacketStack
 from rustosd import pump as pump_module
 from rustosd.pump import Pump
 
 MAC = bytes.fromhex("02000000000a")
 
 
+@pytest.fixture(autouse=True)
+def an_empty_machine(monkeypatch):
+    monkeypatch.setattr(crowd, "or_none", lambda: None)
+
+
 def frame(number: int) -> bytes:
     return bytes(14) + number.to_bytes(4, "big") + bytes(42)
 
 
-class FakeStack:
+class FakeStack(PacketStack):
     """Answers each frame by itself when told to, and writes down what the pump asks of it."""
 
     def __init__(self, echo: bool = False) -> None:
@@ -72,7 +79,8 @@ class House:
     def __init__(self, **options) -> None:
         self.stack = FakeStack(echo=options.pop("echo", False))
         self.on_events: Callable[[], None] = lambda: None
-        self.pump = Pump(asyncio.get_running_loop(), self.stack, self._deliver, **options)
+        loop = options.pop("loop", asyncio.get_running_loop())
+        self.pump = Pump(loop, self.stack, self._deliver, **options)
         self.nic, self.far = self.wire()
         self.pump.attach(self.nic, 1)
 
@@ -298,9 +306,17 @@ async def test_deadline_that_stays_in_the_past_does_not_spin():
 @pumped
 async def test_due_work_is_not_left_to_a_late_timer():
     """Sub-millisecond deadlines are met by whatever turn comes first."""
-    house = House(busy_poll_us=10_000)
+    class LateLoop:
+        """Whose timers come later than any turn."""
+
+        def __getattr__(self, name: str):
+            return getattr(asyncio.get_running_loop(), name)
+
+        def call_later(self, delay: float, *call) -> asyncio.TimerHandle:
+            return asyncio.get_running_loop().call_later(delay + 3600, *call)
+
+    house = House(busy_poll_us=10_000, loop=LateLoop())
     await house.settle()
-    house.pump._on_timer = lambda: None     # later than any turn
     start = house.stack.deadline = time.monotonic_ns() + 200_000
     while not house.stack.advanced:
         house.far.send(frame(1))
@@ -370,7 +386,7 @@ async def test_vain_polling_becomes_rare():
 async def test_link_changes_reach_the_stack(monkeypatch):
     monkeypatch.setattr(pump_module, "LINK_CHECK_S", 0.01)
 
-    class Switched:
+    class Switched(Nic):
         """A NIC whose cable can be pulled."""
         name, link_up = "switched", True
 
@@ -392,7 +408,7 @@ async def test_link_changes_reach_the_stack(monkeypatch):
 async def test_a_nic_that_tells_of_its_link_is_asked_at_once(monkeypatch):
     monkeypatch.setattr(pump_module, "LINK_CHECK_S", 1000)
 
-    class Telling:
+    class Telling(Nic):
         """A NIC with a link interrupt."""
         name, link_up, on_link_change = "telling", True, None
 
@@ -414,7 +430,7 @@ async def test_a_nic_that_tells_of_its_link_is_asked_at_once(monkeypatch):
 
 @pumped
 async def test_full_device_is_served_again_when_it_has_room():
-    class Narrow:
+    class Narrow(Nic):
         """A NIC with a ring of a few descriptors."""
         name, link_up, free = "narrow", True, 2
 
@@ -474,7 +490,7 @@ async def test_whoever_owns_a_gone_device_is_told_once_and_may_close_it_and_brin
     another, _ = house.wire()
 
     def on_gone() -> None:
-        told.append(house.pump._running)
+        told.append(house.pump.running)
         house.nic.close()
         house.pump.detach(1)
         house.pump.attach(another, 1)
@@ -492,7 +508,7 @@ async def test_whoever_owns_a_gone_device_is_told_once_and_may_close_it_and_brin
 async def test_a_device_that_goes_while_its_link_is_down_is_noticed(monkeypatch):
     monkeypatch.setattr(pump_module, "LINK_CHECK_S", 0.01)
 
-    class Pulled:
+    class Pulled(Nic):
         """A card that sends no interrupt any more."""
         name, link_up, gone = "pulled", False, False
 
@@ -619,7 +635,6 @@ class Watcher:
 @pumped
 async def test_a_watcher_is_shown_every_burst_after_it_was_taken():
     house, watcher = House(echo=True), Watcher()
-    house.stack.looped = RxBurst()
     house.pump.show_frames(watcher)
     house.far.send(frame(1))
     await house.arrive(1)

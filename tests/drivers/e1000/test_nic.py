@@ -79,8 +79,8 @@ def frame(number, length=60):
 
 
 def test_a_card_is_a_nic(card):
-    members = {name for name in (*vars(Nic), *Nic.__annotations__) if not name.startswith("_")}
-    assert members and all(hasattr(card.nic, name) for name in members)
+    assert isinstance(card.nic, Nic)
+    assert {name for name in vars(Nic) if not name.startswith("_")} <= vars(type(card.nic)).keys()
     assert (card.nic.name, card.nic.mac, card.nic.mtu, card.nic.link_up) == ("0000:03:00.0", MAC, 1500, True)
     express = card.model.chip.express
     assert card.nic.features == Feature.RX_CHECKSUM | Feature.TX_CHECKSUM | Feature.TSO4 | (Feature.TSO6 if express else 0)

@@ -1,12 +1,16 @@
 """The daemon's half alone, on a stack with nothing but its loopback interface."""
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import random
 import select
 import socket
+import struct
+import termios
 import time
 
 import pytest
@@ -27,7 +31,7 @@ class Host:
         self.stack = Stack(os.urandom(32), now=time.monotonic_ns())
         self.network = AsyncStack(self.stack, loop, lambda: self.pump.kick())
         self.pump = Pump(loop, self.stack, self.network.dispatch, busy_poll_us=0)
-        self.handoff = Handoff(self.network, limits)
+        self.handoff = Handoff(self.network, limits, pump=self.pump)
         self.session = self.handoff.open_session(1)
 
     async def ask(self, op, **fields):
@@ -60,6 +64,18 @@ def readable(sock):
         return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) is not None
     except BlockingIOError:
         return False
+
+
+def writable(sock):
+    return bool(select.select([], [sock], [], 0)[1])
+
+
+def pending(end):
+    """Octets of buffers that what this end has written takes in the queue of the other (SIOCOUTQ)."""
+    return struct.unpack("i", fcntl.ioctl(end, termios.TIOCOUTQ, bytes(4)))[0]
+
+
+PENDING_OF_ONE = 1024       # a message of one octet, with the kernel's bookkeeping
 
 
 @pytest.fixture
@@ -293,6 +309,46 @@ async def test_messages_of_any_size_pass_whole_both_ways_and_round_the_ring(host
             back += end.recv(size)
         assert back == message
     assert accepted[0].data == expected
+    end.close()
+    server.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_small_and_large_messages_in_any_order_arrive_whole(host, seed):
+    """Some with a descriptor, at which the kernel stops; more of them than are left in the queue at a time."""
+    accepted = []
+    server = await host.network.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
+    _, end = await host.connected(server.sockets[0].getsockname()[1])
+    await until(lambda: accepted)
+    expected, dice = b"", random.Random(seed)
+    for _ in range(60):
+        for _ in range(dice.choice((1, 1, 3, 40))):
+            message = dice.randbytes(dice.choice((1, 1, 5, 851, 2047, 2048, 2049, 9000, 70_000)))
+            with contextlib.suppress(BlockingIOError):
+                sent = socket.send_fds(end, [message], [0]) if dice.random() < 0.1 else end.send(message)
+                expected += message[:sent]
+        if dice.random() < 0.5:
+            await until(lambda: len(accepted[0].data) >= len(expected))     # noqa: B023
+    end.shutdown(socket.SHUT_WR)
+    await until(accepted[0].lost.done)
+    assert accepted[0].data == expected
+    end.close()
+    server.close()
+
+
+async def test_who_writes_tiny_messages_gets_the_room_back_that_held_ones_take(host):
+    accepted = []
+    server = await host.network.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
+    _, end = await host.connected(server.sockets[0].getsockname()[1])
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)      # writable with no more than 2304 octets of buffers used
+    sent = 0
+    for _ in range(40):
+        try:
+            sent += end.send(b"x")
+        except BlockingIOError:
+            await until(lambda: writable(end))
+    await until(lambda: accepted and len(accepted[0].data) == sent)
+    await until(lambda: pending(end) <= PENDING_OF_ONE)
     end.close()
     server.close()
 
