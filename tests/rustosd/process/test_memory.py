@@ -162,15 +162,16 @@ print(os.read(reading, 9).decode())
 
 def test_a_child_whose_parent_ends_before_it_starts_keeps_what_was_swapped(start: Start, tmp_path: Path,
                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    begin, end, held = Memory._started, Memory._exited, []
+    begin, end, held, ended = Memory._started, Memory._exited, [], []
 
     def not_the_second(memory: Memory, child: int) -> bool:
         held.append(child)
-        return len(held) == 2 or begin(memory, child)
+        return (len(held) == 2 and held[0] not in ended) or begin(memory, child)
 
     def the_second_now(memory: Memory, pid: int, status: int) -> None:
         end(memory, pid, status)
-        if pid == held[0] and not begin(memory, held[1]):
+        ended.append(pid)
+        if pid == held[0] and len(held) == 2 and not begin(memory, held[1]):
             ptrace.go_on(held[1])
 
     monkeypatch.setattr(Memory, "_started", not_the_second)
