@@ -270,8 +270,8 @@ class FaultServer:
             return
         if flags & UFFD_PAGEFAULT_FLAG_WP:
             error = self._unprotect(space, page)
-        elif self.hard_limit and space.pid and self.resident >= self.hard_limit and not self._is_ours(thread):
-            if again != cython.NULL and now_ns() - again.since_ns > WAIT_FOR_ROOM_NS:
+        elif self.hard_limit and space.pid > 0 and self.resident >= self.hard_limit and not self._is_ours(thread):
+            if again != cython.NULL and now_ns() - max(again.since_ns, self.made_room_ns) > WAIT_FOR_ROOM_NS:
                 self._fail(space, page, ENOMEM, -1)
             else:
                 self._defer(space, address, flags, thread, again, True)
@@ -450,13 +450,14 @@ class FaultServer:
                     break
                 count += 1
         error = uffd_protect(space.fd, page << PAGE_BITS, cython.cast(uint64_t, count) << PAGE_BITS, False)
+        if error != EAGAIN:                             # also of a range that ends in another mapping some are unprotected now
+            for i in range(count):
+                forget_slot(space, page + i, self.store)
         if error == ENOENT and count > 1:
             count = 1
             error = uffd_protect(space.fd, page << PAGE_BITS, PAGE, False)
         if error:
             return error
-        for i in range(count):
-            forget_slot(space, page + i, self.store)
         policy_touch(cython.address(space.policy), page)
         space.next_write = page + count
         return 0
@@ -533,15 +534,17 @@ class FaultServer:
         """A page cannot be had: whoever looks after the space is told, and ends who waits for it."""
         one: cython.pointer[LostPage]
         done: uint64_t
+        pid: cython.int = space.pid if space.pid >= 0 else cython.cast(cython.int, self.asking)    # all that it has: one thread
         if self.lost_count == LOST_MOST:
             uffd_wake(space.fd, page << PAGE_BITS, PAGE)        # it asks again
             return
         one = cython.address(self.lost_pages[self.lost_count])
         one.index, one.page, one.error, one.slot, one.thread = space.index, page, error, slot, self.asking
-        if space.pid > 0 and (space.broken or self._is_ours(self.asking)):
+        if pid > 0 and (space.pid < 0 or space.broken or self._is_ours(self.asking)):
             # We must not wait for a page of a program, so it has to end, and never sees what we are given in place of it.
+            # Nor is there anybody to be told of a child that is unclaimed.
             one.thread = 0
-            kill(space.pid, SIGKILL)
+            kill(pid, SIGKILL)
             uffd_zero(space.fd, page << PAGE_BITS, PAGE, cython.address(done))
         self.lost_count += 1
         self._tell(self.told)

@@ -14,6 +14,7 @@ from cython.cimports.libc.errno import EAGAIN, ENOENT, ENOMEM, ENOSPC, errno
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free, qsort
 from cython.cimports.libc.string import memcmp, memcpy, memset
+from cython.cimports.mm.hw import now_ns
 from cython.cimports.mm.paging.faults import (
     LOST_MOST,
     MOVES_MOST,
@@ -197,18 +198,23 @@ class Pager(FaultServer):
             space.pid, space.pagemap = number, pagemap
             pthread_mutex_unlock(cython.address(self.lock))
 
-    def marks(self, index: int, pid: int, page: int) -> bool:
-        """Whether a space is this process's: what is protected through the one is seen at the other. `page` is present."""
+    def marks(self, index: int, pid: int, page: int, protected: bool) -> bool | None:
+        """Whether a space is this process's: what is protected through the one is seen at the other.
+
+        None: the space does not answer for it. `page` is present; `protected`: already. One that is not is the better choice,
+        for it only becomes so; while one is not protected that has a slot it must not be written. Raises OSError.
+        """
         space: cython.pointer[Space] = self._find(index)
-        entries: list = []
-        protect: cython.bint
         at: uint64_t = page << PAGE_BITS
-        for protect in (True, False, True):
-            if uffd_protect(space.fd, at, PAGE, protect):
-                return False
-            with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-                entries.append(int.from_bytes(os.pread(pagemap.fileno(), 8, page * 8), "little") >> 57 & 1)
-        return entries == [1, 0, 1]
+        protect: cython.bint
+        steps: list = [False, True] if protected else [True]
+        seen: list = []
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+            for protect in steps:
+                if uffd_protect(space.fd, at, PAGE, protect):
+                    return None
+                seen.append(bool(int.from_bytes(os.pread(pagemap.fileno(), 8, page * 8), "little") >> 57 & 1))
+        return seen == steps
 
     def descriptor(self, index: int) -> int:
         """The userfaultfd of a space; it stays ours."""
@@ -349,11 +355,14 @@ class Pager(FaultServer):
             raise OSError(error, os.strerror(error))
         return [(self.drops[i].first << PAGE_BITS, self.drops[i].count << PAGE_BITS) for i in range(self.drop_count)]
 
-    def end_batch(self, index: int) -> None:
-        """What was to be dropped is dropped; whoever touched it meanwhile goes on."""
+    def end_batch(self, index: int, dropped: bool = True) -> None:
+        """What was to be dropped is dropped, or was tried; whoever touched it meanwhile goes on."""
         space: cython.pointer[Space] = self._find(index)
+        whole: cython.bint = dropped
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
+            if whole and self.drop_count:
+                self.made_room_ns = now_ns()
             self._end_batch(space)
             pthread_mutex_unlock(cython.address(self.lock))
 

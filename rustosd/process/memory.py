@@ -64,6 +64,7 @@ class _Space:
     top: int = 0                                    # highest end that brk(2) told
     untold: int = 0                                 # octets that its mappings have grown since the pager was told
     not_inherited: list[tuple[int, int]] = field(default_factory=list)      # ranges, by madvise(2)
+    unborn: int = 0                                 # forked processes that have not started: the pager finds theirs by this one
 
 
 class _Call(NamedTuple):
@@ -91,7 +92,7 @@ class Memory:
         self._monitor, self._swap_fault, self._give_up = monitor, swap_fault, give_up
         self._spaces: dict[int, _Space] = {}        # by process
         self._by_key: dict[int, _Space] = {}
-        self._parents: dict[int, tuple[int, str]] = {}      # a process that was forked -> by whom and how, until it starts
+        self._parents: dict[int, _Space] = {}       # a process that was forked -> from what, until it starts
         self._starting: dict[int, tuple[int, _Space, Helper | None]] = {}   # key -> process that waits for its space
         self._calls: dict[int, _Call] = {}
         self._last_key = 0
@@ -170,6 +171,7 @@ class Memory:
             os.close(space.fd)
         self._by_key.clear()
         self._spaces.clear()
+        self._parents.clear()
         self._end.close()
         with contextlib.suppress(ProcessLookupError):
             self._pager.kill()
@@ -224,26 +226,43 @@ class Memory:
             print(f"rustosctl: {self.unpaged}", file=sys.stderr, flush=True)
 
     def _forked(self, parent: int, child: int, kind: str) -> None:
-        if parent in self._spaces:
-            self._parents[child] = parent, kind
-
-    def _started(self, child: int) -> bool:
-        """A forked process is about to run: it shares its parent's address space, or needs its own."""
-        parent, kind = self._parents.pop(child, (0, ""))
+        """It shares its parent's address space, or needs its own: before it starts the parent may have executed, or ended."""
         space = self._spaces.get(parent)
         if space is None:
-            return False
+            return
         if _same_memory(parent, child, kind):
             space.users.add(child)
             self._spaces[child] = space
+        else:
+            self._parents[child] = space
+            space.unborn += 1
+
+    def _started(self, child: int) -> bool:
+        """A forked process is about to run."""
+        space = self._parents.get(child)
+        if space is None:
             return False
-        if space.managed:                       # the kernel made a userfaultfd for it, which the pager has
-            key = self._new_key()
+        try:
+            if not space.managed:
+                self._start_afresh(child, space)
+                return False
+            key = self._new_key()               # the kernel made a userfaultfd for it, which the pager has
             self._starting[key] = child, space, space.helper
             self._send({"op": "claim", "parent": space.key, "key": key, "pid": child, "forget": space.not_inherited})
             return True
-        self._start_afresh(child, space)
-        return False
+        finally:
+            self._born(child)
+
+    def _born(self, child: int) -> None:
+        """It needs its parent's space no more, or has ended."""
+        if (space := self._parents.pop(child, None)) is not None:
+            space.unborn -= 1
+            self._end_space(space)
+
+    def _end_space(self, space: _Space) -> None:
+        """Tell the pager, unless somebody needs it."""
+        if not space.users and not space.unborn:
+            self._send({"op": "end", "key": space.key})
 
     def _start_afresh(self, child: int, parent: _Space) -> None:
         try:
@@ -273,7 +292,7 @@ class Memory:
             raise
 
     def _exited(self, pid: int, _status: int) -> None:
-        self._parents.pop(pid, None)
+        self._born(pid)
         if (helper := self._leave(pid)) is not None:
             helper.end()
             self.attendants.discard(helper.pid)
@@ -291,7 +310,7 @@ class Memory:
             return None
         del self._by_key[space.key]
         os.close(space.fd)
-        self._send({"op": "end", "key": space.key})
+        self._end_space(space)
         return space.helper
 
     # calls that change mappings

@@ -43,6 +43,7 @@ _TELL_EVERY_S: Final = 1.0
 _ROWS_MOST: Final = 128
 _KINDS: Final = ("rw-p", "r--p")    # of mappings, that are evicted
 _ADDRESSES: Final = 1 << 56
+_PRESENT, _PROTECTED_BIT = 1 << 63, 57      # of an entry of /proc/PID/pagemap
 _LOOK_OCTETS: Final = 1 << 28         # of one mapping, for a page that is there
 _RESERVED: Final = "---p"           # those that are to become one of them, piece by piece
 
@@ -127,18 +128,33 @@ class Group:
         self._look(key)
 
     def _claim(self, parent: int, key: int, pid: int, forget: list[tuple[int, int]]) -> None:
-        """A forked process's space: the oldest of its parent's that is its own, which matters when two forked at once."""
-        found = self._pager.unclaimed(self._keys[parent]) if parent in self._keys else []
-        if len(found) > 1:
-            found = [index for index in found if self._belongs(index, pid)]
-        if not found:
+        """A forked process's space. It has none if it was forked before its parent had anything that we answer for."""
+        index = None
+        with contextlib.suppress(OSError):      # it was killed
+            index = self._own(self._pager.unclaimed(self._keys[parent]) if parent in self._keys else [], pid)
+            if index is not None:
+                self._pager.claim(index, pid)
+        if index is None:
             return self._say("claimed", key=key)
-        self._pager.claim(found[0], pid)
-        for start, end in [*self._strange(found[0], pid), *forget]:
-            self._pager.forget(found[0], start, end, 0)
-        self._enter(key, pid, found[0])
+        for start, end in [*self._strange(index, pid), *forget]:
+            self._pager.forget(index, start, end, 0)
+        self._enter(key, pid, index)
         self._covered[key] = self._mapped[key]
-        self._say("claimed", self._pager.descriptor(found[0]), key=key)
+        self._say("claimed", self._pager.descriptor(index), key=key)
+
+    def _own(self, spaces: list[int], pid: int) -> int | None:
+        """Which of these is a process's. Raises OSError.
+
+        Even the only one may be another child's, that was forked later and will ask for it. The end of whoever has a space
+        closes its userfaultfd, and what the other one had in swap would turn to zero.
+        """
+        untold = []
+        for index in spaces:
+            if (belongs := self._belongs(index, pid)) is None:
+                untold.append(index)
+            elif belongs:
+                return index
+        return untold[0] if untold else None
 
     def _strange(self, index: int, pid: int) -> list[tuple[int, int]]:
         """What of a forked process's memory is not what its parent had in swap: all but the mappings that came with its space.
@@ -156,16 +172,20 @@ class Group:
         gaps.append((at, _ADDRESSES))
         return [gap for gap in gaps if gap[0] < gap[1]]
 
-    def _belongs(self, index: int, pid: int) -> bool:
-        """Whether a space is a process's."""
+    def _belongs(self, index: int, pid: int) -> bool | None:
+        """Whether a space is a process's. None: nothing of the process is in memory that could tell. Raises OSError."""
         with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-            for start, end in mappings(pid):
-                if self._pager.answers(index, start):
+            for protected in (False, True):
+                for start, end in reversed(mappings(pid)):
                     entries = os.pread(pagemap.fileno(), min(end - start, _LOOK_OCTETS) // _PAGE * 8, start // _PAGE * 8)
+                    state = _PRESENT | protected << _PROTECTED_BIT
                     for number, (entry,) in enumerate(struct.iter_unpack("=Q", entries)):
-                        if entry >> 63:
-                            return self._pager.marks(index, pid, start // _PAGE + number)
-        return False
+                        if entry & (_PRESENT | 1 << _PROTECTED_BIT) == state:
+                            belongs = self._pager.marks(index, pid, start // _PAGE + number, protected)
+                            if belongs is not None:
+                                return belongs
+                            break
+        return None
 
     def _ended(self, key: int) -> None:
         index = self._keys.pop(key, None)
@@ -327,7 +347,7 @@ class Group:
     def _dropped(self, key: int, failed: list[int], again: bool) -> None:
         """The batch is gone. `again`: nobody changes mappings still."""
         if (index := self._keys.get(key)) is not None:
-            self._pager.end_batch(index)
+            self._pager.end_batch(index, not failed)
         if failed:
             self._idle_until[key] = time.monotonic() + _NOTHING_FOUND_S
         elif again and self._wanted == key:

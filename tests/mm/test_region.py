@@ -261,3 +261,23 @@ def test_a_page_that_cannot_be_had_is_told_and_never_made_up(how: str, number: i
 def test_sizes_that_make_no_sense_are_refused(store: SwapStore, size: int, limit: int) -> None:
     with pytest.raises(ValueError, match="whole pages"):
         SwappedRegion(size, limit, store)
+
+
+def test_a_write_in_order_up_to_a_mapping_that_is_not_answered_for_is_not_lost(region: SwappedRegion) -> None:
+    half, libc = PAGES // 2 * PAGE, ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    view = memoryview(region.memory)
+    touch(view)
+    region.set_limit(0)
+    for page in range(PAGES):                           # they come back in order, and keep their slots
+        assert view[page * PAGE] == 1
+    # Behind our back half of it is another mapping, as when a thread unmaps and the other one maps before we are told.
+    rest = ctypes.c_void_p(region.address + half)
+    assert libc.mmap(rest, ctypes.c_size_t(half), 3, 0x32, -1, ctypes.c_long(0)) == region.address + half
+    for page in range(PAGES // 2 - 16, PAGES // 2):
+        view[page * PAGE] = 2
+    region.set_limit(16 * PAGE)
+    for page in range(128):                             # all others leave
+        view[page * PAGE] = 3
+    assert [view[page * PAGE] for page in range(PAGES // 2 - 16, PAGES // 2)] == [2] * 16
+    view.release()

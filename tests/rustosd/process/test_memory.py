@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rustosd.process.memory import MemoryRefused, check_rights
+from rustosd.process import ptrace
+from rustosd.process.memory import Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
 from tests.mm.test_region import possible
 from tests.rustosd.process.paged import FAILING, Paged
@@ -99,6 +100,84 @@ def test_a_child_that_stops_before_its_parent_tells_of_it_waits_for_that(start: 
     monkeypatch.setattr(Monitor, "take", tidying)
     one, text = output_of(start, tmp_path, stress, "2", "5", "40", "often")
     assert re.search(r"forks [1-9].* wrong 0$", text.strip())
+    assert one.unclaimed_slots() == 0
+
+
+TWO_CHILDREN = """
+import os, random, time
+first = os.fork()
+if first == 0:
+    os._exit(0)
+chance = random.Random(5)
+block = [chance.randbytes(4096) for _ in range(6000)]
+sums = [hash(octets) for octets in block]
+second = os.fork()
+if second == 0:
+    time.sleep(0.5)
+    os._exit(0 if all(hash(octets) == total for octets, total in zip(block, sums)) else 1)
+assert os.waitpid(first, 0)[1] == 0
+assert os.waitpid(second, 0)[1] == 0
+print("whole")
+"""
+
+
+def test_a_child_that_was_forked_before_anything_was_swapped_gets_no_other_childs_space(
+        start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, held = Memory._started, []
+
+    def when_both_are_there(memory: Memory, child: int) -> bool:
+        held.append(child)
+        for pid in held if len(held) == 2 else ():
+            if not begin(memory, pid):
+                ptrace.go_on(pid)
+        return True
+
+    monkeypatch.setattr(Memory, "_started", when_both_are_there)
+    one, text = output_of(start, tmp_path, sys.executable, "-c", TWO_CHILDREN)
+    assert text == "whole\n"
+    assert one.unclaimed_slots() == 0
+
+
+DAEMON = """
+import mmap, os, random, time
+reading, writing = os.pipe()
+if os.fork() == 0:
+    chance = random.Random(7)
+    block = mmap.mmap(-1, 24 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = [chance.randbytes(4096) for _ in range(64)]
+    for page in range(6144):
+        block[page * 4096:page * 4096 + 4096] = pages[page % 64]
+    if os.fork() == 0:
+        half = 12 << 20
+        block.madvise(mmap.MADV_DONTNEED, 0, half)
+        time.sleep(0.3)
+        ok = not any(block[:half]) and all(
+            block[page * 4096:page * 4096 + 4096] == pages[page % 64] for page in range(3072, 6144))
+        os.write(writing, b"whole" if ok else b"wrong")
+    os._exit(0)
+os.close(writing)
+print(os.read(reading, 9).decode())
+"""
+
+
+def test_a_child_whose_parent_ends_before_it_starts_keeps_what_was_swapped(start: Start, tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, end, held, ended = Memory._started, Memory._exited, [], []
+
+    def not_the_second(memory: Memory, child: int) -> bool:
+        held.append(child)
+        return (len(held) == 2 and held[0] not in ended) or begin(memory, child)
+
+    def the_second_now(memory: Memory, pid: int, status: int) -> None:
+        end(memory, pid, status)
+        ended.append(pid)
+        if pid == held[0] and len(held) == 2 and not begin(memory, held[1]):
+            ptrace.go_on(held[1])
+
+    monkeypatch.setattr(Memory, "_started", not_the_second)
+    monkeypatch.setattr(Memory, "_exited", the_second_now)
+    one, text = output_of(start, tmp_path, sys.executable, "-c", DAEMON)
+    assert text == "whole\n"
     assert one.unclaimed_slots() == 0
 
 
