@@ -21,7 +21,7 @@ from rustosd.descriptors import End, make_pair
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
 from rustosd.handoff.splice import StreamSplice
-from rustosd.handoff.stream import ANCHOR, Listener, StreamSocket
+from rustosd.handoff.stream import ANCHOR, TIDY_S, Listener, StreamSocket
 from rustosd.handoff.watch import Watch
 from rustosd.policy import ROOT, Policies, Subject
 from rustosd.pump import Pump
@@ -32,7 +32,6 @@ ID_OCTETS = 8
 IDS_AT_ONCE = 64
 SPARE_DESCRIPTORS = 512
 PORT_ATTEMPTS = 64
-TIDY_S = 0.02
 
 log = structlog.get_logger(__name__)
 Socket = StreamSocket | DatagramSocket

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rustosd.policy import Protocol, Subject
 
 ORPHAN_S = 60.0         # as Linux's tcp_fin_timeout: how long what a dead client has written may wait for its peer
+TIDY_S = 0.02           # how long small messages that were passed on may take up room in our queue
 WINDOW = 16             # accepted connections on their way to the client; more wait here
 BACKLOG_MOST = 4096     # as Linux's net.core.somaxconn
 ANCHOR = b"\0"          # the octet that rustosd.handoff.splice holds, before the client has written one

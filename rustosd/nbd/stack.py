@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rustosd.handoff.splice import Ending, StreamSplice
-from rustosd.handoff.stream import ANCHOR, ORPHAN_S
+from rustosd.handoff.stream import ANCHOR, ORPHAN_S, TIDY_S
 from rustosd.handoff.watch import Watch
 
 if TYPE_CHECKING:
@@ -49,14 +49,13 @@ class StackListener:
         self._admit(theirs)
 
     def _look(self) -> None:
-        self._watch.look()
+        self._watch.catch_up()
         self._network.kick_if_touched()
 
     def forget(self, bridge: _Bridge) -> None:
         """It is over."""
         self._bridges.pop(bridge.end.fileno(), None)
-        self._watch.forget(bridge.end.fileno())
-        bridge.end.close()
+        self._watch.forget(bridge.end)
 
     def stop(self) -> None:
         """Take no more connections. May be called twice."""
@@ -88,6 +87,9 @@ class _Bridge:
 
     def again(self, splice: StreamSplice) -> None:
         self._network.again(splice)
+
+    def tidy_later(self, splice: StreamSplice) -> None:
+        self._network.loop.call_later(TIDY_S, splice.tidy)
 
     def settle(self, ending: int, error: int) -> None:
         """Both ends are through."""
