@@ -78,6 +78,12 @@ def udp_echo(host: str, seconds: float) -> float:
     return count / (now - began)
 
 
+def tcp_echo(host: str, seconds: float) -> float:
+    """Round trips of 64 octets per second over one connection."""
+    with _connected(host, DOOR) as sock:
+        return _round_trips(sock, seconds)
+
+
 def octet_echo(host: str, seconds: float) -> float:
     """The median round trip of one octet over one connection, us."""
     took = []
