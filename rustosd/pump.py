@@ -245,7 +245,7 @@ class Pump:
         Looking in vain goes on here for a spell: to come back by way of the loop takes longer than a look.
         """
         before: uint64_t = self.counts.rx_frames
-        breaths: cython.int = 0
+        breaths: cython.int
         now: int64_t = now_ns()
         began: int64_t = now
         until: int64_t = now + SPELL_NS
