@@ -38,13 +38,12 @@ def ours(lab: Lab, label: str, *, offload: bool = True) -> Host:
 def handed_out(lab: Lab, label: str) -> Host:
     """Our stack behind a TAP again, and the server in a process of its own, on sockets the stack hands out."""
     namespace = lab.namespace()
-    path = lab.directory() / "control.sock"
-    environment = ("env", f"RUSTOSD_SOCKET={path}")
-    stack = lab.server(namespace, *environment, sys.executable, "-m", "benchmarks.server", "tap", "rustos0", _MAC,
-                       "offload", _SERVER_CIDR, _CLIENT_CIDR)
+    path = str(lab.directory() / "control.sock")
+    stack = lab.server(namespace, sys.executable, "-m", "benchmarks.server", "tap", "rustos0", _MAC, "offload",
+                       _SERVER_CIDR, _CLIENT_CIDR, path)
     stack.line(_PATIENCE_S)
-    return _up(lab, Host(label, namespace, lab.program(namespace, *environment, sys.executable, "-m", "benchmarks.server",
-                                                       "handoff")))
+    return _up(lab, Host(label, namespace, lab.program(namespace, "env", f"RUSTOSD_SOCKET={path}", sys.executable,
+                                                       "-m", "benchmarks.server", "handoff")))
 
 
 def linux(lab: Lab, label: str, *, offload: bool) -> Host:

@@ -1,6 +1,7 @@
 """The server that is measured: the same asyncio protocols on our stack or on the kernel's sockets.
 
-`python -m benchmarks.server kernel`, `... tap NAME MAC offload|plain ADDRESS KERNEL_ADDRESS`, or `... handoff`.
+`python -m benchmarks.server kernel`, `... tap NAME MAC offload|plain ADDRESS KERNEL_ADDRESS [CONTROL_SOCKET]`, or
+`... handoff`, of the daemon that RUSTOSD_SOCKET says.
 Prints "ready", and ends with its standard input.
 """
 
@@ -100,7 +101,7 @@ async def on_kernel() -> None:
     await serve(asyncio.get_running_loop())
 
 
-async def on_tap(name: str, mac: str, mode: str, address: str, kernel_address: str) -> None:
+async def on_tap(name: str, mac: str, mode: str, address: str, kernel_address: str, control: str | None = None) -> None:
     """What the daemon does at its core: a TAP, a stack, a pump and asyncio's face of the stack."""
     from drivers.tap import Tap
     from netstack.sockets import AsyncStack
@@ -117,8 +118,8 @@ async def on_tap(name: str, mac: str, mode: str, address: str, kernel_address: s
         pump = Pump(loop, stack, lambda: network.dispatch())
         network = AsyncStack(stack, loop, pump.kick)
         pump.attach(tap, index)
-        if path := os.environ.get("RUSTOSD_SOCKET"):
-            await hand_out(network, pump, path)
+        if control:
+            await hand_out(network, pump, control)
         else:
             await serve(network)
         network.abort()

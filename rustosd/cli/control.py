@@ -1,6 +1,5 @@
 """`rustosctl`: look at a running daemon and change it. Noun, then verb; a noun alone lists."""
 
-import functools
 import os
 import re
 import sys
@@ -31,7 +30,7 @@ from rustosd.cli import (
     upkeep,
 )
 from rustosd.cli.calls import Json, Settings, call, checked
-from rustosd.cli.nc import nc as nc_command
+from rustosd.cli.nc import nc
 from rustosd.cli.run import logs as logs_command
 from rustosd.cli.run import run as run_command
 from rustosd.cli.run import wait as wait_command
@@ -308,13 +307,6 @@ def ping(
     return shell.OK if answered else shell.FAILED
 
 
-@app.command(help=nc_command.__doc__)
-@functools.wraps(nc_command)
-def nc(**options: Any) -> int:
-    os.environ["RUSTOSD_SOCKET"] = Settings.socket
-    return nc_command(**options)
-
-
 def _echo_line(echo: p.Echo) -> str:
     if echo.error is not None:
         return f"seq={echo.sequence}: {echo.error}"
@@ -344,6 +336,7 @@ app.add_typer(upkeep.config, name="config")
 app.add_typer(upkeep.log, name="log")
 app.add_typer(upkeep.crash, name="crash")
 app.command("report")(report.report)
+app.command()(nc)
 app.command("run")(run_command)
 app.command("wait")(wait_command)
 app.command("logs")(logs_command)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from rustosd.cli import shell
+from rustosd.cli.calls import Settings
 
 CHUNK = 65536
 DATAGRAM = 1400             # octets of input that make one
@@ -70,12 +71,17 @@ def _say(verbose: bool, text: str) -> None:
         print(f"nc: {text}", file=sys.stderr, flush=True)
 
 
+def _socket(family: int, kind: int):
+    """A socket of the stack of the daemon that the options before the command name."""
+    from rustosd.client import Daemon, Socket
+    return Socket(family, kind, daemon=Daemon(Settings.socket))
+
+
 def _connected(host: str, port: int, family: int, kind: int, local: tuple | None, wait_s: float | None, verbose: bool):
     """A socket connected to the first address that answers."""
-    from rustosd.client import Socket
     failed: OSError | None = None
     for found, _, _, _, address in socket.getaddrinfo(host, port, family, kind):
-        sock = Socket(found, kind)
+        sock = _socket(found, kind)
         try:
             sock.settimeout(wait_s)
             if local:
@@ -92,10 +98,9 @@ def _connected(host: str, port: int, family: int, kind: int, local: tuple | None
 def _listening(host: str | None, port: int, family: int, kind: int, local: tuple | None, wait_s: float | None,
                verbose: bool):
     """The first who connects; for UDP the first who sends, its datagram included."""
-    from rustosd.client import Socket
     found, _, _, _, address = socket.getaddrinfo(host, port, family or (0 if host else socket.AF_INET6), kind, 0,
                                                  socket.AI_PASSIVE)[0]
-    listener = Socket(found, kind)
+    listener = _socket(found, kind)
     listener.bind(address[:2])
     if kind == socket.SOCK_STREAM:
         with listener:
