@@ -23,6 +23,7 @@ cdef enum:
     ROOM = 64                   # octets of ancillary data: more than CMSG_SPACE of one descriptor
 
 cdef Py_ssize_t send_with(int fd, bytes octets, int passed) noexcept
+cpdef tuple receive_with(int fd, int most)
 
 cdef class End:
     cdef int fd

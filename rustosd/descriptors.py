@@ -98,6 +98,7 @@ def send_with(fd: cython.int, octets: bytes, passed: cython.int) -> cython.Py_ss
     return sendmsg(fd, cython.address(message), MSG_DONTWAIT | MSG_NOSIGNAL)
 
 
+@cython.ccall
 def receive_with(fd: cython.int, most: cython.int) -> tuple | None:
     """Octets that are there and the descriptor that came along (-1: none); None: there are none. Raises OSError.
 
