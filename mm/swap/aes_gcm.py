@@ -209,8 +209,8 @@ class Libcrypto(AesGcm):
 class IpsecMb(AesGcm):
     """By the functions of Intel's ipsec-mb for VAES and AVX-512.
 
-    They are called by name, as its versions from 1.1 to 2.0 export them, with the same arguments. Its documented way is through
-    a manager whose members move, and would have to be compiled in.
+    They are called by name: its versions from 1.1 to 2.0 export them, with the same arguments, and a name that is gone is noticed.
+    The documented way is through members of its manager: one that has moved would be another function.
     """
 
     def __init__(self, key: Key | None = None):
@@ -219,8 +219,9 @@ class IpsecMb(AesGcm):
         lacks = VAES_FLAGS - processor_flags()
         if lacks:
             raise LibraryMissing(f"ipsec-mb needs a processor with {', '.join(sorted(lacks))}")
-        self.name, self.encrypts, self.by = "aes-256-gcm", True, "libIPSec_MB.so.1"
-        self.library = lib = library(self.by, "libipsec-mb1", "encryption = false")
+        self.name, self.encrypts = "aes-256-gcm", True
+        self.by, self.library = _ipsec_mb()
+        lib = self.library
         try:
             expand_key = cython.cast(expand, cython.cast(uintptr_t, address_of(lib, "aes_gcm_pre_256_vaes_avx512")))
             self.encrypt = cython.cast(whole, cython.cast(uintptr_t, address_of(lib, "aes_gcm_enc_256_vaes_avx512")))
@@ -283,6 +284,16 @@ def processor_flags() -> frozenset[str]:
             return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
     except OSError:
         return frozenset()
+
+
+def _ipsec_mb() -> tuple[str, ctypes.CDLL]:
+    missing = None
+    for name in ("libIPSec_MB.so.2", "libIPSec_MB.so.1"):
+        try:
+            return name, library(name, "libipsec-mb1", "encryption = false")
+        except LibraryMissing as error:
+            missing = error
+    raise missing
 
 
 def agree(one: AesGcm, other: AesGcm) -> bool:

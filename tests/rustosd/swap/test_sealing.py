@@ -16,4 +16,4 @@ def test_a_library_that_encrypts_otherwise_is_warned_of(monkeypatch, caplog):
     monkeypatch.setattr(aes_gcm, "agree", lambda one, other: False)
     with caplog.at_level(logging.WARNING):
         assert sealing.sealer(True).by == "libcrypto.so.3"
-    assert caplog.messages == ["swap: libIPSec_MB.so.1 does not encrypt as libcrypto does, which is used instead"]
+    assert caplog.messages == [f"swap: {aes_gcm.IpsecMb().by} does not encrypt as libcrypto does, which is used instead"]
