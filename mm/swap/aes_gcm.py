@@ -209,8 +209,8 @@ class Libcrypto(AesGcm):
 class IpsecMb(AesGcm):
     """By the functions of Intel's ipsec-mb for VAES and AVX-512.
 
-    They are called by name: its versions from 1.1 to 2.0 export them, with the same arguments, and a name that is gone is noticed.
-    The documented way is through members of its manager: one that has moved would be another function.
+    They are called by name: its versions from 1.1 to 2.0 export them, with the same arguments, and a name that is gone is
+    noticed. The documented way is through members of its manager: one that has moved would be another function.
     """
 
     def __init__(self, key: Key | None = None):
