@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -38,7 +37,6 @@ _ZEROED: Final = (4, 24)                    # advice behind which pages must rea
 _MREMAP_DONTUNMAP: Final = 4
 _START_S: Final = 60.0
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
-_PATIENCE_S: Final = 10.0
 _CAP_SYS_PTRACE: Final = 19
 _TOLD_OCTETS: Final = 1 << 20
 PAGER: Final = (sys.executable, "-P", "-m", "rustosd.process.pager")      # not the modules of where a program is started
@@ -97,7 +95,6 @@ class Memory:
         self._calls: dict[int, _Call] = {}
         self._last_key = 0
         self._ended = False
-        self._last_lost = 0, 0, 0.0                 # thread, address, when
         self.unpaged: str = ""                      # why some address space is not paged
         self._end, theirs = packets.pair()
         settings = {"soft": limits.soft, "hard": limits.hard, "place": place, "supervisor": os.getpid()}
@@ -417,10 +414,6 @@ class Memory:
         space = self._by_key.get(key)
         if space is None:
             return
-        now = time.monotonic()
-        if self._last_lost[:2] == (thread, address) and now < self._last_lost[2] + _PATIENCE_S and _in_a_call(thread):
-            return                              # it asks again and again inside the kernel, until it is killed
-        self._last_lost = thread, address, now
         try:
             if not thread:
                 raise ProcessLookupError
@@ -506,14 +499,6 @@ def _without(whole: tuple[int, int], part: tuple[int, int]) -> list[tuple[int, i
 
 def _up(octets: int) -> int:
     return (octets + _PAGE - 1) & -_PAGE
-
-
-def _in_a_call(thread: int) -> bool:
-    """Whether a thread is not waiting for its own access to memory, but for one in a system call."""
-    try:
-        return not Path(f"/proc/{thread}/syscall").read_text().startswith("-1")
-    except OSError:
-        return True
 
 
 def _same_memory(parent: int, child: int, kind: str) -> bool:
