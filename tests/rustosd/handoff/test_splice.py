@@ -33,10 +33,10 @@ class Host:
         self.pump = Pump(loop, self.stack, self._on_events, busy_poll_us=0)
         self.handoff = Handoff(self.network, limits, pump=self.pump)
         self.session = self.handoff.open_session(1)
-        self.told = 0
+        self.dispatched = 0
 
     def _on_events(self):
-        self.told += 1
+        self.dispatched += 1
         self.network.dispatch()
 
     async def ask(self, op, **fields):
@@ -121,7 +121,7 @@ async def test_octets_from_program_to_program_are_moved_without_asking_anybody(h
     listener.send(b"\1")
     with socket.socket(fileno=fd) as server:
         await until(lambda: writable(client))
-        told = host.told
+        before = host.dispatched
         for way in (client, server), (server, client):
             for number in range(10):
                 way[0].send(bytes([number]) * 3000)
@@ -130,7 +130,7 @@ async def test_octets_from_program_to_program_are_moved_without_asking_anybody(h
                     await until(lambda way=way: readable(way[1]))
                     got += way[1].recv(3000)
                 assert got == bytes([number]) * 3000
-        assert host.told == told
+        assert host.dispatched == before
 
 
 async def test_what_a_dead_client_has_written_waits_a_minute_for_its_peer(host, deaf_server, monkeypatch):
