@@ -51,7 +51,7 @@ from cython.cimports.mm.paging.userfault import (
     uffd_zero,
     write,
 )
-from cython.cimports.mm.swap.policy import policy_arrive, policy_touch
+from cython.cimports.mm.swap.policy import policy_arrive, policy_is_in_memory, policy_touch
 from cython.cimports.mm.swap.store import Failure
 from cython.cimports.mm.swap.sys import (
     aligned_alloc,
@@ -268,14 +268,15 @@ class FaultServer:
         if space.batch_runs and in_batch(space, page) and thread != self.evictor:
             space.parked = True                         # the end of the batch wakes it
             return
-        if flags & UFFD_PAGEFAULT_FLAG_WP:
-            error = self._unprotect(space, page)
-        elif self.hard_limit and space.pid > 0 and self.resident >= self.hard_limit and not self._is_ours(thread):
+        grows: cython.bint = not flags & UFFD_PAGEFAULT_FLAG_WP or slot_of(cython.address(space.table), page) == 0
+        if grows and self.hard_limit and space.pid > 0 and self.resident >= self.hard_limit and not self._is_ours(thread):
             if again != cython.NULL and now_ns() - max(again.since_ns, self.made_room_ns) > WAIT_FOR_ROOM_NS:
                 self._fail(space, page, ENOMEM, -1)
             else:
                 self._defer(space, address, flags, thread, again, True)
             return
+        if flags & UFFD_PAGEFAULT_FLAG_WP:
+            error = self._unprotect(space, page)
         elif slot_of(cython.address(space.table), page):
             error = self._bring(space, page, written)
         else:
@@ -311,6 +312,8 @@ class FaultServer:
                 error = uffd_copy(space.fd, page << PAGE_BITS, self.zeros, count << PAGE_BITS, False, cython.address(done))
             else:
                 error = uffd_zero(space.fd, page << PAGE_BITS, count << PAGE_BITS, cython.address(done))
+                if done:                                # a page of its own comes with the first write: that is to be seen
+                    uffd_protect(space.fd, page << PAGE_BITS, done, True)
             if error != ENOENT or count == 1:
                 break
             count = 1                                   # the mapping ends before
@@ -458,6 +461,9 @@ class FaultServer:
             error = uffd_protect(space.fd, page << PAGE_BITS, PAGE, False)
         if error:
             return error
+        if space.pid > 0 and not policy_is_in_memory(cython.address(space.policy), page):      # a zero page until now, it seems
+            policy_arrive(cython.address(space.policy), page, True)
+            self.resident += 1
         policy_touch(cython.address(space.policy), page)
         space.next_write = page + count
         return 0
