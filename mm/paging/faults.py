@@ -72,6 +72,8 @@ if not cython.compiled:
 
 ZERO_PAGES = cython.declare(uint32_t, RUN_PAGES)
 WAIT_FOR_ROOM_NS = cython.declare(int64_t, 2_000_000_000)
+DRY_NS = cython.declare(int64_t, 100_000_000)
+LENT_MOST = cython.declare(uint32_t, 8)
 _RETRY_MS = cython.declare(cython.int, 1)
 _LOOK_ON_NS = cython.declare(int64_t, 15_000)       # for the next fault, when they come so fast: to be woken takes as long
 _WAKE = cython.declare(uint64_t, 0xFFFFFFFF)
@@ -223,19 +225,25 @@ class FaultServer:
     @cython.nogil
     @cython.exceptval(check=False)
     def _take(self, space: cython.pointer[Space]) -> cython.void:
-        """Some of what the kernel has to say about a space."""
+        """Some of what the kernel has to say about a space.
+
+        It tells of faults first, also of those behind a fork: then a page that we bring in is not the child's, which needs its
+        slot, so forks and moves come first here.
+        """
         messages: Message[MESSAGES]
         got: int64_t = read(space.fd, messages, cython.sizeof(messages))
+        count: int64_t = got // cython.cast(int64_t, cython.sizeof(Message))
         i: int64_t
-        for i in range(got // cython.cast(int64_t, cython.sizeof(Message))):
-            if messages[i].event == UFFD_EVENT_PAGEFAULT:
-                self._fault(space, messages[i].address, messages[i].flags, messages[i].thread, cython.NULL)
-            elif messages[i].event == UFFD_EVENT_FORK:
+        for i in range(count):
+            if messages[i].event == UFFD_EVENT_FORK:
                 self._forked(space, cython.cast(cython.int, cython.cast(uint32_t, messages[i].flags)))
             elif messages[i].event == UFFD_EVENT_REMAP:
                 if space.move_count < MOVES_MOST:
                     space.moves[space.move_count] = messages[i].address
                 space.move_count += 1
+        for i in range(count):
+            if messages[i].event == UFFD_EVENT_PAGEFAULT:
+                self._fault(space, messages[i].address, messages[i].flags, messages[i].thread, cython.NULL)
         if space.limit:
             self._balance(space)
 
@@ -269,12 +277,18 @@ class FaultServer:
             space.parked = True                         # the end of the batch wakes it
             return
         grows: cython.bint = not flags & UFFD_PAGEFAULT_FLAG_WP or slot_of(cython.address(space.table), page) == 0
-        if grows and self.hard_limit and space.pid > 0 and self.resident >= self.hard_limit and not self._is_ours(thread):
-            if again != cython.NULL and now_ns() - max(again.since_ns, self.made_room_ns) > WAIT_FOR_ROOM_NS:
+        waited_ns: int64_t
+        if (grows and self.hard_limit and space.pid > 0 and self.resident >= self.hard_limit and not space.starting
+                and not self._is_ours(thread)):
+            waited_ns = now_ns() - max(again.since_ns, self.made_room_ns) if again != cython.NULL else 0
+            if waited_ns > WAIT_FOR_ROOM_NS:
                 self._fail(space, page, ENOMEM, -1)
-            else:
+                return
+            if waited_ns < DRY_NS or self.lent >= LENT_MOST:
                 self._defer(space, address, flags, thread, again, True)
-            return
+                return
+            self.lent += 1                              # who makes room may be the one who waits for this
+            space.window = space.zero_window = 1
         if flags & UFFD_PAGEFAULT_FLAG_WP:
             error = self._unprotect(space, page)
         elif slot_of(cython.address(space.table), page):

@@ -190,13 +190,21 @@ class Pager(FaultServer):
         return [index for _, index in sorted(found)]
 
     def claim(self, index: int, pid: int) -> None:
-        """An unclaimed space is this process's. Raises OSError."""
+        """An unclaimed space is this process's, which does not run until `started`. Raises OSError."""
         space: cython.pointer[Space] = self._find(index)
         pagemap: cython.int = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         number: cython.int = pid
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
-            space.pid, space.pagemap = number, pagemap
+            space.pid, space.pagemap, space.starting = number, pagemap, True
+            pthread_mutex_unlock(cython.address(self.lock))
+
+    def started(self, index: int) -> None:
+        """Its process runs, and waits for room like others."""
+        space: cython.pointer[Space] = self._find(index)
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            space.starting = False
             pthread_mutex_unlock(cython.address(self.lock))
 
     def marks(self, index: int, pid: int, page: int, protected: bool) -> bool | None:
@@ -389,7 +397,7 @@ class Pager(FaultServer):
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
             if whole and self.drop_count:
-                self.made_room_ns = now_ns()
+                self.made_room_ns, self.lent = now_ns(), 0
             self._end_batch(space)
             pthread_mutex_unlock(cython.address(self.lock))
 

@@ -349,6 +349,7 @@ class Memory:
             with Borrowed(child, Kind.TRAPPED) as thread:
                 space = self._enter(child, Helper.start(thread, self.cookie, former.helper), fd, key)
             space.managed, space.top, space.not_inherited = True, former.top, list(former.not_inherited)
+            self._send({"op": "started", "key": key})
             ptrace.go_on(child)
         except (ProcessLookupError, ptrace.Ended):
             if fd >= 0 and child not in self._spaces:

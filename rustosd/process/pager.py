@@ -70,8 +70,9 @@ class Group:
         self._failed = ""
         self._told_at = 0.0
         self._of_ended: Counter[str] = Counter()        # what spaces counted that are no more
-        self._verbs = {"attach": self._attach, "claim": self._claim, "end": self._ended, "call": self._call,
-                       "cover": self._cover, "grant": self._grant, "dropped": self._dropped, "tell": self._tell}
+        self._verbs = {"attach": self._attach, "claim": self._claim, "started": self._started, "end": self._ended,
+                       "call": self._call, "cover": self._cover, "grant": self._grant, "dropped": self._dropped,
+                       "tell": self._tell}
 
     def run(self) -> None:
         """Until the supervisor has gone."""
@@ -150,6 +151,11 @@ class Group:
         self._enter(key, pid, index)
         self._answer_for(key)
         self._say("claimed", self._pager.descriptor(index), key=key, parent=parent)
+
+    def _started(self, key: int) -> None:
+        """A process whose space we have found begins to run."""
+        if (index := self._keys.get(key)) is not None:
+            self._pager.started(index)
 
     def _own(self, spaces: list[int], pid: int) -> int | None:
         """Which of these is a process's. Raises OSError.

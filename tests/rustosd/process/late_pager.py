@@ -5,7 +5,7 @@ import time
 
 from rustosd.process import pager
 
-EVERY_S = 0.3
+EVERY_S = 0.05
 
 
 class Late(pager.Group):

@@ -9,12 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE 4096ul
-#define OF_BSS (160ul << 20)
+#ifndef STATIC
+#define STATIC 4096 /* else it could fill very much from its first instruction on */
+#endif
 
-static char bss[OF_BSS];
+static char variable[STATIC];
 static size_t octets;
 
 static void *map(size_t size, int flags)
@@ -63,6 +66,18 @@ static void after_reading(void)
         at[done] = 'x' + sum;
 }
 
+static void at_once_in_many(void)
+{
+    for (int i = 0; i < 8; i++)
+        if (!fork()) {
+            octets /= 8;
+            in_pieces(16 * PAGE);
+            exit(0);
+        }
+    while (wait(0) > 0)
+        ;
+}
+
 static long field(const char *name)
 {
     char line[256];
@@ -86,8 +101,10 @@ int main(int count, char **argument)
     else if (!strcmp(how, "thread")) in_a_threads_heap();
     else if (!strcmp(how, "protection")) by_protection();
     else if (!strcmp(how, "read")) after_reading();
-    else if (!strcmp(how, "populate")) map(octets, MAP_POPULATE);
-    else if (!strcmp(how, "bss")) memset(bss, 'x', octets < OF_BSS ? octets : OF_BSS);
+    else if (!strcmp(how, "populate")) memset(map(octets, MAP_POPULATE), 'x', octets);
+    else if (!strcmp(how, "brk")) memset(sbrk(octets), 'x', octets);
+    else if (!strcmp(how, "many")) at_once_in_many();
+    else if (!strcmp(how, "static")) memset(variable, 'x', octets < STATIC ? octets : STATIC);
     else return 2;
     printf("%ld\n", field("VmHWM:") - field("RssFile:"));
     return 0;
