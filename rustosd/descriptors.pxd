@@ -20,9 +20,10 @@ cdef extern from "<unistd.h>" nogil:
     int close_descriptor "close"(int fd)
 
 cdef enum:
-    ROOM = 64                   # octets of ancillary data: more than CMSG_SPACE of one descriptor
+    ROOM = 64                   # octets: more than CMSG_SPACE of one descriptor
 
 cdef Py_ssize_t send_with(int fd, bytes octets, int passed) noexcept
+cpdef tuple receive_with(int fd, int most)
 
 cdef class End:
     cdef int fd

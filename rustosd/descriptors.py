@@ -43,13 +43,10 @@ class End:
         """Raises OSError."""
         send_now(self.fd, octets)
 
-    def receive(self, most: cython.int) -> bytes:
-        """Raises OSError (EAGAIN)."""
-        data = PyBytes_FromStringAndSize(cython.NULL, most)
-        got: cython.Py_ssize_t = recv(self.fd, PyBytes_AS_STRING(data), most, MSG_DONTWAIT)
-        if got < 0:
-            raise OSError(c_errno, os.strerror(c_errno))
-        return data[:got]
+    def drain(self) -> int:
+        """Take octets that are there, and drop them; how many. There may be more than ROOM."""
+        room: cython.char[ROOM]
+        return max(0, recv(self.fd, room, ROOM, MSG_DONTWAIT))
 
     def hand_over(self, octets: bytes, other: End) -> bool:
         """Send octets, with another end for whoever reads them; it is closed here. Whether they went."""
@@ -98,6 +95,7 @@ def send_with(fd: cython.int, octets: bytes, passed: cython.int) -> cython.Py_ss
     return sendmsg(fd, cython.address(message), MSG_DONTWAIT | MSG_NOSIGNAL)
 
 
+@cython.ccall
 def receive_with(fd: cython.int, most: cython.int) -> tuple | None:
     """Octets that are there and the descriptor that came along (-1: none); None: there are none. Raises OSError.
 

@@ -26,8 +26,8 @@ from cython.cimports.mm.swap.sys import (
     pthread_mutex_unlock,
 )
 
+from mm.swap.aes_gcm import aes_gcm
 from mm.swap.errors import SwapCorrupt, SwapFailed, SwapFull
-from mm.swap.seal import AesGcm
 from mm.swap.stats import StoreStats
 
 if not cython.compiled:
@@ -57,7 +57,7 @@ class SwapStore:
             raise ValueError(f"{device.describe()} takes requests of whole {device.granule} octets only: with compression "
                              f"they are of {UNIT}. Use direct = false, or compression = \"none\"")
         self.device, self.packer = device, packer
-        self.sealer = sealer if sealer is not None else AesGcm()
+        self.sealer = sealer if sealer is not None else aes_gcm()
         self.slots = SlotTable(slots or (pages if packer is None else pages * PACKED_SLOTS))
         if packer is None and self.slots.count > pages:
             raise ValueError(f"{slots} slots on a device of {pages} pages")

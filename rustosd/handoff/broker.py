@@ -118,9 +118,9 @@ class Handoff:
         self._by_process[one.pid] += 1
         self.opened += 1
 
-    def watch(self, fd: int, who: Any) -> None:
+    def watch(self, fd: int, who: Any, wanted: int = 0) -> None:
         """Tell `who`, a splice or what has `woken(events)`, from now on."""
-        self._watch.watch(fd, who)
+        self._watch.watch(fd, who, wanted)
 
     def forget(self, one: Socket) -> None:
         """Close our end: the client sees that the socket is over."""

@@ -64,8 +64,7 @@ class StreamSplice:
         self.owner = owner
         self.chaff = chaff
         self.epoll = -1
-        self.held = 1
-        self.flags = C_NEWS
+        self.held = 1               # of which epoll tells when it is asked to watch
         tcp.follow(handle, self)
 
     def _event(self, bits: int, error: int) -> None:
@@ -403,7 +402,8 @@ class StreamSplice:
 
     def clear(self) -> None:
         """Empty our queue, so that closing `fd` is EOF for the client and no reset."""
-        _empty(self.fd)
+        if recv(self.fd, scratch, DATAGRAM_MOST, MSG_DONTWAIT) != self.held:
+            _empty(self.fd)
 
     def waiting(self) -> int:
         """Octets of the client that are not in the send ring yet."""

@@ -7,6 +7,8 @@ import errno as errors
 import select
 import socket
 from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from netstack.sockets.addresses import fate, text
@@ -33,6 +35,18 @@ class StreamSocket:
 
     protocol: Protocol = "tcp"
 
+    # As it is at first. Most sockets differ in little, and making one should cost little.
+    source: tuple[str | None, int] = (None, 0)
+    bound = False
+    kept_port = 0                               # nobody else gets it who asks for any
+    options: Mapping[str, int] = MappingProxyType({})
+    handle: int | None = None
+    chaff = 0
+    splice: StreamSplice | None = None
+    listener: Listener | None = None
+    origin: Listener | None = None              # of an accepted one, until the client has taken it
+    _orphan: int | None = None                  # octets that waited when the client was found gone
+
     def __init__(self, broker: Handoff, identity: str, end: End, pid: int, family: int, subject: Subject):
         self.broker = broker
         self.id = identity
@@ -40,16 +54,6 @@ class StreamSocket:
         self.pid = pid
         self.family = family
         self.subject = subject
-        self.source: tuple[str | None, int] = (None, 0)
-        self.bound = False
-        self.kept_port = 0                      # nobody else gets it who asks for any
-        self.options: dict[str, int] = {}
-        self.handle: int | None = None
-        self.chaff = 0
-        self.splice: StreamSplice | None = None
-        self.listener: Listener | None = None
-        self.origin: Listener | None = None     # of an accepted one, until the client has taken it
-        self._orphan: int | None = None     # octets that waited when the client was found gone
 
     # what epoll tells before there is a splice
 
@@ -118,7 +122,7 @@ class StreamSocket:
         return host, (None if source is None or source in ("::", "0.0.0.0") else source, port)
 
     def set(self, option: str, value: int) -> Answer:
-        self.options[option] = value
+        self.options = {**self.options, option: value}
         if self.handle is not None:
             self._apply(option, value)
         return {}
@@ -268,9 +272,9 @@ class Listener:
         self.listener = self.network.tcp.listen(host, port, backlog)
         self.waiting: deque[Waiting] = deque()
         self.travelling: deque[StreamSocket] = deque()
-        owner.end.receive(len(ANCHOR))      # nobody resets a listener
+        owner.end.drain()       # the octet that is held: nobody resets a listener
         self.network.servers[self.listener] = self
-        owner.broker.watch(owner.end.fileno(), self)
+        owner.broker.watch(owner.end.fileno(), self, select.EPOLLIN)
 
     def woken(self, events: int) -> None:
         self.count_taken()
@@ -281,23 +285,29 @@ class Listener:
 
     def count_taken(self) -> None:
         """The client says so before it does anything with one, its close included."""
-        with contextlib.suppress(OSError):      # nothing was taken
-            for _ in self.owner.end.receive(2 * WINDOW):
-                if self.travelling:
-                    self.travelling.popleft().origin = None
+        for _ in range(self.owner.end.drain()):
+            if self.travelling:
+                self.travelling.popleft().origin = None
 
     def _accept(self, handle: int, bits: int, error: int) -> None:
         """A connection is established."""
-        self.waiting.append(Waiting(self.network, handle, bits, error))
-        self.deliver()
+        if self.waiting or len(self.travelling) >= WINDOW or not self._send(handle, bits, error):
+            self.waiting.append(Waiting(self.network, handle, bits, error))
+        self._count_held()
 
     def deliver(self) -> None:
         """Send what there is, a few at a time: those count against the limit of descriptors in flight."""
-        while self.waiting and len(self.travelling) < WINDOW and self._send(self.waiting[0]):
+        while self.waiting and len(self.travelling) < WINDOW:
+            first = self.waiting[0]
+            if not self._send(first.handle, first.bits, first.error):
+                break
             self.waiting.popleft()
+        self._count_held()
+
+    def _count_held(self) -> None:
         self.network.tcp.set_held(self.listener, len(self.waiting) + len(self.travelling))
 
-    def _send(self, one: Waiting) -> bool:
+    def _send(self, handle: int, bits: int, error: int) -> bool:
         """Whether it is on its way; else it waits until there is room for it."""
         owner, broker, tcp = self.owner, self.owner.broker, self.network.tcp
         try:
@@ -305,16 +315,16 @@ class Listener:
         except OSError:
             broker.starved.add(self)
             return False
-        if not owner.end.hand_over(bytes.fromhex(identity) + tcp.ends(one.handle), theirs):
+        if not owner.end.hand_over(bytes.fromhex(identity) + tcp.ends(handle), theirs):
             ours.close()            # full, or gone: epoll tells
             return False
         accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family, owner.subject)
-        accepted.options = dict(owner.options)
+        accepted.options = owner.options
         accepted.origin = self
         self.travelling.append(accepted)
         broker.add(accepted)
-        accepted.adopt(one.handle)
-        accepted.splice._event(one.bits, one.error)
+        accepted.adopt(handle)
+        accepted.splice._event(bits, error)
         return True
 
     def shut(self) -> None:

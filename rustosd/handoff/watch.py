@@ -1,14 +1,13 @@
 """Edge-triggered epoll of the ends whose other ends programs have: a splice is woken without Python objects in between."""
 
 import os
-import select
 
 import cython
 import structlog
 from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import uint32_t
 from cython.cimports.rustosd.epoll import (
-    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, close_descriptor, epoll_create1, epoll_ctl, epoll_event, epoll_wait)
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, close_descriptor, epoll_create1, epoll_ctl, epoll_event, epoll_wait)
 from cython.cimports.rustosd.handoff.splice import DatagramSplice, StreamSplice
 from cython.cimports.rustosd.pump import Source
 
@@ -16,9 +15,6 @@ from rustosd.descriptors import End
 
 if not cython.compiled:
     raise ImportError("rustosd.handoff.watch must be compiled: python setup.py build_ext --inplace")
-
-# For who is no splice; those say themselves what they wait for.
-EVENTS = cython.declare(uint32_t, select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET)
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +40,11 @@ class Watch(Source):
         """Readable while there is something to tell; -1 once closed."""
         return self.epoll
 
-    def watch(self, fd: int, who: object) -> None:
-        """From now on, until the descriptor is closed, tell `who`, instead of anybody before, and at once what is the case."""
+    def watch(self, fd: int, who: object, wanted: uint32_t = 0) -> None:
+        """From now on, until the descriptor is closed, tell `who`, instead of anybody before, and at once what is the case.
+
+        Splices say themselves what they wait for; others are told of an end that is gone, and of events `wanted` besides.
+        """
         event: epoll_event
         event.data.fd = fd
         if isinstance(who, StreamSplice):
@@ -53,7 +52,7 @@ class Watch(Source):
         elif isinstance(who, DatagramSplice):
             event.events = cython.cast(DatagramSplice, who).wanted(self.epoll)
         else:
-            event.events = EVENTS
+            event.events = wanted | cython.cast(uint32_t, EPOLLET)
         if fd >= len(self.watchers):
             self.watchers.extend([None] * (fd + 1 - len(self.watchers)))
         verb: cython.int = EPOLL_CTL_ADD if self.watchers[fd] is None else EPOLL_CTL_MOD

@@ -24,6 +24,6 @@ cdef class Call:
     cpdef write_name(self, object endpoint, object family)
     cpdef write_option(self, bytes octets)
     cdef int64_t room(self, uint64_t length_at) except? -1
-    cdef sized(self, uint64_t address, uint64_t length_at, bytes octets)
+    cpdef write_sized(self, uint64_t address, uint64_t length_at, bytes octets)
     cdef write_both(self, uint64_t address, bytes octets, uint32_t count, uint64_t length_at, uint32_t length, bint differs)
     cdef void let_go(self) noexcept

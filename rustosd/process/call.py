@@ -132,14 +132,11 @@ class Call:
     @cython.ccall
     def write_name(self, endpoint: object, family: object):
         """A struct sockaddr where the second argument says, as `write_sized` by the third. Raises OSError."""
-        self.sized(self.words[1], self.words[2], emit(endpoint, family))
+        self.write_sized(self.words[1], self.words[2], emit(endpoint, family))
 
-    def write_sized(self, address: uint64_t, length_at: uint64_t, octets: bytes) -> None:
+    @cython.ccall
+    def write_sized(self, address: uint64_t, length_at: uint64_t, octets: bytes):
         """As much as there is room for, and how long it is. Raises OSError (EFAULT, EINVAL)."""
-        self.sized(address, length_at, octets)
-
-    @cython.cfunc
-    def sized(self, address: uint64_t, length_at: uint64_t, octets: bytes):
         length: uint32_t = len(octets)
         room: int64_t = self.room(length_at)
         self.write_both(address, octets, min(room, length), length_at, length, room != length)

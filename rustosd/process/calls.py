@@ -14,6 +14,7 @@ from cython.cimports.libc.stdint import int64_t, uint32_t, uint64_t
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.mm.awake import LULL_MS
 from cython.cimports.mm.hw import now_ns
+from cython.cimports.rustosd.process.accepted import Accepted
 
 from mm.awake import or_none
 
@@ -135,6 +136,8 @@ class Calls:
         if one is None:
             call.proceed()              # it is none of ours
             return
+        if isinstance(one, Accepted):
+            one = cython.cast(Accepted, one).whole()
         handler(one, call)
         if call.end >= 0:
             self.threads.keep(call.thread, call.int(0), inode, call.end)

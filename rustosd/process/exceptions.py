@@ -190,12 +190,16 @@ class Exceptions:
         """The memory that a thread waits for cannot be brought in.
 
         It gets SIGBUS as Linux sends it for a swap device's error, which its handler may take; without one it ends. A thread
-        that waits inside a system call is killed after a second. Raises ProcessLookupError: it is none of ours, or has ended.
+        that waits inside the kernel asks for the page again and again and takes no signal: a second after it was told first it
+        is killed. Raises ProcessLookupError: it is none of ours, or has ended.
         """
         if tid not in self._threads:
             raise ProcessLookupError(errno.ESRCH, f"thread {tid} is none of ours")
-        nr.call(nr.TGKILL, self._threads[tid], tid, signal.SIGBUS)
-        self._swap[tid] = (address, why, self._clock() + _SWAP_PATIENCE_S)
+        if tid not in self._swap:
+            nr.call(nr.TGKILL, self._threads[tid], tid, signal.SIGBUS)
+            self._swap[tid] = (address, why, self._clock() + _SWAP_PATIENCE_S)
+        else:
+            self._end_unaware(tid)
 
     def take_handled(self) -> Counter[str]:
         """How many exceptions programs have handled since the last time, by kind."""
@@ -206,17 +210,23 @@ class Exceptions:
         """Now and then: end who did not notice a swap fault, and forget who has ended."""
         for tid in [tid for tid in self._doomed if not os.path.exists(f"/proc/{tid}")]:
             del self._doomed[tid]
-        for tid, (address, why, limit) in list(self._swap.items()):
+        for tid in list(self._swap):
             if tid not in self._threads:
                 del self._swap[tid]
-            elif self._clock() >= limit:
-                del self._swap[tid]
-                info = _bus_error(SignalInfo(signal.SIGBUS, 0, 0, bytes(128)), address)
-                self.counts[SWAP_FAULT, "terminated"] += 1
-                self._terminating(Fault(tid, self._threads.get(tid, tid), SWAP_FAULT, info, Registers(),
-                                        inventory.maps(tid), why=why))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._threads.get(tid, tid), signal.SIGKILL)
+            else:
+                self._end_unaware(tid)
+
+    def _end_unaware(self, tid: int) -> None:
+        """Kill who was told of lost memory and took no notice, once that is long enough."""
+        address, why, limit = self._swap[tid]
+        if self._clock() < limit:
+            return
+        del self._swap[tid]
+        info = _bus_error(SignalInfo(signal.SIGBUS, 0, 0, bytes(128)), address)
+        self.counts[SWAP_FAULT, "terminated"] += 1
+        self._terminating(Fault(tid, self._threads[tid], SWAP_FAULT, info, Registers(), inventory.maps(tid), why=why))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._threads[tid], signal.SIGKILL)
 
     def _look(self, tid: int, info: SignalInfo) -> Fault:
         registers, process = ptrace.registers(tid), self._threads.get(tid, tid)

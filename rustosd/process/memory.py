@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
 _KCMP_VM: Final = 1
 _START_S: Final = 60.0
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
-_PATIENCE_S: Final = 10.0
 _CAP_SYS_PTRACE: Final = 19
 _COMES_WITHIN_S: Final = 3 * TELLS_WITHIN_S
 """A child whose parent was killed in the middle of the fork, if there is one."""
@@ -102,7 +100,6 @@ class Memory:
         self._last_key = 0
         self._untold = 0                            # octets that may come into memory and that the pager does not know of
         self._ended = False
-        self._last_lost = 0, 0, 0.0                 # thread, address, when
         self.unpaged: str = ""                      # why some address space is not paged
         self._end, theirs = packets.pair()
         settings = {"soft": limits.soft, "hard": limits.hard, "untold": limits.untold, "place": place,
@@ -532,10 +529,6 @@ class Memory:
         space = self._by_key.get(key)
         if space is None:
             return
-        now = time.monotonic()
-        if self._last_lost[:2] == (thread, address) and now < self._last_lost[2] + _PATIENCE_S and _in_a_call(thread):
-            return                              # it asks again and again inside the kernel, until it is killed
-        self._last_lost = thread, address, now
         try:
             if not thread:
                 raise ProcessLookupError
@@ -562,14 +555,6 @@ def check_rights(root: bool = True) -> None:
                             "CAP_SYS_PTRACE. Run it with sudo")
     if not root and (why := userfault.why_not()):
         raise MemoryRefused(why)
-
-
-def _in_a_call(thread: int) -> bool:
-    """Whether a thread is not waiting for its own access to memory, but for one in a system call."""
-    try:
-        return not Path(f"/proc/{thread}/syscall").read_text().startswith("-1")
-    except OSError:
-        return True
 
 
 def _same_memory(parent: int, child: int, kind: str) -> bool:

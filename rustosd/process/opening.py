@@ -26,10 +26,9 @@ _PROTOCOLS = {int(socket.SOCK_STREAM): (0, socket.IPPROTO_TCP), int(socket.SOCK_
 class Opening:
     """Makes the sockets of one group of programs."""
 
-    def __init__(self, loop: Loop, table: Table, held: Callable[[], set[int]], tidy: Callable[[], None]) -> None:
-        """`held`: the inodes of all sockets that the programs hold; `tidy`: let go of what they have let go of."""
-        self._loop, self._table = loop, table
-        self._held, self._tidy = held, tidy
+    def __init__(self, loop: Loop, table: Table, tidy: Callable[[], None]) -> None:
+        """`tidy`: let go of what the programs have let go of."""
+        self._loop, self._table, self._tidy = loop, table, tidy
         self._senders = Senders()
 
     def socket(self, call: Call) -> None:
@@ -61,14 +60,13 @@ class Opening:
 
     def _make(self, family: int, kind: int) -> tuple[GuestSocket, int]:
         """A socket and the program's descriptor. Raises OSError."""
-        self._table.sweep(self._held)
         try:
             return self._open(family, kind)
         except OSError as failed:
             if failed.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
         self._tidy()
-        self._table.sweep(self._held, always=True)
+        self._table.sweep()
         return self._open(family, kind)
 
     def _open(self, family: int, kind: cython.int) -> tuple[GuestSocket, int]:

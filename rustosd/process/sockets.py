@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from rustosd.client.session import Answer
+from rustosd.process.accepted import Accepted
 from rustosd.process.call import Call
 from rustosd.process.link import Link
 from rustosd.process.sockaddr import Endpoint
@@ -151,8 +152,10 @@ class Table:
 
     SWEEP_AT: Final = 256
 
-    def __init__(self) -> None:
-        self.sockets: dict[int, GuestSocket] = {}           # by inode
+    def __init__(self, held: Callable[[], set[int]]) -> None:
+        """`held`: the inodes of all sockets that the programs hold."""
+        self.sockets: dict[int, GuestSocket | Accepted] = {}            # by inode
+        self._held = held
         self._sweep_at = self.SWEEP_AT
 
     def __len__(self) -> int:
@@ -160,25 +163,26 @@ class Table:
 
     def by_inode(self, inode: int) -> GuestSocket | None:
         """The socket with this inode; None: it is none of ours."""
-        return self.sockets.get(inode)
+        one = self.sockets.get(inode)
+        return one.whole() if isinstance(one, Accepted) else one
 
     def inodes(self) -> set[int]:
         """Of all."""
         return set(self.sockets)
 
-    def add(self, one: GuestSocket) -> None:
-        """Enter a socket, by its inode."""
+    def add(self, one: GuestSocket | Accepted) -> None:
+        """Enter a socket, by its inode. Those that nobody holds go, once there are twice as many as after the last time."""
+        if len(self.sockets) >= self._sweep_at:
+            self.sweep()
         self.sockets[one.inode] = one
 
     def remove(self, one: GuestSocket) -> None:
         if self.sockets.get(one.inode) is one:
             del self.sockets[one.inode]
 
-    def sweep(self, held: Callable[[], set[int]], always: bool = False) -> None:
-        """Forget sockets that nobody holds, once there are twice as many as after the last time. `held`: inodes."""
-        if not always and len(self.sockets) < self._sweep_at:
-            return
-        inodes = held()
+    def sweep(self) -> None:
+        """Forget sockets that nobody holds."""
+        inodes = self._held()
         for inode, one in list(self.sockets.items()):
             if inode not in inodes:
                 del self.sockets[inode]

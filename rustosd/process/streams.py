@@ -10,15 +10,20 @@ import errno
 import os
 import select
 import socket
+import struct
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+import cython
+from cython.cimports.rustosd.descriptors import close_descriptor, receive_with
+from cython.cimports.rustosd.process.accepted import Accepted
 from cython.cimports.rustosd.process.call import Call
+from cython.cimports.rustosd.process.threads import inode_of
 
 from rustosd.client.sock import SNDBUF_LEAST
 from rustosd.client.wire import ACCEPTED, TAKEN, unpack_address
-from rustosd.descriptors import receive_with, send_now
+from rustosd.descriptors import send_now
 from rustosd.process.sockaddr import Endpoint
 from rustosd.process.sockets import (
     ANY,
@@ -31,9 +36,17 @@ from rustosd.process.sockets import (
     Table,
     error,
 )
-from rustosd.process.threads import inode_of
+
+if not cython.compiled:
+    raise ImportError("rustosd.process.streams must be compiled: python setup.py build_ext --inplace")
 
 _CHAFF: Final = bytes(32768)
+_ACCEPTED_OCTETS = cython.declare(cython.int, ACCEPTED.size)
+_NON_BLOCKING = cython.declare(cython.int, NON_BLOCKING)
+_CLOSE_ON_EXEC = cython.declare(cython.int, CLOSE_ON_EXEC)
+_AF_INET = cython.declare(cython.int, socket.AF_INET)
+_FAMILY_4: Final = struct.pack("=H", socket.AF_INET)
+_FAMILY_6: Final = struct.pack("=H", socket.AF_INET6)
 _V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
@@ -46,7 +59,7 @@ class StreamSocket(GuestSocket):
     _watched: socket.socket | None = None                   # a duplicate, while a connect that nobody waits for is under way
     _told: Mapping[str, int] = MappingProxyType({})         # options that the daemon has not heard of
     _untold = False                                         # ... and it is over since, and no other connect was told
-    _returned: tuple[tuple[StreamSocket, int], ...] = ()    # accepted for a call that was over by then
+    _returned: tuple[tuple[bytes, int], ...] = ()           # accepted for a call that was over by then
 
     def __init__(self, loop: Loop, table: Table, family: int, identity: str, inode: int, buffer: int, port: int = 0) -> None:
         """`port`: the daemon keeps it for when the program wants any; 0: none."""
@@ -58,6 +71,16 @@ class StreamSocket(GuestSocket):
         """A new socket and the program's descriptor for it. Raises OSError."""
         made = loop.link.open("stream", 4 if family == socket.AF_INET else 6)
         return cls(loop, table, family, made.identity, made.inode, made.buffer, made.port), made.fd
+
+    def made_of(self, accepted: Accepted) -> StreamSocket:
+        """The socket of a connection that was accepted from this one; it takes its place in the table."""
+        identity, remote, remote_port, local, local_port = ACCEPTED.unpack(accepted.ends)
+        one = StreamSocket(self.loop, self._table, self.family, identity.hex(), accepted.inode, self._buffer)
+        one.state, one.options = State.CONNECTED, accepted.options
+        one.remote = Endpoint(unpack_address(remote), remote_port)
+        one.local = Endpoint(unpack_address(local), local_port)
+        self._table.add(one)
+        return one
 
     def tell(self, option: str, value: int) -> None:
         if self.state == State.NEW:
@@ -203,65 +226,52 @@ class StreamSocket(GuestSocket):
             raise error(errno.EINVAL)
         if flags & ~(NON_BLOCKING | CLOSE_ON_EXEC):
             raise error(errno.EINVAL)
-        number = call.borrow(self.inode)
+        number: cython.int = call.borrow(self.inode)
         try:
             answered = self._accept(call, number, flags)
             if not answered and not os.get_blocking(number):
                 answered = True
                 call.refuse(errno.EAGAIN)
         except BaseException:
-            os.close(number)
+            close_descriptor(number)
             raise
         if answered:
-            return os.close(number)
+            close_descriptor(number)
+        else:
+            self._accept_later(call, number, flags)
+
+    def _accept_later(self, call: Call, number: int, flags: int) -> None:
         self.loop.wait(call, number, select.EPOLLIN, lambda _events: self._accept(call, number, flags))
 
-    def _accept(self, call: Call, end: int, flags: int) -> bool:
+    def _accept(self, call: Call, end: cython.int, flags: cython.int) -> bool:
         """Give the program the next connection, if there is one; whether the call is answered."""
-        if self._returned:
-            made, self._returned = self._returned[0], self._returned[1:]
-        else:
-            made = self._take(end)
-        if made is None:
+        ends: bytes
+        fd: cython.int
+        taken = self._take_returned() if self._returned else _take(end)
+        if taken is None:
             return False
-        one, fd = made
+        ends, fd = taken
+        accepted = Accepted(self, ends, inode_of(fd))
         try:
-            if flags & NON_BLOCKING:
+            if flags & _NON_BLOCKING:
                 os.set_blocking(fd, False)
             if call.pointer(1):
-                call.write_name(one.remote, self.family)
-            call.give(fd, bool(flags & CLOSE_ON_EXEC))
+                call.write_sized(call.pointer(1), call.pointer(2), _peer_name(ends, self.family))
+            self._table.add(accepted)
+            call.give(fd, flags & _CLOSE_ON_EXEC != 0)
         except LookupError:
-            self._returned = (*self._returned, made)
+            self._table.remove(accepted)
+            self._returned = (*self._returned, taken)
             return True
         except OSError as failed:
-            self._table.remove(one)
-            os.close(fd)
+            self._table.remove(accepted)
             call.refuse(failed.errno or errno.EFAULT)
-            return True
-        os.close(fd)
+        close_descriptor(fd)
         return True
 
-    def _take(self, end: int) -> tuple[StreamSocket, int] | None:
-        """A connection out of the listening socket. Raises OSError (EINVAL) when the daemon has closed it."""
-        if (received := receive_with(end, ACCEPTED.size)) is None:
-            return None
-        octets, fd = received
-        try:
-            if len(octets) < ACCEPTED.size or fd < 0:
-                raise error(errno.EINVAL)
-            send_now(end, TAKEN)
-        except OSError:
-            if fd >= 0:
-                os.close(fd)
-            raise error(errno.EINVAL) from None
-        identity, remote, remote_port, local, local_port = ACCEPTED.unpack(octets)
-        one = StreamSocket(self.loop, self._table, self.family, identity.hex(), inode_of(fd), self._buffer)
-        one.state, one.options = State.CONNECTED, self.options
-        one.remote = Endpoint(unpack_address(remote), remote_port)
-        one.local = Endpoint(unpack_address(local), local_port)
-        self._table.add(one)
-        return one, fd
+    def _take_returned(self) -> tuple[bytes, int]:
+        first, self._returned = self._returned[0], self._returned[1:]
+        return first
 
     # data: only what carries an address comes here, and a stream has one peer
 
@@ -284,6 +294,29 @@ class StreamSocket(GuestSocket):
         for _, fd in self._returned:
             os.close(fd)
         self._returned = ()
+
+
+def _take(end: cython.int) -> tuple[bytes, int] | None:
+    """A connection out of a listening socket, and its descriptor. Raises OSError (EINVAL) when the daemon has closed it."""
+    if (received := receive_with(end, _ACCEPTED_OCTETS)) is None:
+        return None
+    octets, fd = received
+    try:
+        if len(octets) < _ACCEPTED_OCTETS or fd < 0:
+            raise error(errno.EINVAL)
+        send_now(end, TAKEN)
+    except OSError:
+        if fd >= 0:
+            os.close(fd)
+        raise error(errno.EINVAL) from None
+    return received
+
+
+def _peer_name(ends: bytes, family: cython.int) -> bytes:
+    """The struct sockaddr of who has connected, for a socket of a family; the pieces are in the order of the wire anyway."""
+    if family == _AF_INET:
+        return _FAMILY_4 + ends[24:26] + ends[20:24] + bytes(8)
+    return _FAMILY_6 + ends[24:26] + bytes(4) + ends[8:24] + bytes(4)
 
 
 def _non_blocking(end: socket.socket) -> bool:

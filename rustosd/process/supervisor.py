@@ -86,7 +86,7 @@ class Supervisor:
         self._traced = traced
         self._limits = limits
         self.memory: Memory | None = None
-        self.table = Table()
+        self.table = Table(self._held)
         self.refused: Counter[str] = Counter()
         """What a program asked for and cannot have, by name."""
         self._epoll = select.epoll()
@@ -94,7 +94,7 @@ class Supervisor:
         self._waiting: dict[int, _Waiting] = {}             # by descriptor
         self._later: list[Callable[[], None]] = []
         self._threads = Threads()
-        self._opening = Opening(self, self.table, self._held, self._tidy)
+        self._opening = Opening(self, self.table, self._tidy)
         self._calls: Calls | None = None
         self._channel: Channel | None = None
         self._child = 0

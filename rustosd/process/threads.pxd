@@ -33,3 +33,5 @@ cdef class Threads:
     cdef uint64_t socket(self, int thread, int number, int *end) except? 0
     cdef void keep(self, int thread, int number, uint64_t inode, int fd) noexcept
     cdef void let_go(self) noexcept
+
+cpdef uint64_t inode_of(int fd) except? 0

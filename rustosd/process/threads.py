@@ -142,7 +142,9 @@ class Threads:
             self.forget(thread)
 
 
-def inode_of(fd: cython.int) -> int:
+@cython.ccall
+@cython.exceptval(0, check=True)
+def inode_of(fd: cython.int) -> uint64_t:
     """Of a descriptor of ours. Raises OSError."""
     found: struct_stat
     if look_at(fd, cython.address(found)) < 0:

@@ -12,12 +12,13 @@ import sys
 import threading
 from typing import Any
 
-from mm.swap.seal import AesGcm, Checksum, LibraryMissing
+from mm.swap.seal import LibraryMissing
 from mm.swap.store import SwapStore
 from rustosd.nbd.device import NbdDevice
 from rustosd.swap.kernel_nbd import Joined, switch_off
 from rustosd.swap.kernel_serve import KernelServer
 from rustosd.swap.locked import Locked
+from rustosd.swap.sealing import sealer
 
 NEVER = -1000
 _WARM_UP = 64
@@ -33,8 +34,7 @@ def _say(**words: Any) -> None:
 
 def _open(wanted: dict[str, Any]) -> SwapStore:
     """With all slots taken, for they are the kernel's pages, and everything that is needed to use them."""
-    sealer = AesGcm() if wanted["encryption"] else Checksum()
-    store = SwapStore(NbdDevice(wanted["socket"], wanted["export"]), sealer=sealer)
+    store = SwapStore(NbdDevice(wanted["socket"], wanted["export"]), sealer=sealer(wanted["encryption"]))
     store.allocate(store.slots.count)
     pages = os.urandom(_WARM_UP * 4096)
     store.write(0, pages)

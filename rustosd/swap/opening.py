@@ -7,11 +7,12 @@ import msgspec
 
 from mm.swap.device import Device, FileDevice
 from mm.swap.pack import Lz4, Packer, Zstd
-from mm.swap.seal import AesGcm, Checksum, LibraryMissing
+from mm.swap.seal import LibraryMissing
 from mm.swap.store import SwapStore
 from rustosd.client.session import DEFAULT_SOCKET, Door
 from rustosd.nbd.device import NbdDevice
 from rustosd.swap.place import Place
+from rustosd.swap.sealing import sealer
 
 _PACKERS: Final[dict[str, type[Packer]]] = {"lz4": Lz4, "zstd": Zstd}
 
@@ -32,7 +33,7 @@ def open_store(place: Place, fd: int) -> SwapStore:
     Nobody else may open the same place.
     """
     try:
-        return SwapStore(open_device(place, fd), sealer=AesGcm() if place.encryption else Checksum(),
+        return SwapStore(open_device(place, fd), sealer=sealer(place.encryption),
                          packer=None if place.compression == "none" else _PACKERS[place.compression]())
     except LibraryMissing as error:
         raise OSError(2, str(error)) from None

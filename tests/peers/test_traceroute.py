@@ -19,6 +19,9 @@ WRONG = {4: {"unreachable": ("10.99.1.1", "!H"), "prohibit": ("10.99.2.1", "!X")
 
 def wire(left, right, name, number):
     """A veth between two namespaces: address .1 or .2 on the left and one more on the right."""
+    for side in (left, right):
+        # While Linux tests its link-local address for duplicates, up to two seconds, it forwards to nobody it has to ask for.
+        side.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
     subprocess.run(["ip", "link", "add", name, "netns", left.name, "type", "veth", "peer", "name", name, "netns", right.name],
                    check=True)
     for side, end in ((left, number), (right, number + 1)):

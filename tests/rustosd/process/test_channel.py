@@ -36,7 +36,7 @@ def ask(children):
     """Asks a channel whose supervisor has as many processes as an answer names: this one, and three again and again."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     supervisor = SimpleNamespace(
-        table=Table(), meter=Meter(), monitor=Monitor(), memory=None, calls=Counter(), refused=Counter(),
+        table=Table(set), meter=Meter(), monitor=Monitor(), memory=None, calls=Counter(), refused=Counter(),
         programs=lambda: [os.getpid(), *children * ROWS_MOST][:ROWS_MOST], watch=lambda *_: None, forget=lambda *_: None)
     channel = Channel(supervisor, theirs)
 

@@ -174,6 +174,17 @@ def test_who_does_not_hear_of_lost_memory_is_killed(program):
     assert (run.status, [fault.kind for fault in run.faults]) == (-signal.SIGKILL, ["swap-fault"])
 
 
+def test_who_asks_for_lost_memory_again_and_again_has_no_more_time(program):
+    class Asking(Waiting):
+        def ready(self, traced):
+            super().ready(traced)
+            traced.tidy = lambda: traced.pid in traced.monitor.threads and self.exceptions.swap_fault(traced.pid, WILD, "again")
+
+    run = Asking(program, "wait", "blocked")
+    (fault,) = run.faults
+    assert run.status == -signal.SIGKILL and fault.words.endswith("disk0 answers EIO")
+
+
 def test_without_room_for_a_clone_the_signal_tells(program):
     """The trap number stays unknown, and the program ends as it would."""
     if os.geteuid() != 0:
