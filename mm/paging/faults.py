@@ -278,8 +278,11 @@ class FaultServer:
             return
         grows: cython.bint = not flags & UFFD_PAGEFAULT_FLAG_WP or slot_of(cython.address(space.table), page) == 0
         waited_ns: int64_t
-        if (grows and self.hard_limit and space.pid > 0 and self.resident >= self.hard_limit and not space.starting
-                and not self._is_ours(thread)):
+        if not grows or self.hard_limit == 0 or space.pid <= 0:
+            pass                                        # it takes no room, or none of that which is limited
+        elif self.resident < self.hard_limit:
+            self.lent = 0
+        elif not space.starting and not self._is_ours(thread):
             waited_ns = now_ns() - max(again.since_ns, self.made_room_ns) if again != cython.NULL else 0
             if waited_ns > WAIT_FOR_ROOM_NS:
                 self._fail(space, page, ENOMEM, -1)
@@ -288,7 +291,8 @@ class FaultServer:
                 self._defer(space, address, flags, thread, again, True)
                 return
             self.lent += 1                              # who makes room may be the one who waits for this
-            space.window = space.zero_window = 1
+            space.next_page = space.next_zero = 0       # and for nothing more
+            space.window = 1
         if flags & UFFD_PAGEFAULT_FLAG_WP:
             error = self._unprotect(space, page)
         elif slot_of(cython.address(space.table), page):

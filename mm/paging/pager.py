@@ -397,7 +397,7 @@ class Pager(FaultServer):
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
             if whole and self.drop_count:
-                self.made_room_ns, self.lent = now_ns(), 0
+                self.made_room_ns = now_ns()
             self._end_batch(space)
             pthread_mutex_unlock(cython.address(self.lock))
 

@@ -384,7 +384,7 @@ def test_the_hard_limit_holds_when_the_pager_looks_late(start: Start, fill: str,
 
 def test_many_that_grow_at_once_keep_the_limit_together(start: Start, fill: str, tmp_path: Path) -> None:
     one, _ = output_of(start, tmp_path, fill, "many", "64", soft=16 * MIB, hard=20 * MIB, pager=LATE)
-    assert one.peak_octets() <= 20 * MIB + OVER
+    assert one.peak_octets() <= 20 * MIB + OVER + 8 * (256 << 10)      # at a time in each
 
 
 def test_programs_that_are_not_root_are_limited_as_well(start: Start, stress: str, tmp_path: Path) -> None:
