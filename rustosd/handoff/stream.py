@@ -293,7 +293,7 @@ class Listener:
         """A connection is established."""
         if self.waiting or len(self.travelling) >= WINDOW or not self._send(handle, bits, error):
             self.waiting.append(Waiting(self.network, handle, bits, error))
-        self._count_held()
+        self.deliver()
 
     def deliver(self) -> None:
         """Send what there is, a few at a time: those count against the limit of descriptors in flight."""
@@ -302,9 +302,6 @@ class Listener:
             if not self._send(first.handle, first.bits, first.error):
                 break
             self.waiting.popleft()
-        self._count_held()
-
-    def _count_held(self) -> None:
         self.network.tcp.set_held(self.listener, len(self.waiting) + len(self.travelling))
 
     def _send(self, handle: int, bits: int, error: int) -> bool:
@@ -316,7 +313,7 @@ class Listener:
             broker.starved.add(self)
             return False
         if not owner.end.hand_over(bytes.fromhex(identity) + tcp.ends(handle), theirs):
-            ours.close()            # full, or gone: epoll tells
+            ours.close()            # full: another is taken before there is room; or gone: epoll tells
             return False
         accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family, owner.subject)
         accepted.options = owner.options
