@@ -72,7 +72,7 @@ if not cython.compiled:
 
 ZERO_PAGES = cython.declare(uint32_t, RUN_PAGES)
 WAIT_FOR_ROOM_NS = cython.declare(int64_t, 2_000_000_000)
-DRY_NS = cython.declare(int64_t, 100_000_000)
+DRY_NS = cython.declare(int64_t, 100_000_000)       # without any room being made: then a page is lent
 LENT_MOST = cython.declare(uint32_t, 8)
 _RETRY_MS = cython.declare(cython.int, 1)
 _LOOK_ON_NS = cython.declare(int64_t, 15_000)       # for the next fault, when they come so fast: to be woken takes as long
@@ -269,6 +269,8 @@ class FaultServer:
         """Answer one. `again`: it was deferred already."""
         page: uint64_t = address >> PAGE_BITS
         written: cython.bint = flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP) != 0
+        grows: cython.bint = not flags & UFFD_PAGEFAULT_FLAG_WP or slot_of(cython.address(space.table), page) == 0
+        waited_ns: int64_t
         error: cython.int
         if space.broken:
             return                                      # its owner is about to be ended
@@ -276,8 +278,6 @@ class FaultServer:
         if space.batch_runs and in_batch(space, page) and thread != self.evictor:
             space.parked = True                         # the end of the batch wakes it
             return
-        grows: cython.bint = not flags & UFFD_PAGEFAULT_FLAG_WP or slot_of(cython.address(space.table), page) == 0
-        waited_ns: int64_t
         if not grows or self.hard_limit == 0 or space.pid <= 0:
             pass                                        # it takes no room, or none of that which is limited
         elif self.resident < self.hard_limit:

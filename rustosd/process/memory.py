@@ -139,7 +139,8 @@ class Memory:
 
     def told(self, _events: int = 0) -> None:
         """Take in what the pager says, which is something every second."""
-        self._expire()
+        if not self._ended:
+            self._expire()
         while not self._ended:
             try:
                 packet = packets.receive(self._end)

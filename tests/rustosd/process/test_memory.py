@@ -192,25 +192,7 @@ def test_a_child_whose_parent_ends_before_it_starts_keeps_what_was_swapped(start
     assert one.unclaimed_slots() == 0
 
 
-ORPHAN = """
-import mmap, os, random, sys
-reading, writing = os.pipe()
-if os.fork() == 0:
-    chance = random.Random(7)
-    block = mmap.mmap(-1, 24 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages = [chance.randbytes(4096) for _ in range(64)]
-    for page in range(6144):
-        block[page * 4096:page * 4096 + 4096] = pages[page % 64]
-    if os.fork() == 0:
-        whole = all(block[page * 4096:page * 4096 + 4096] == pages[page % 64] for page in range(6144))
-        more = [bytearray(b"x" * (300 << 10)) for _ in range(160)]
-        half = 12 << 20
-        block.madvise(mmap.MADV_DONTNEED, 0, half)
-        os.write(writing, b"whole" if whole and not any(block[:half]) else b"wrong")
-    os._exit(0)
-os.close(writing)
-print(os.read(reading, 9).decode())
-"""
+ORPHAN = DAEMON.replace("time.sleep(0.3)", 'more = [bytearray(b"x" * (300 << 10)) for _ in range(160)]')
 
 
 @pytest.fixture
