@@ -406,6 +406,7 @@ def test_a_detached_program_goes_on_without_the_terminal(peer: Peer, tmp_path: P
     control(peer, "wait", "worker", status=9)       # asked when it is long over
     written = peer.netns.run(sys.executable, "-c", CONTROL, "logs", "worker").stdout.splitlines()
     assert written[1:3] == ["to out", "to err"] and written[3].endswith("ended with status 9")
+    assert "logs are there of: worker;" in control(peer, "logs", "nobody", status=1)
 
 
 def test_what_keeps_a_detached_program_from_running_is_said_at_once(peer: Peer, tmp_path: Path,
