@@ -6,6 +6,7 @@ from rustosd.values import Size
 
 LEAST: Final = 4 << 20
 """Octets of the smallest limit."""
+_UNTOLD_MOST: Final = 1 << 20
 
 
 class Limits(NamedTuple):
@@ -13,6 +14,11 @@ class Limits(NamedTuple):
 
     soft: int               # what is above goes to swap
     hard: int               # above it, who needs more waits
+
+    @property
+    def untold(self) -> int:
+        """How much more a group may map before its pager must hear of it; it is as good as in memory until then."""
+        return min(_UNTOLD_MOST, (self.hard - self.soft) // 8)
 
 
 class WrongLimit(ValueError):

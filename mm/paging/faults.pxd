@@ -48,6 +48,7 @@ cdef class FaultServer:
     cdef int64_t resident       # pages in memory of all spaces that are not ours, about
     cdef int64_t hard_limit     # of those; 0: none
     cdef int64_t made_room_ns   # when some of those left last: as long as they do, nobody waits in vain
+    cdef uint32_t lent          # faults that were answered although there was none, since there was some
     cdef uint32_t exempt        # thread whose faults never wait for room: who makes room needs its help
     cdef uint32_t evictor       # the thread that reads what is to be evicted: its faults do not wait for the end of that
     cdef uint32_t asking        # thread whose fault is being answered

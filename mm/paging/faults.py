@@ -51,7 +51,7 @@ from cython.cimports.mm.paging.userfault import (
     uffd_zero,
     write,
 )
-from cython.cimports.mm.swap.policy import policy_arrive, policy_touch
+from cython.cimports.mm.swap.policy import policy_arrive, policy_is_in_memory, policy_touch
 from cython.cimports.mm.swap.store import Failure
 from cython.cimports.mm.swap.sys import (
     aligned_alloc,
@@ -72,6 +72,8 @@ if not cython.compiled:
 
 ZERO_PAGES = cython.declare(uint32_t, RUN_PAGES)
 WAIT_FOR_ROOM_NS = cython.declare(int64_t, 2_000_000_000)
+DRY_NS = cython.declare(int64_t, 100_000_000)       # without any room being made: then a page is lent
+LENT_MOST = cython.declare(uint32_t, 8)
 _RETRY_MS = cython.declare(cython.int, 1)
 _LOOK_ON_NS = cython.declare(int64_t, 15_000)       # for the next fault, when they come so fast: to be woken takes as long
 _WAKE = cython.declare(uint64_t, 0xFFFFFFFF)
@@ -223,19 +225,25 @@ class FaultServer:
     @cython.nogil
     @cython.exceptval(check=False)
     def _take(self, space: cython.pointer[Space]) -> cython.void:
-        """Some of what the kernel has to say about a space."""
+        """Some of what the kernel has to say about a space.
+
+        It tells of faults first, also of those behind a fork: then a page that we bring in is not the child's, which needs its
+        slot, so forks and moves come first here.
+        """
         messages: Message[MESSAGES]
         got: int64_t = read(space.fd, messages, cython.sizeof(messages))
+        count: int64_t = got // cython.cast(int64_t, cython.sizeof(Message))
         i: int64_t
-        for i in range(got // cython.cast(int64_t, cython.sizeof(Message))):
-            if messages[i].event == UFFD_EVENT_PAGEFAULT:
-                self._fault(space, messages[i].address, messages[i].flags, messages[i].thread, cython.NULL)
-            elif messages[i].event == UFFD_EVENT_FORK:
+        for i in range(count):
+            if messages[i].event == UFFD_EVENT_FORK:
                 self._forked(space, cython.cast(cython.int, cython.cast(uint32_t, messages[i].flags)))
             elif messages[i].event == UFFD_EVENT_REMAP:
                 if space.move_count < MOVES_MOST:
                     space.moves[space.move_count] = messages[i].address
                 space.move_count += 1
+        for i in range(count):
+            if messages[i].event == UFFD_EVENT_PAGEFAULT:
+                self._fault(space, messages[i].address, messages[i].flags, messages[i].thread, cython.NULL)
         if space.limit:
             self._balance(space)
 
@@ -261,6 +269,8 @@ class FaultServer:
         """Answer one. `again`: it was deferred already."""
         page: uint64_t = address >> PAGE_BITS
         written: cython.bint = flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP) != 0
+        grows: cython.bint = not flags & UFFD_PAGEFAULT_FLAG_WP or slot_of(cython.address(space.table), page) == 0
+        waited_ns: int64_t
         error: cython.int
         if space.broken:
             return                                      # its owner is about to be ended
@@ -268,14 +278,23 @@ class FaultServer:
         if space.batch_runs and in_batch(space, page) and thread != self.evictor:
             space.parked = True                         # the end of the batch wakes it
             return
+        if not grows or self.hard_limit == 0 or space.pid <= 0:
+            pass                                        # it takes no room, or none of that which is limited
+        elif self.resident < self.hard_limit:
+            self.lent = 0
+        elif not space.starting and not self._is_ours(thread):
+            waited_ns = now_ns() - max(again.since_ns, self.made_room_ns) if again != cython.NULL else 0
+            if waited_ns > WAIT_FOR_ROOM_NS:
+                self._fail(space, page, ENOMEM, -1)
+                return
+            if waited_ns < DRY_NS or self.lent >= LENT_MOST:
+                self._defer(space, address, flags, thread, again, True)
+                return
+            self.lent += 1                              # who makes room may be the one who waits for this
+            space.next_page = space.next_zero = 0       # and for nothing more
+            space.window = 1
         if flags & UFFD_PAGEFAULT_FLAG_WP:
             error = self._unprotect(space, page)
-        elif self.hard_limit and space.pid > 0 and self.resident >= self.hard_limit and not self._is_ours(thread):
-            if again != cython.NULL and now_ns() - max(again.since_ns, self.made_room_ns) > WAIT_FOR_ROOM_NS:
-                self._fail(space, page, ENOMEM, -1)
-            else:
-                self._defer(space, address, flags, thread, again, True)
-            return
         elif slot_of(cython.address(space.table), page):
             error = self._bring(space, page, written)
         else:
@@ -311,6 +330,8 @@ class FaultServer:
                 error = uffd_copy(space.fd, page << PAGE_BITS, self.zeros, count << PAGE_BITS, False, cython.address(done))
             else:
                 error = uffd_zero(space.fd, page << PAGE_BITS, count << PAGE_BITS, cython.address(done))
+                if done:                                # a page of its own comes with the first write: that is to be seen
+                    uffd_protect(space.fd, page << PAGE_BITS, done, True)
             if error != ENOENT or count == 1:
                 break
             count = 1                                   # the mapping ends before
@@ -458,6 +479,9 @@ class FaultServer:
             error = uffd_protect(space.fd, page << PAGE_BITS, PAGE, False)
         if error:
             return error
+        if space.pid > 0 and not policy_is_in_memory(cython.address(space.policy), page):      # a zero page until now, it seems
+            policy_arrive(cython.address(space.policy), page, True)
+            self.resident += 1
         policy_touch(cython.address(space.policy), page)
         space.next_write = page + count
         return 0

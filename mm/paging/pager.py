@@ -54,6 +54,7 @@ from cython.cimports.mm.paging.userfault import (
     uffd_protect,
     uffd_register,
     uffd_wake,
+    uffd_zero,
 )
 from cython.cimports.mm.swap.policy import (
     policy_arrive,
@@ -168,8 +169,8 @@ class Pager(FaultServer):
             space.limit = pages
             pthread_mutex_unlock(cython.address(self.lock))
 
-    def unclaimed(self, parent: int) -> list[int]:
-        """The spaces of a space's forked children that have no process yet, the oldest first; dead ones are ended."""
+    def unclaimed(self, parent: int = -1) -> list[int]:
+        """The spaces of a space's forked children, or all, that have no process yet, the oldest first; dead ones are ended."""
         i: uint32_t
         space: cython.pointer[Space]
         found: list = []
@@ -178,7 +179,7 @@ class Pager(FaultServer):
             pthread_mutex_lock(cython.address(self.lock))
         for i in range(self.highest):
             space = self.spaces[i]
-            if space != cython.NULL and space.pid < 0 and space.parent == parent:
+            if space != cython.NULL and space.pid < 0 and (parent < 0 or space.parent == parent):
                 if uffd_protect(space.fd, PAGE, PAGE, False) == errors.ESRCH:
                     dead.append(i)
                 else:
@@ -189,13 +190,21 @@ class Pager(FaultServer):
         return [index for _, index in sorted(found)]
 
     def claim(self, index: int, pid: int) -> None:
-        """An unclaimed space is this process's. Raises OSError."""
+        """An unclaimed space is this process's, which does not run until `started`. Raises OSError."""
         space: cython.pointer[Space] = self._find(index)
         pagemap: cython.int = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         number: cython.int = pid
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
-            space.pid, space.pagemap = number, pagemap
+            space.pid, space.pagemap, space.starting = number, pagemap, True
+            pthread_mutex_unlock(cython.address(self.lock))
+
+    def started(self, index: int) -> None:
+        """Its process runs, and waits for room like others."""
+        space: cython.pointer[Space] = self._find(index)
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            space.starting = False
             pthread_mutex_unlock(cython.address(self.lock))
 
     def marks(self, index: int, pid: int, page: int, protected: bool) -> bool | None:
@@ -215,6 +224,32 @@ class Pager(FaultServer):
                     return None
                 seen.append(bool(int.from_bytes(os.pread(pagemap.fileno(), 8, page * 8), "little") >> 57 & 1))
         return seen == steps
+
+    def brings(self, index: int, pid: int, page: int) -> bool | None:
+        """The same, by a page that the process does not have in memory: it is brought in, which changes nothing for anybody.
+
+        None: the space does not answer for it, or it cannot be had.
+        """
+        space: cython.pointer[Space] = self._find(index)
+        number: uint64_t = page
+        done: uint64_t = 0
+        slot: uint32_t
+        error: cython.int = 0
+        failure: Failure
+        with cython.nogil:
+            pthread_mutex_lock(cython.address(self.lock))
+            slot = slot_of(cython.address(space.table), number)
+            if slot == 0:
+                error = uffd_zero(space.fd, number << PAGE_BITS, PAGE, cython.address(done))
+            elif self.store.read_pages(slot - 1, 1, self.buffer, cython.address(failure)) == 0:
+                done = self._install(space, number, 1, self.buffer, True, False, cython.address(error))
+            pthread_mutex_unlock(cython.address(self.lock))
+        if error == errors.EEXIST:
+            return False
+        if done == 0:
+            return None
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+            return bool(int.from_bytes(os.pread(pagemap.fileno(), 8, page * 8), "little") & _PRESENT)
 
     def descriptor(self, index: int) -> int:
         """The userfaultfd of a space; it stays ours."""
@@ -356,7 +391,7 @@ class Pager(FaultServer):
         return [(self.drops[i].first << PAGE_BITS, self.drops[i].count << PAGE_BITS) for i in range(self.drop_count)]
 
     def end_batch(self, index: int, dropped: bool = True) -> None:
-        """What was to be dropped is dropped, or was tried; whoever touched it meanwhile goes on."""
+        """What was to be dropped is dropped, or was tried; whoever touched it meanwhile goes on. `set_room` before."""
         space: cython.pointer[Space] = self._find(index)
         whole: cython.bint = dropped
         with cython.nogil:
@@ -636,10 +671,8 @@ class Pager(FaultServer):
         run: uint32_t
         count: uint32_t = space.batch_runs
         space.batch_runs = 0
-        for run in range(self.drop_count):
-            if space.pid:
-                self.resident -= self.drops[run].count
-            else:
+        if space.pid == 0:                              # of others `set_room` tells, which may have seen it gone already
+            for run in range(self.drop_count):
                 space.resident -= self.drops[run].count
         self.drop_count = 0
         if self.waits_for_room:

@@ -31,6 +31,7 @@ cdef struct Space:
     int pid                     # 0: memory of our own; -1: a fork's child that nobody has claimed yet
     int pagemap                 # /proc/PID/pagemap
     int64_t parent              # index of the one it was forked from; -1
+    bint starting               # claimed, and nobody runs in it but for us: its faults never wait for room
     PageTable table
     Policy policy               # which of the pages in memory leave
     Run batch[BATCH_PAGES]      # what is being evicted, sorted: whoever touches it waits for the end of that

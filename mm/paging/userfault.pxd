@@ -115,6 +115,7 @@ cdef int uffd_copy(int fd, uint64_t to, const uint8_t *data, uint64_t octets, bi
 cdef int uffd_zero(int fd, uint64_t start, uint64_t octets, uint64_t *done) noexcept nogil
 cdef int uffd_protect(int fd, uint64_t start, uint64_t octets, bint protect) noexcept nogil
 cdef int uffd_wake(int fd, uint64_t start, uint64_t octets) noexcept nogil
-# How many regions of present pages there are from `start` on, `most` at most; -1: this kernel cannot tell. `walked`: to where.
+# How many regions of present pages there are from `start` on, `most` at most, without zero pages; -1: this kernel cannot tell.
+# `walked`: to where.
 cdef int64_t present_regions(int pagemap, uint64_t start, uint64_t end, ScanRegion *found, uint64_t most,
                              uint64_t *walked) noexcept nogil

@@ -21,6 +21,7 @@ _DEVICE = "/dev/userfaultfd"
 _IOC_NEW = cython.declare(uint64_t, 0xAA00)                       # USERFAULTFD_IOC_NEW
 _PAGEMAP_SCAN = cython.declare(uint64_t, 0xC0606610)
 _IS_PRESENT = cython.declare(uint64_t, 1 << 3)
+_IS_ZERO_PAGE = cython.declare(uint64_t, 1 << 5)
 FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 EVENTS_OF_PROGRAMS = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_THREAD_ID
 
@@ -138,7 +139,9 @@ def present_regions(pagemap: cython.int, start: uint64_t, end: uint64_t, found: 
     asked.end = end
     asked.vector = cython.cast(uint64_t, found)
     asked.vector_length = most
-    asked.required = asked.told = _IS_PRESENT
+    asked.required = _IS_PRESENT | _IS_ZERO_PAGE
+    asked.inverted = _IS_ZERO_PAGE                      # which takes no memory
+    asked.told = _IS_PRESENT
     got = ioctl(pagemap, _PAGEMAP_SCAN, cython.address(asked))
     if got < 0:
         walked[0] = start

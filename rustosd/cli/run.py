@@ -159,7 +159,9 @@ def logs(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except OSError as error:
-        raise shell.Stop(f"{error.strerror}: {path}; programs of other users keep theirs below their homes") from None
+        kept = ", ".join(sorted(one.stem for one in path.parent.glob("*.log"))) or "none"
+        raise shell.Stop(f"{error.strerror}: {path}; logs are there of: {kept}; programs of other users keep theirs below "
+                         "their homes") from None
     size = os.fstat(file.fileno()).st_size
     file.seek(max(0, size - _TAIL_OCTETS))
     sys.stdout.buffer.write(b"".join(file.read().splitlines(keepends=True)[-lines:] if lines else []))

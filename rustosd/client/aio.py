@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from rustosd.client.options import Address, View
-from rustosd.client.session import PATIENCE_S, Daemon, Door, checked
+from rustosd.client.session import PATIENCE_S, Daemon, Door, checked, unreachable
 from rustosd.client.sock import DatagramSocket, Socket, StreamSocket, _daemon
 
 P = TypeVar("P", bound=_asyncio.BaseProtocol)
@@ -58,10 +58,10 @@ async def _ask(daemon: Daemon, op: str, **fields: Any) -> Any:
             session.send(request)
             await _turned(session.fileno(), timeout=PATIENCE_S)
             answer = session.receive()
-        except OSError:
+        except OSError as error:
             session.close()
-            if not kept:
-                raise
+            if not kept or isinstance(error, TimeoutError):     # what took too long may have been done
+                unreachable(daemon.path, error)
             continue                # the daemon was started anew since
         except BaseException:
             session.close()         # an answer may be under way

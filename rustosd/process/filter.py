@@ -97,18 +97,25 @@ RULES: Final[dict[int, list[Rule]]] = {
 DISCARDING: Final = (4, 8, 9, 24, 102)          # DONTNEED, FREE, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
 NOT_FOR_CHILDREN: Final = (10, 18)              # DONTFORK, WIPEONFORK
 FOR_CHILDREN: Final = (11, 19)                  # DOFORK, KEEPONFORK
+PROT_WRITE: Final = 2
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
-LARGE_OCTETS: Final = 128 << 10
-"""Of a new mapping: from there on the pager is told, for a program may fill it faster than anybody looks."""
+_LARGE_OCTETS: Final = 128 << 10        # of a reservation, which may become writable piece by piece
 _SHM_REMAP: Final = 0x4000
 
 
 def memory_rules(cookie: int) -> dict[int, list[Rule]]:
-    """When its memory is paged, what a program does to its mappings stops it for its tracer. Our own calls have the cookie."""
+    """When its memory is paged, what a program does to its mappings stops it for its tracer. Our own calls have the cookie.
+
+    So does all that lets it have more of it than before, however little that is, and what copies it: a fork.
+    """
     return {
         nr.MUNMAP: [Rule(TRACE)], nr.MREMAP: [Rule(TRACE)], nr.BRK: [Rule(TRACE, (NotNull(0),))],
-        nr.MMAP: [Rule(TRACE, (Has(3, MAP_FIXED),)), Rule(TRACE, (Has(3, MAP_ANONYMOUS), AtLeast(1, LARGE_OCTETS)))],
+        nr.MMAP: [Rule(TRACE, (Has(3, MAP_FIXED),)), Rule(TRACE, (Has(2, PROT_WRITE), Has(3, MAP_ANONYMOUS))),
+                  Rule(TRACE, (Has(3, MAP_ANONYMOUS), AtLeast(1, _LARGE_OCTETS)))],
+        nr.MPROTECT: [Rule(TRACE, (Has(2, PROT_WRITE),))], nr.PKEY_MPROTECT: [Rule(TRACE, (Has(2, PROT_WRITE),))],
+        nr.FORK: [Rule(TRACE)], nr.CLONE: [Rule(ALLOW, (Has(0, nr.CLONE_VM),)), Rule(TRACE)],
+        nr.CLONE3: [Rule(TRACE)],               # what it shares is in memory, where no filter looks
         nr.MADVISE: [Rule(ALLOW, (Is(5, cookie),)),
                      *(Rule(TRACE, (Is(2, advice),)) for advice in (*DISCARDING, *NOT_FOR_CHILDREN, *FOR_CHILDREN))],
         nr.USERFAULTFD: [Rule(ALLOW, (Is(1, cookie),)), Rule(refuse(_EPERM))],

@@ -3,42 +3,53 @@
 The order is what keeps data whole. Pages of an address space leave it only while none of its threads is about to unmap, move
 or discard anything there: such calls stop before and behind the kernel's work (`filter.memory_rules`), wait for an eviction
 that is under way, and are told to the pager before the program goes on. The supervisor decides that order; the pager asks it.
+
+The order is also what keeps the limit: nobody has more to fill than the pager knows of, but for little (`Limits.untold`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from subprocess import DEVNULL, Popen
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from mm.paging.userfault import EVENTS_OF_PROGRAMS, begin
 from rustosd.memory_limits import Limits
 from rustosd.process import packets, ptrace, userfault
 from rustosd.process import syscalls as nr
-from rustosd.process.filter import DISCARDING, FOR_CHILDREN, LARGE_OCTETS, MAP_ANONYMOUS, NOT_FOR_CHILDREN
 from rustosd.process.helper import Helper, HelperDied
+from rustosd.process.memory_calls import (
+    FORKING,
+    MAP_POPULATE,
+    Call,
+    effect,
+    emptied,
+    grown,
+    growth,
+    only_grows,
+    populates,
+    shares_memory,
+)
+from rustosd.process.monitor import TELLS_WITHIN_S
 from rustosd.process.ptrace import Borrowed, Kind
 
 if TYPE_CHECKING:
     from rustosd.process.monitor import Monitor
 
-_PAGE: Final = 4096
 _KCMP_VM: Final = 1
-_ZEROED: Final = (4, 24)                    # advice behind which pages must read zero: DONTNEED, DONTNEED_LOCKED
-_MREMAP_DONTUNMAP: Final = 4
 _START_S: Final = 60.0
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
 _CAP_SYS_PTRACE: Final = 19
-_TOLD_OCTETS: Final = 1 << 20
+_COMES_WITHIN_S: Final = 3 * TELLS_WITHIN_S
+"""A child whose parent was killed in the middle of the fork, if there is one."""
 PAGER: Final = (sys.executable, "-P", "-m", "rustosd.process.pager")      # not the modules of where a program is started
 
 
@@ -47,7 +58,7 @@ class MemoryRefused(Exception):
 
 
 @dataclass(eq=False)
-class _Space:
+class Space:
     """One address space."""
 
     key: int
@@ -60,17 +71,8 @@ class _Space:
     calling: set[int] = field(default_factory=set)  # threads in a call that changes mappings
     held: list[int] = field(default_factory=list)   # threads that wait before theirs
     top: int = 0                                    # highest end that brk(2) told
-    untold: int = 0                                 # octets that its mappings have grown since the pager was told
     not_inherited: list[tuple[int, int]] = field(default_factory=list)      # ranges, by madvise(2)
     unborn: int = 0                                 # forked processes that have not started: the pager finds theirs by this one
-
-
-class _Call(NamedTuple):
-    process: int
-    space: _Space
-    number: int
-    arguments: tuple[int, ...]
-    since_ns: int
 
 
 class Memory:
@@ -88,16 +90,20 @@ class Memory:
         self.cookie = int.from_bytes(os.urandom(4), "little") | 1
         self.attendants: set[int] = set()           # processes of ours among the group's
         self._monitor, self._swap_fault, self._give_up = monitor, swap_fault, give_up
-        self._spaces: dict[int, _Space] = {}        # by process
-        self._by_key: dict[int, _Space] = {}
-        self._parents: dict[int, _Space] = {}       # a process that was forked -> from what, until it starts
-        self._starting: dict[int, tuple[int, _Space, Helper | None]] = {}   # key -> process that waits for its space
-        self._calls: dict[int, _Call] = {}
+        self._spaces: dict[int, Space] = {}         # by process
+        self._by_key: dict[int, Space] = {}
+        self._parents: dict[int, Space] = {}        # a process that was forked -> from what, until it starts
+        self._orphans: set[int] = set()             # such of which nobody has told whose they are
+        self._cut_short: list[tuple[Space, float]] = []     # forks whose thread was ended in them; each may have a child, until
+        self._starting: dict[int, tuple[int, list[Space]]] = {}     # key -> process that waits for its space, and from what
+        self._calls: dict[int, Call] = {}
         self._last_key = 0
+        self._untold = 0                            # octets that may come into memory and that the pager does not know of
         self._ended = False
         self.unpaged: str = ""                      # why some address space is not paged
         self._end, theirs = packets.pair()
-        settings = {"soft": limits.soft, "hard": limits.hard, "place": place, "supervisor": os.getpid()}
+        settings = {"soft": limits.soft, "hard": limits.hard, "untold": limits.untold, "place": place,
+                    "supervisor": os.getpid()}
         self._pager = Popen([*pager, str(theirs.fileno())], stdin=DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True)
         theirs.close()
         self.attendants.add(self._pager.pid)
@@ -115,10 +121,10 @@ class Memory:
         monitor.on_fork.append(self._forked)
         monitor.on_start.append(self._started)
         monitor.on_exit.append(self._exited)
-        monitor.on_call, monitor.on_call_end = self._call_begins, self._call_ends
+        monitor.on_call, monitor.on_call_end, monitor.on_fork_end = self._call_begins, self._call_ends, self._fork_ends
         self._verbs: dict[str, Callable[..., None]] = {
             "want": self._want, "drop": self._drop, "cover": self._cover, "done": self._done, "claimed": self._claimed,
-            "lost": self._lost, "figures": self._figures}
+            "lost": self._lost, "refused": self._refused, "figures": self._figures}
         self.latest: dict[str, Any] = {}
         """What the pager told last: "memory", "totals" and "swap"."""
 
@@ -132,7 +138,9 @@ class Memory:
         return self._pager.pid
 
     def told(self, _events: int = 0) -> None:
-        """Take in what the pager says."""
+        """Take in what the pager says, which is something every second."""
+        if not self._ended:
+            self._expire()
         while not self._ended:
             try:
                 packet = packets.receive(self._end)
@@ -180,8 +188,8 @@ class Memory:
 
     # the life of address spaces
 
-    def _executed(self, pid: int) -> None:
-        """A new program: a new address space."""
+    def _executed(self, pid: int) -> bool:
+        """A new program: a new address space. Whether it is to wait until the pager knows how much it may fill."""
         former = self._leave(pid)
         try:
             with Borrowed(pid, Kind.EXEC) as thread:
@@ -191,9 +199,14 @@ class Memory:
                 self._attach(pid, thread, None)
         except OSError as error:
             self._cannot(pid, error)
+            return False
+        return True
 
     def _attach(self, pid: int, thread: Borrowed, former: Helper | None) -> None:
-        """Make a userfaultfd and a helper in a borrowed thread's address space. Raises OSError, ptrace.Ended."""
+        """Make a userfaultfd and a helper in a borrowed thread's address space. It goes on when the pager says so.
+
+        Raises OSError, ptrace.Ended.
+        """
         fd = userfault.make(thread, pid, self.cookie)
         try:
             begin(fd, EVENTS_OF_PROGRAMS)
@@ -202,12 +215,14 @@ class Memory:
             os.close(fd)
             raise
         space = self._enter(pid, helper, fd)
-        self._send({"op": "attach", "key": space.key, "pid": pid}, fd)
+        self._calls[pid] = Call(pid, space, nr.EXECVE, (0,) * 5, 0)
+        space.calling.add(pid)
+        self._send({"op": "attach", "key": space.key, "pid": pid, "token": pid}, fd)
 
-    def _enter(self, pid: int, helper: Helper, fd: int, key: int = 0) -> _Space:
+    def _enter(self, pid: int, helper: Helper, fd: int, key: int = 0) -> Space:
         self.attendants.add(helper.pid)
         key = key or self._new_key()
-        space = self._spaces[pid] = self._by_key[key] = _Space(key, {pid}, helper, fd)
+        space = self._spaces[pid] = self._by_key[key] = Space(key, {pid}, helper, fd)
         return space
 
     def _new_key(self) -> int:
@@ -216,14 +231,30 @@ class Memory:
 
     def _cannot(self, pid: int, error: OSError) -> None:
         """This address space is not paged: it may not make a userfaultfd."""
+        if isinstance(error, ProcessLookupError):
+            return                              # it was killed
         first, self.unpaged = not self.unpaged, f"the memory of process {pid} is not limited: {error.strerror}"
         if why := userfault.why_not():
             self.unpaged += f". {why}"
         if first:
             print(f"rustosctl: {self.unpaged}", file=sys.stderr, flush=True)
 
+    def _refused(self, key: int, why: str) -> None:
+        """The pager cannot take it in, and without it nothing limits it."""
+        if (space := self._by_key.get(key)) is not None:
+            self._end_with_reason(space.users, why)
+
+    def _end_with_reason(self, pids: Iterable[int], why: str) -> None:
+        for pid in pids:
+            print(f"rustosctl: process {pid} was killed: {why}", file=sys.stderr, flush=True)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def _forked(self, parent: int, child: int, kind: str) -> None:
         """It shares its parent's address space, or needs its own: before it starts the parent may have executed, or ended."""
+        if not parent:
+            self._found(child)
+            return
         space = self._spaces.get(parent)
         if space is None:
             return
@@ -234,62 +265,123 @@ class Memory:
             self._parents[child] = space
             space.unborn += 1
 
+    def _found(self, child: int) -> None:
+        """Somebody has forked it and was ended in the middle of that."""
+        for space in self._by_key.values():
+            if _same_memory(space.helper.pid, child, ""):
+                space.users.add(child)
+                self._spaces[child] = space
+                return
+        self._orphans.add(child)
+
     def _started(self, child: int) -> bool:
         """A forked process is about to run."""
         space = self._parents.get(child)
         if space is None:
-            return False
+            return child in self._orphans and self._orphan_started(child)
         try:
             if not space.managed:
-                self._start_afresh(child, space)
-                return False
-            key = self._new_key()               # the kernel made a userfaultfd for it, which the pager has
-            self._starting[key] = child, space, space.helper
-            self._send({"op": "claim", "parent": space.key, "key": key, "pid": child, "forget": space.not_inherited})
+                return self._start_afresh(child, space)
+            self._ask_for(child, [space])       # the kernel made a userfaultfd for it, which the pager has
             return True
         finally:
             self._born(child)
 
+    def _orphan_started(self, child: int) -> bool:
+        """One of these has forked it: threads that are ended in a fork, or were; what they share with it tells which."""
+        spaces = [call.space for tid, call in self._calls.items() if call.number in FORKING and tid in call.space.calling]
+        spaces = list(dict.fromkeys([*spaces, *(space for space, _ in self._cut_short)]))
+        if spaces:
+            self._ask_for(child, spaces)
+        elif self.unpaged:                      # its parent may have had no limit
+            return False
+        else:
+            self._end_with_reason([child], "whoever forked it was killed in the middle of that, and nothing tells what of its "
+                                           "memory is in swap")
+        return True
+
+    def _ask_for(self, child: int, spaces: list[Space]) -> None:
+        """Which userfaultfd is a child's, and from which of these spaces it was forked."""
+        key = self._new_key()
+        self._starting[key] = child, spaces
+        self._send({"op": "claim", "parents": [(space.key, space.not_inherited) for space in spaces], "key": key, "pid": child})
+
     def _born(self, child: int) -> None:
         """It needs its parent's space no more, or has ended."""
         if (space := self._parents.pop(child, None)) is not None:
-            space.unborn -= 1
-            self._end_space(space)
+            self._let_go(space)
 
-    def _end_space(self, space: _Space) -> None:
+    def _let_go(self, space: Space) -> None:
+        """One that was forked from it, or might have been, needs it no more."""
+        space.unborn -= 1
+        self._end_space(space)
+
+    def _end_space(self, space: Space) -> None:
         """Tell the pager, unless somebody needs it."""
         if not space.users and not space.unborn:
             self._send({"op": "end", "key": space.key})
 
-    def _start_afresh(self, child: int, parent: _Space) -> None:
+    def _start_afresh(self, child: int, parent: Space) -> bool:
+        """Nothing of its parent's is in swap, nor registered. Whether it is to wait until the pager knows of it."""
         try:
             with Borrowed(child, Kind.TRAPPED) as thread:
                 self._attach(child, thread, parent.helper)
         except OSError as error:
             self._cannot(child, error)
-        else:
-            self._spaces[child].top = parent.top
-            self._spaces[child].not_inherited = list(parent.not_inherited)
+            return False
+        self._spaces[child].top = parent.top
+        self._spaces[child].not_inherited = list(parent.not_inherited)
+        return True
 
-    def _claimed(self, key: int, fd: int = -1) -> None:
+    def _claimed(self, key: int, parent: int = 0, fd: int = -1) -> None:
         """The pager has found a forked process's space, or there is none: its parent had nothing registered."""
-        child, parent, former = self._starting.pop(key)
+        child, spaces = self._starting.pop(key)
+        former = next((space for space in spaces if space.key == parent), spaces[0])
         try:
             if fd < 0:
-                self._start_afresh(child, parent)
-            else:
-                with Borrowed(child, Kind.TRAPPED) as thread:
-                    space = self._enter(child, Helper.start(thread, self.cookie, former), fd, key)
-                space.managed, space.top, space.not_inherited = True, parent.top, list(parent.not_inherited)
+                if len(spaces) > 1:
+                    self._end_with_reason([child], "whoever forked it was killed in the middle of that, and so were others")
+                elif not self._start_afresh(child, former):
+                    ptrace.go_on(child)
+                return
+            with Borrowed(child, Kind.TRAPPED) as thread:
+                space = self._enter(child, Helper.start(thread, self.cookie, former.helper), fd, key)
+            space.managed, space.top, space.not_inherited = True, former.top, list(former.not_inherited)
+            self._send({"op": "started", "key": key})
             ptrace.go_on(child)
         except (ProcessLookupError, ptrace.Ended):
             if fd >= 0 and child not in self._spaces:
                 os.close(fd)
                 self._send({"op": "end", "key": key})
             raise
+        finally:
+            if child in self._orphans:
+                self._orphans.discard(child)
+                self._has_come(former)
+
+    def _has_come(self, space: Space) -> None:
+        """The child of a fork that was cut short, or is about to be found so."""
+        for place, (parent, _) in enumerate(self._cut_short):
+            if parent is space:
+                del self._cut_short[place]
+                self._let_go(space)
+                return
+        for tid in space.calling & self._calls.keys():
+            if self._calls[tid].number in FORKING:
+                del self._calls[tid]
+                space.calling.discard(tid)
+                self._next(space)
+                return
+
+    def _expire(self) -> None:
+        """Forks that were cut short and had no child after all."""
+        now = time.monotonic()
+        while self._cut_short and self._cut_short[0][1] <= now:
+            self._let_go(self._cut_short.pop(0)[0])
 
     def _exited(self, pid: int, _status: int) -> None:
         self._born(pid)
+        self._orphans.discard(pid)
         if (helper := self._leave(pid)) is not None:
             helper.end()
             self.attendants.discard(helper.pid)
@@ -297,7 +389,11 @@ class Memory:
     def _leave(self, pid: int) -> Helper | None:
         """A process has another address space now, or none. The helper of one that nobody has any more."""
         for tid in [tid for tid, call in self._calls.items() if call.process == pid]:
-            space = self._calls.pop(tid).space
+            call = self._calls.pop(tid)
+            space = call.space
+            if call.number in FORKING and tid in space.calling:
+                self._cut_short.append((space, time.monotonic() + _COMES_WITHIN_S))
+                space.unborn += 1
             space.calling.discard(tid)
             self._next(space)
         if (space := self._spaces.pop(pid, None)) is None:
@@ -313,15 +409,25 @@ class Memory:
     # calls that change mappings
 
     def _call_begins(self, tid: int) -> None:
-        """A thread stands before one."""
+        """A thread stands before one. Little growth is counted, and told when it has become much."""
         process = self._monitor.process_of(tid)
         space = self._spaces.get(process)
         if space is None:
             ptrace.go_on(tid)
             return
         found = ptrace.registers(tid)
-        self._calls[tid] = _Call(process, space, found.orig_rax, (found.rdi, found.rsi, found.rdx, found.r10, found.r8),
-                                 time.monotonic_ns())
+        call = Call(process, space, found.orig_rax, (found.rdi, found.rsi, found.rdx, found.r10, found.r8), time.monotonic_ns())
+        if only_grows(call) and self._untold + growth(call) < self.limits.untold:
+            self._untold += growth(call)
+            ptrace.go_on(tid)
+            return
+        if call.number == nr.CLONE3 and shares_memory(tid, call):
+            ptrace.go_on(tid)
+            return
+        if populates(call):
+            found.r10 &= ~MAP_POPULATE
+            ptrace.set_registers(tid, found)
+        self._calls[tid] = call
         space.held.append(tid)
         self._next(space)
 
@@ -331,24 +437,34 @@ class Memory:
         if call is None:
             ptrace.go_on(tid)
             return
-        result = ctypes.c_int64(ptrace.registers(tid).rax).value
-        grown, effect, space = _grown(call, result), _effect(call, result), call.space
-        if not space.managed:                   # nothing of it is in swap: what matters is how much it may fill
-            space.untold += grown[1] - grown[0] if grown else 0
-            if space.untold < _TOLD_OCTETS:
-                self._finish(tid)
-                return
-            space.untold, effect = 0, None
-        if effect or grown:
-            self._send({"op": "call", "key": space.key, "token": tid, "since": call.since_ns, "grown": grown,
-                        **(effect or {"forget": []})})
+        found = ptrace.registers(tid)
+        if populates(call):                     # as it was
+            found.r10 = call.arguments[3]
+            ptrace.set_registers(tid, found)
+        result = ctypes.c_int64(found.rax).value
+        self._untold += grown(call, result)
+        what = effect(call, result)
+        if not call.space.managed:              # nothing of it is in swap: what matters is how much it may fill
+            what = None
+        if much := self._untold >= self.limits.untold:
+            self._untold = 0
+        if what or much:
+            self._send({"op": "call", "key": call.space.key, "token": tid, "since": call.since_ns, "grown": much,
+                        **(what or {"forget": []})})
         else:
             self._finish(tid)
 
+    def _fork_ends(self, tid: int) -> None:
+        """A thread has forked, or has started one."""
+        if tid in self._calls:
+            self._finish(tid)
+        else:
+            ptrace.go_on(tid)
+
     def _done(self, token: int, copied: bool) -> None:
         """The pager knows. `copied`: it may have brought something in while the kernel did away with it."""
-        if copied and (call := self._calls.get(token)) is not None and _leaves_zeros(call):
-            call.space.helper.drop([(call.arguments[0], _up(call.arguments[1]))])
+        if copied and (call := self._calls.get(token)) is not None and (span := emptied(call)) is not None:
+            call.space.helper.drop([span])
         self._finish(token)
 
     def _finish(self, tid: int) -> None:
@@ -360,7 +476,7 @@ class Memory:
         finally:
             self._next(call.space)
 
-    def _next(self, space: _Space) -> None:
+    def _next(self, space: Space) -> None:
         """Let the pager evict, or whoever waits make his call: one after the other, once there is anything in swap.
 
         Two at once may be told in another order than they were carried out: one frees addresses, the other one takes them.
@@ -387,8 +503,8 @@ class Memory:
             space.managed = True
             self._send({"op": "cover", "key": key})
 
-    def _grant(self, space: _Space) -> None:
-        """The pager may evict, once nobody changes mappings."""
+    def _grant(self, space: Space) -> None:
+        """The pager may evict, once nobody changes mappings, or copies them."""
         if space.wanted and not space.calling and space.key in self._by_key:
             space.wanted, space.evicting = False, True
             self._send({"op": "grant", "key": space.key})
@@ -422,7 +538,7 @@ class Memory:
             self._kill(space)
 
     @staticmethod
-    def _kill(space: _Space) -> None:
+    def _kill(space: Space) -> None:
         for pid in space.users:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -440,65 +556,6 @@ def check_rights(root: bool = True) -> None:
                             "CAP_SYS_PTRACE. Run it with sudo")
     if not root and (why := userfault.why_not()):
         raise MemoryRefused(why)
-
-
-def _effect(call: _Call, result: int) -> dict[str, Any] | None:
-    """What a call has done to pages that may be in swap, for the pager; None: nothing. Ranges are forgotten, then moved."""
-    a, b, c = call.arguments[:3]
-    space = call.space
-    if call.number == nr.BRK:
-        former, space.top = space.top, result
-        return {"forget": [(_up(result), _up(former))]} if result < former else None
-    if call.number == nr.MADVISE:
-        if -result == errno.ENOMEM or result == 0:
-            span = a, a + _up(b)
-            if c in NOT_FOR_CHILDREN:
-                space.not_inherited.append(span)
-            elif c in FOR_CHILDREN:
-                space.not_inherited = [part for whole in space.not_inherited for part in _without(whole, span)]
-            elif c in DISCARDING:
-                return {"forget": [span]}
-        return None
-    if -4096 < result < 0:
-        return {"forget": [], "unmapped": True}         # some of it may have been done before it failed
-    if call.number == nr.MUNMAP:
-        return {"forget": [(a, a + _up(b))]}
-    if call.number == nr.MMAP:
-        return {"forget": [(result, result + _up(b))]}
-    old, new = _up(b), _up(c)                           # mremap
-    if result == a:
-        return {"forget": [(a + min(old, new), a + max(old, new))]} if old != new else None
-    return {"forget": [(result, result + new), *([(a + new, a + old)] if new < old else [])],
-            "move": (a, a + min(old, new), result)}
-
-
-def _grown(call: _Call, result: int) -> tuple[int, int] | None:
-    """Where a call has made room for new memory, if it has. Before `_effect`."""
-    if call.number == nr.BRK:
-        return (call.space.top or result - LARGE_OCTETS, result) if result > call.space.top else None
-    if -4096 < result < 0:
-        return None
-    if call.number == nr.MMAP and call.arguments[3] & MAP_ANONYMOUS:
-        return result, result + _up(call.arguments[1])
-    if call.number == nr.MREMAP and call.arguments[2] > call.arguments[1]:
-        return result, result + _up(call.arguments[2])
-    return None
-
-
-def _leaves_zeros(call: _Call) -> bool:
-    """Whether its first range is still mapped afterwards, and must read zero."""
-    return ((call.number == nr.MADVISE and call.arguments[2] in _ZEROED)
-            or (call.number == nr.MREMAP and bool(call.arguments[3] & _MREMAP_DONTUNMAP)))
-
-
-def _without(whole: tuple[int, int], part: tuple[int, int]) -> list[tuple[int, int]]:
-    """What is left of a range."""
-    pieces = [(whole[0], min(whole[1], part[0])), (max(whole[0], part[1]), whole[1])]
-    return [(start, end) for start, end in pieces if start < end]
-
-
-def _up(octets: int) -> int:
-    return (octets + _PAGE - 1) & -_PAGE
 
 
 def _same_memory(parent: int, child: int, kind: str) -> bool:

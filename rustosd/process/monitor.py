@@ -17,7 +17,7 @@ from rustosd.process.ptrace import Kind
 from rustosd.process.signals import signal_name
 
 ENDED_KEPT: Final = 32
-_TELLS_WITHIN_S: Final = 10.0
+TELLS_WITHIN_S: Final = 10.0
 """A parent that lives tells of its child, on a busy machine too; a thread of it that another one's exec has ended does not."""
 
 
@@ -36,12 +36,14 @@ class Monitor:
     """Everything below one supervisor. Without `seize` it knows of ends only.
 
     Hooks are called in the order in which they were added, before the thread that they are about runs on:
-    `on_fork(parent, child, kind)` with kind fork, vfork or clone, for processes, not for threads; `on_exec(pid)` at the first
-    instruction of a new program; `on_exit(pid, status)`, with a status of waitpid(2), when a process is gone with all its
-    threads. A hook may use `ptrace.Borrowed`, with Kind.EXEC in on_exec, and on the parent with the kind of event in on_fork.
+    `on_fork(parent, child, kind)` with kind fork, vfork or clone, for processes, not for threads; parent 0: who forked it was
+    ended before it could tell. `on_exec(pid)` at the first instruction of a new program; `on_exit(pid, status)`, with a status
+    of waitpid(2), when a process is gone with all its threads. A hook may use `ptrace.Borrowed`, with Kind.EXEC in on_exec,
+    and on the parent with the kind of event in on_fork.
     `on_start(pid)`: a process that was forked is about to run its first instruction; it may be borrowed with Kind.TRAPPED. Who
-    answers True lets it go on himself, by `ptrace.go_on`.
-    `on_call(tid)` and `on_call_end(tid)` take over a thread before and behind a call that its filter tells of (`filter.TRACE`).
+    answers True there or in on_exec lets it go on himself, by `ptrace.go_on`.
+    `on_call(tid)` and `on_call_end(tid)` take over a thread before and behind a call that its filter tells of (`filter.TRACE`);
+    `on_fork_end(tid)` one that has forked, or started a thread, instead of on_call_end.
     `judge(tid, number)` says which signal is delivered in place of one that is about to be, 0 for none.
     """
 
@@ -53,11 +55,12 @@ class Monitor:
         self.started: Counter[int] = Counter()  # by process that lives: how many others it has started
         self.ended: deque[End] = deque(maxlen=ENDED_KEPT)
         self.on_fork: list[Callable[[int, int, str], None]] = []
-        self.on_exec: list[Callable[[int], None]] = []
+        self.on_exec: list[Callable[[int], bool | None]] = []
         self.on_exit: list[Callable[[int, int], None]] = []
         self.on_start: list[Callable[[int], bool]] = []
         self.on_call: Callable[[int], None] = ptrace.go_on
         self.on_call_end: Callable[[int], None] = ptrace.go_on
+        self.on_fork_end: Callable[[int], None] = ptrace.go_on
         self.judge: Callable[[int, int], int] = lambda _tid, number: number
         self._names: dict[int, str] = {}
         self._unborn: set[int] = set()          # processes whose parents have told of them, and that have not stopped yet
@@ -96,9 +99,9 @@ class Monitor:
             parent = inventory.parent_of(tid) if process == tid else process
             if parent not in self.threads.values():
                 self._enter(tid, 0, "fork")
-            elif time.monotonic() >= since + _TELLS_WITHIN_S:
+            elif time.monotonic() >= since + TELLS_WITHIN_S:
                 self._untold.add(tid)
-                self._enter(tid, parent, "fork")
+                self._enter(tid, parent, "fork", told=False)
         for tid in [tid for tid in self.threads if not Path(f"/proc/{tid}").exists()]:
             self._forget(tid)
 
@@ -138,9 +141,9 @@ class Monitor:
         kind = self._kind.value
         if (child := ptrace.event_message(tid)) not in self._untold:
             self._enter(child, self.process_of(tid), kind)
-        ptrace.go_on(tid)
+        self.on_fork_end(tid)
 
-    def _enter(self, child: int, parent: int, kind: str) -> None:
+    def _enter(self, child: int, parent: int, kind: str, told: bool = True) -> None:
         early = self._early.pop(child, None) is not None
         process = inventory.process_of(child)
         if process is None:
@@ -150,8 +153,8 @@ class Monitor:
             self.life[f"{kind}s"] += 1
             self.started[parent] += 1
             self._names[child] = self._names.get(parent, "")
-            for told in self.on_fork:
-                told(parent, child, kind)
+            for hook in self.on_fork:
+                hook(parent if told else 0, child, kind)
             if not early:
                 self._unborn.add(child)
         else:
@@ -166,9 +169,8 @@ class Monitor:
         self.life["execs"] += 1
         with contextlib.suppress(OSError):
             self._names[tid] = inventory.proc_text(tid, "comm").rstrip("\n")
-        for told in self.on_exec:
-            told(tid)
-        ptrace.go_on(tid)
+        if not any([told(tid) for told in self.on_exec]):
+            ptrace.go_on(tid)
 
     def _gone(self, tid: int, status: int) -> None:
         known = self.threads.get(tid)

@@ -37,30 +37,32 @@ _UNSEEN_PAGES: Final = 256
 _NOTHING_FOUND_S: Final = 0.05
 _SLACK_PARTS: Final = 16            # of the limit: how much more than must is evicted
 _NEAR_PARTS: Final = 2              # of the limit: from where on it is watched closely
+_PACKETS_MOST: Final = 64           # of the supervisor's, before we look at memory again
 _SPARE_PARTS: Final = 4             # of the slots: with fewer free, pages in memory keep none
 _NICE: Final = -10
 _TELL_EVERY_S: Final = 1.0
 _ROWS_MOST: Final = 128
-_KINDS: Final = ("rw-p", "r--p")    # of mappings, that are evicted
 _ADDRESSES: Final = 1 << 56
 _PRESENT, _PROTECTED_BIT = 1 << 63, 57      # of an entry of /proc/PID/pagemap
-_LOOK_OCTETS: Final = 1 << 28         # of one mapping, for a page that is there
-_RESERVED: Final = "---p"           # those that are to become one of them, piece by piece
+_LOOK_OCTETS: Final = 1 << 28         # of one mapping, for a page that is there, or is not
+_RESERVED: Final = "---p"           # a mapping that is to become one that is evicted, piece by piece
 
 
 class Group:
     """The address spaces of one group, and how much of them may be in memory."""
 
-    def __init__(self, end: socket.socket, pager: Pager, soft: int, hard: int, supervisor: int) -> None:
+    def __init__(self, end: socket.socket, pager: Pager, soft: int, hard: int, untold: int, supervisor: int) -> None:
+        """`untold`: how much more programs may map before we are told of it, in octets like the others."""
         self._end, self._pager = end, pager
-        self._soft, self._hard, self._supervisor = soft // _PAGE, hard // _PAGE, supervisor
+        self._soft, self._hard, self._untold, self._supervisor = soft // _PAGE, hard // _PAGE, untold // _PAGE, supervisor
         self._pressure = Pressure()
         self._keys: dict[int, int] = {}         # the supervisor's number of a space -> the pager's
         self._pids: dict[int, int] = {}
         self._resident: dict[int, int] = {}     # pages
         self._mapped: dict[int, int] = {}       # pages that may become resident
         self._covered: dict[int, int] = {}      # of those, for which faults are answered; whoever is not here has none
-        self._growing: dict[int, list[int]] = {}        # threads that wait until their space is covered
+        self._asked: set[int] = set()           # spaces that we have asked to cover
+        self._growing: dict[int, bool] = {}     # threads that have more to fill, and wait until that is within the limit
         self._wanted: int | None = None         # the space that an eviction is asked for, or under way in
         self._scanned: dict[int, float] = {}
         self._idle_until: dict[int, float] = {}
@@ -68,8 +70,9 @@ class Group:
         self._failed = ""
         self._told_at = 0.0
         self._of_ended: Counter[str] = Counter()        # what spaces counted that are no more
-        self._verbs = {"attach": self._attach, "claim": self._claim, "end": self._ended, "call": self._call,
-                       "cover": self._cover, "grant": self._grant, "dropped": self._dropped, "tell": self._tell}
+        self._verbs = {"attach": self._attach, "claim": self._claim, "started": self._started, "end": self._ended,
+                       "call": self._call, "cover": self._cover, "grant": self._grant, "dropped": self._dropped,
+                       "tell": self._tell}
 
     def run(self) -> None:
         """Until the supervisor has gone."""
@@ -98,8 +101,8 @@ class Group:
         return _NEAR_MS if total > self._soft // _NEAR_PARTS else _QUIET_MS
 
     def _take(self) -> bool:
-        """All that the supervisor has to say; False: it has gone."""
-        while True:
+        """What the supervisor has to say; False: it has gone."""
+        for _ in range(_PACKETS_MOST):
             try:
                 packet = packets.receive(self._end)
             except BlockingIOError:
@@ -109,38 +112,50 @@ class Group:
             fields, fd = packet
             verb = self._verbs[fields.pop("op")]
             verb(**fields, fd=fd) if fd >= 0 else verb(**fields)
+        return True
 
     def _say(self, op: str, fd: int = -1, **fields: Any) -> None:
         packets.send(self._end, {"op": op, **fields}, fd)
 
     # spaces
 
-    def _attach(self, key: int, pid: int, fd: int) -> None:
+    def _attach(self, key: int, pid: int, token: int, fd: int) -> None:
+        """A space that nothing of is in swap. Its thread waits: it may have much to fill at once."""
         try:
             self._enter(key, pid, self._pager.add(fd, pid))
-        except OSError as error:                # it has ended already, or there are too many
+        except OSError as error:
             os.close(fd)
-            if error.errno not in (errno.ENOENT, errno.ESRCH):
-                self._failed = str(error)
+            if error.errno not in (errno.ENOENT, errno.ESRCH):      # it has not ended
+                return self._say("refused", key=key, why=f"its memory cannot be limited: {error.strerror}")
+        self._has_grown(token, False)
 
     def _enter(self, key: int, pid: int, index: int) -> None:
         self._keys[key], self._pids[key] = index, pid
         self._look(key)
 
-    def _claim(self, parent: int, key: int, pid: int, forget: list[tuple[int, int]]) -> None:
-        """A forked process's space. It has none if it was forked before its parent had anything that we answer for."""
-        index = None
+    def _claim(self, parents: list[tuple[int, list[tuple[int, int]]]], key: int, pid: int) -> None:
+        """A forked process's space. It has none if it was forked before its parent had anything that we answer for.
+
+        `parents`: those that it may be forked from, and what each does not leave to its children.
+        """
+        index, parent, forget = None, 0, []
         with contextlib.suppress(OSError):      # it was killed
-            index = self._own(self._pager.unclaimed(self._keys[parent]) if parent in self._keys else [], pid)
-            if index is not None:
-                self._pager.claim(index, pid)
+            for parent, forget in parents:      # noqa: B007
+                if parent in self._keys and (index := self._own(self._pager.unclaimed(self._keys[parent]), pid)) is not None:
+                    self._pager.claim(index, pid)
+                    break
         if index is None:
             return self._say("claimed", key=key)
         for start, end in [*self._strange(index, pid), *forget]:
             self._pager.forget(index, start, end, 0)
         self._enter(key, pid, index)
-        self._covered[key] = self._mapped[key]
-        self._say("claimed", self._pager.descriptor(index), key=key)
+        self._answer_for(key)
+        self._say("claimed", self._pager.descriptor(index), key=key, parent=parent)
+
+    def _started(self, key: int) -> None:
+        """A process whose space we have found begins to run."""
+        if (index := self._keys.get(key)) is not None:
+            self._pager.started(index)
 
     def _own(self, spaces: list[int], pid: int) -> int | None:
         """Which of these is a process's. Raises OSError.
@@ -148,13 +163,7 @@ class Group:
         Even the only one may be another child's, that was forked later and will ask for it. The end of whoever has a space
         closes its userfaultfd, and what the other one had in swap would turn to zero.
         """
-        untold = []
-        for index in spaces:
-            if (belongs := self._belongs(index, pid)) is None:
-                untold.append(index)
-            elif belongs:
-                return index
-        return untold[0] if untold else None
+        return next((index for index in spaces if self._belongs(index, pid)), None)
 
     def _strange(self, index: int, pid: int) -> list[tuple[int, int]]:
         """What of a forked process's memory is not what its parent had in swap: all but the mappings that came with its space.
@@ -172,79 +181,115 @@ class Group:
         gaps.append((at, _ADDRESSES))
         return [gap for gap in gaps if gap[0] < gap[1]]
 
-    def _belongs(self, index: int, pid: int) -> bool | None:
-        """Whether a space is a process's. None: nothing of the process is in memory that could tell. Raises OSError."""
+    def _belongs(self, index: int, pid: int) -> bool:
+        """Whether a space is a process's that has not run yet: what we do to a page of the one is seen at the other.
+
+        A page that is there is protected, if need be for a moment; without any that we answer for, one is brought in. Raises
+        OSError.
+        """
+        places = mappings(pid)[::-1]
         with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-            for protected in (False, True):
-                for start, end in reversed(mappings(pid)):
+            for there, protected in ((True, False), (True, True), (False, False)):
+                for start, end in places:
                     entries = os.pread(pagemap.fileno(), min(end - start, _LOOK_OCTETS) // _PAGE * 8, start // _PAGE * 8)
-                    state = _PRESENT | protected << _PROTECTED_BIT
+                    state = _PRESENT * there | protected << _PROTECTED_BIT
                     for number, (entry,) in enumerate(struct.iter_unpack("=Q", entries)):
-                        if entry & (_PRESENT | 1 << _PROTECTED_BIT) == state:
-                            belongs = self._pager.marks(index, pid, start // _PAGE + number, protected)
+                        if (entry & (_PRESENT | there << _PROTECTED_BIT)) == state:
+                            page = start // _PAGE + number
+                            belongs = self._pager.marks(index, pid, page, protected) if there else self._pager.brings(
+                                index, pid, page)
                             if belongs is not None:
                                 return belongs
                             break
-        return None
+        return False                            # nor is there anything that could be in swap
 
     def _ended(self, key: int) -> None:
         index = self._keys.pop(key, None)
-        for table in (self._pids, self._resident, self._mapped, self._covered, self._growing, self._scanned,
-                      self._idle_until):
+        for table in (self._pids, self._resident, self._mapped, self._covered, self._scanned, self._idle_until):
             table.pop(key, None)
+        self._asked.discard(key)
         if self._wanted == key:
             self._wanted = None
         if index is not None:
             self._of_ended.update(self._counted(index))
             self._pager.end(index)
+        self._settle()
 
-    def _call(self, key: int, token: int, since: int, forget: list[tuple[int, int]],
-              move: tuple[int, int, int] | None = None, unmapped: bool = False, grown: tuple[int, int] | None = None) -> None:
-        """A thread has changed mappings."""
+    def _call(self, key: int, token: int, since: int, forget: list[tuple[int, int]], grown: bool,
+              move: tuple[int, int, int] | None = None, unmapped: bool = False) -> None:
+        """A thread has changed mappings. `grown`: there is more to fill than we know of, in its space and in others."""
         copied = False
         if (index := self._keys.get(key)) is not None:
             for start, end in self._holes(self._pids[key]) if unmapped else forget:
                 copied |= self._pager.forget(index, start, end, since)
             if move is not None:
                 self._pager.move(index, *move)
-            if grown is not None and self._has_grown(key, token, *grown):
+        if grown:
+            self._has_grown(token, copied)
+        else:
+            self._say("done", token=token, copied=copied)
+
+    def _has_grown(self, token: int, copied: bool) -> None:
+        """A thread is to wait until all that programs may fill unseen is within the limit."""
+        self._growing[token] = copied
+        self._count()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Answer for as much as need be: then who has more to fill may go on."""
+        if self._pager.waiting or not self._fits():
+            for key in self._covered:
+                if self._mapped[key] > self._covered[key]:
+                    self._answer_for(key)
+        if not self._fits():
+            others = [key for key in self._keys if key not in self._covered and self._unseen_of(key)]
+            if others:
+                key = max(others, key=self._unseen_of)
+                if key not in self._asked:
+                    self._asked.add(key)
+                    self._say("cover", key=key)         # the supervisor must know first
                 return
-        self._say("done", token=token, copied=copied)
+        for token, copied in self._growing.items():
+            self._say("done", token=token, copied=copied)
+        self._growing.clear()
 
-    def _has_grown(self, key: int, token: int, start: int, end: int) -> bool:
-        """There is room for new memory. Whether the thread is to wait until its space is covered."""
-        self._look(key)
-        if key in self._covered:
-            with contextlib.suppress(OSError):
-                for mapping in mappings(self._pids[key], (*_KINDS, _RESERVED)):
-                    if mapping[0] < end and start < mapping[1]:
-                        self._pager.register(self._keys[key], *mapping)
-            self._covered[key] = self._mapped[key]
-        elif self._unseen() > self._unseen_most():
-            self._ask_to_cover(key).append(token)
-            return True
-        return False
-
-    def _ask_to_cover(self, key: int) -> list[int]:
-        """Ask the supervisor, which must know first. The threads that wait for it."""
-        if key not in self._growing:
-            self._growing[key] = []
-            self._say("cover", key=key)
-        return self._growing[key]
+    def _fits(self) -> bool:
+        unseen = self._unseen()
+        return unseen <= self._unseen_most() and self._pager.expected + unseen + self._untold <= self._hard
 
     def _cover(self, key: int) -> None:
         """Answer for all of a space's mappings: what comes into memory there is seen as it comes."""
-        if (index := self._keys.get(key)) is None:
-            return
+        self._asked.discard(key)
+        if key in self._keys:
+            self._answer_for(key)
+        self._count()
+        self._settle()
+
+    def _answer_for(self, key: int) -> None:
+        """The same, of one whose calls we are told of."""
         self._covered[key] = self._mapped[key]
-        with contextlib.suppress(OSError):
-            for start, end in mappings(self._pids[key], (*_KINDS, _RESERVED)):
-                self._pager.register(index, start, end)
-        for token in self._growing.pop(key, ()):
-            self._say("done", token=token, copied=False)
+        with contextlib.suppress(OSError):      # it has ended
+            for start, end in mappings(self._pids[key], reserved=True):
+                self._pager.register(self._keys[key], start, end)
 
     def _look(self, key: int) -> None:
         self._resident[key], self._mapped[key] = anonymous_pages(self._pids[key])
+        if key in self._covered:
+            self._covered[key] = min(self._covered[key], self._mapped[key])
+
+    def _count(self) -> int:
+        """See what is in memory, in pages, and let come in what may."""
+        expected = self._pager.expected
+        for key in self._keys:
+            self._look(key)
+        total = sum(self._resident.values())
+        if total > expected + _UNSEEN_PAGES:
+            self._scanned.clear()               # memory that we do not answer for has grown
+        self._peak = max(self._peak, total)
+        slots = self._pager.store.slots
+        unseen = min(self._unseen(), self._unseen_most()) + self._untold
+        self._pager.set_room(total, expected, self._hard - unseen, self._supervisor, slots.free < slots.count // _SPARE_PARTS)
+        return total
 
     def _unseen_of(self, key: int) -> int:
         return max(0, self._mapped[key] - max(self._resident[key], self._covered.get(key, 0)))
@@ -286,23 +331,8 @@ class Group:
 
     def _watch(self) -> None:
         """See what is in memory, and ask for an eviction if it is too much."""
-        expected = self._pager.expected
-        for key in self._keys:
-            self._look(key)
-        total = sum(self._resident.values())
-        if total > self._pager.expected + _UNSEEN_PAGES:
-            self._scanned.clear()               # memory that we do not answer for has grown
-        self._peak = max(self._peak, total)
-        slots = self._pager.store.slots
-        unseen, most = self._unseen(), self._unseen_most()
-        self._pager.set_room(total, expected, self._hard - min(unseen, most), self._supervisor,
-                             slots.free < slots.count // _SPARE_PARTS)
-        if unseen > most:
-            key = max(self._keys, key=self._unseen_of)
-            if key in self._covered:
-                self._cover(key)
-            else:
-                self._ask_to_cover(key)
+        total = self._count()
+        self._settle()
         if self._wanted is not None or total <= self._pressure.lowered(self._soft):
             return
         now = time.monotonic()
@@ -346,12 +376,12 @@ class Group:
 
     def _dropped(self, key: int, failed: list[int], again: bool) -> None:
         """The batch is gone. `again`: nobody changes mappings still."""
+        self._count()
         if (index := self._keys.get(key)) is not None:
             self._pager.end_batch(index, not failed)
         if failed:
             self._idle_until[key] = time.monotonic() + _NOTHING_FOUND_S
         elif again and self._wanted == key:
-            self._look(key)
             self._grant(key)
             return
         if self._wanted == key:
@@ -364,6 +394,7 @@ class Group:
     def _tell(self) -> None:
         """All there is to know, for people."""
         self._told_at = time.monotonic()
+        self._pager.unclaimed()             # ends those whose process has ended before it began
         counted, rows = self._of_ended.copy(), []
         for key, index in self._keys.items():
             figures = {"pid": self._pids[key], "resident_octets": self._resident[key] * _PAGE,
@@ -402,13 +433,14 @@ def anonymous_pages(pid: int) -> tuple[int, int]:
         return 0, 0
 
 
-def mappings(pid: int, kinds: tuple[str, ...] = _KINDS) -> list[tuple[int, int]]:
-    """Private anonymous memory of a process, without its first stack. Raises OSError."""
+def mappings(pid: int, reserved: bool = False) -> list[tuple[int, int]]:
+    """Private anonymous memory of a process, without its first stack; also what it has only reserved. Raises OSError."""
     found = []
     with open(f"/proc/{pid}/maps", errors="replace") as maps:
         for line in maps:
             fields = line.split(None, 5)
-            if fields[1] in kinds and fields[4] == "0" and (len(fields) == 5 or fields[5].startswith(("[heap]", "[anon:"))):
+            if (fields[1][3] == "p" and (reserved or fields[1] != _RESERVED) and fields[4] == "0"
+                    and (len(fields) == 5 or fields[5].startswith(("[heap]", "[anon:")))):
                 start, _, end = fields[0].partition("-")
                 found.append((int(start, 16), int(end, 16)))
     return found
@@ -440,7 +472,7 @@ def main(argv: list[str]) -> int:
     packets.send(end, {"op": "ready"})
     end.setblocking(False)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        Group(end, pager, settings["soft"], settings["hard"], settings["supervisor"]).run()
+        Group(end, pager, settings["soft"], settings["hard"], settings["untold"], settings["supervisor"]).run()
     os._exit(0)                         # the programs have ended, and what is in swap is nobody's
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.netns import Netns, unavailable
 
 V4, V6 = "10.77.0.2", "fd77::2"
-START_S = 20
+START_S = STOP_S = 60
 DAEMON = "from rustosd.cli.daemon import main; main()"
 CONTROL = "from rustosd.cli.control import main; main()"
 CONFIG = """
@@ -64,7 +64,7 @@ class Peer:
                                             stdout=log, stderr=log)
 
     def wait_until_up(self) -> None:
-        """Until both families answer (IPv6 after duplicate address detection). Raises AssertionError after 20 s."""
+        """Until both families answer (IPv6 after duplicate address detection). Raises AssertionError after START_S."""
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text()
@@ -93,7 +93,7 @@ class Peer:
         try:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
-                self.process.wait(15)
+                self.process.wait(STOP_S)
         finally:
             self.process.kill()
             self.process.wait()

@@ -138,9 +138,8 @@ def test_it_leaves_no_socket_behind(peer: Peer, uppercase: None) -> None:
     before = len(peer.ctl("conn", "list")["connections"])
     run(peer, sys.executable, "-c", "import socket; kept = [socket.socket(kind=k) for k in (1, 2) for _ in range(50)]\n"
                                     f"kept[0].connect(('{KERNEL[V4]}', 18091)); kept[1].bind(('', 4500)); kept[1].listen()")
-    time.sleep(1.5)
-    left = [row for row in peer.ctl("conn", "list")["connections"] if row["state"] != "time_wait"]
-    assert len(left) <= before
+    wait_for(lambda: sum(row["state"] != "time_wait" for row in peer.ctl("conn", "list")["connections"]) <= before,
+             "it has left some")
 
 
 def test_curl(peer: Peer, files: tuple[Path, str]) -> None:
@@ -407,6 +406,7 @@ def test_a_detached_program_goes_on_without_the_terminal(peer: Peer, tmp_path: P
     control(peer, "wait", "worker", status=9)       # asked when it is long over
     written = peer.netns.run(sys.executable, "-c", CONTROL, "logs", "worker").stdout.splitlines()
     assert written[1:3] == ["to out", "to err"] and written[3].endswith("ended with status 9")
+    assert "logs are there of: worker;" in control(peer, "logs", "nobody", status=1)
 
 
 def test_what_keeps_a_detached_program_from_running_is_said_at_once(peer: Peer, tmp_path: Path,

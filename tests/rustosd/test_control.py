@@ -40,7 +40,7 @@ async def connect(server):
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -48,7 +48,7 @@ async def until(condition):
 async def ask(server, line: bytes) -> dict:
     reader, writer = await connect(server)
     writer.write(line + b"\n")
-    answer = json.loads(await asyncio.wait_for(reader.readline(), 10))
+    answer = json.loads(await asyncio.wait_for(reader.readline(), 60))
     writer.close()
     return answer
 

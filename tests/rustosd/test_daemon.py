@@ -27,8 +27,7 @@ name = "disk0"
 path = "{directory}/disks/disk0.img"
 size = "64MiB"
 """
-START_S = 30
-STOP_S = 15
+START_S = STOP_S = 60
 
 
 def need(*commands):

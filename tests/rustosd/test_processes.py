@@ -23,8 +23,7 @@ ROW = inventory.describe(os.getpid()) | {"sockets": 0, "started": 0, "wait_s": 0
 
 
 @pytest.fixture
-def processes(tmp_path, monkeypatch) -> Processes:
-    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+def processes(tmp_path) -> Processes:
     return Processes(Faults(AuditLog(tmp_path / "audit", 1 << 20, 1), tmp_path / "reports", 4))
 
 
@@ -55,7 +54,8 @@ def programs(processes: Processes) -> ProcessOperations:
     return operations
 
 
-async def test_a_late_answer_is_nobody_elses_and_its_supervisor_stays(processes):
+async def test_a_late_answer_is_nobody_elses_and_its_supervisor_stays(processes, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
     late: list[dict[str, Any]] = []
     end = supervisor(processes, 900, lambda asked: late.append(asked))
     (group,) = processes.groups()
@@ -64,6 +64,7 @@ async def test_a_late_answer_is_nobody_elses_and_its_supervisor_stays(processes)
     with pytest.raises(OSError, match="does not answer"):
         await group.ask("list")
     assert [asked["op"] for asked in late] == ["figures"] and processes.groups() == [group]
+    monkeypatch.undo()
     end.send(b'{"figures": 1}')
     await asyncio.sleep(0.01)
     asyncio.get_running_loop().remove_reader(end.fileno())

@@ -8,6 +8,8 @@ import socket
 import pytest
 import uvloop
 
+PATIENCE_S = 60.0
+
 
 def pytest_asyncio_loop_factories(config, item):
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
@@ -51,7 +53,7 @@ async def serve():
         assert service.connections() == 0
 
 
-async def run(program: str, *arguments: str, seconds: float = 60.0) -> tuple[int, bytes, bytes]:
+async def run(program: str, *arguments: str, seconds: float = PATIENCE_S) -> tuple[int, bytes, bytes]:
     """(exit status, stdout, stderr) of a real client; skips the test where it is not installed."""
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
@@ -66,7 +68,7 @@ async def run(program: str, *arguments: str, seconds: float = 60.0) -> tuple[int
     return process.returncode, out, err
 
 
-async def until(condition, seconds: float = 10.0) -> None:
+async def until(condition, seconds: float = PATIENCE_S) -> None:
     """Waits until `condition()` holds; fails the test when it does not in time."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():

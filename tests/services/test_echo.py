@@ -8,7 +8,7 @@ import pytest
 
 from rustosd.services.echo import EchoEndpoint, EchoService
 
-from .conftest import HOSTS, until
+from .conftest import HOSTS, PATIENCE_S, until
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -22,7 +22,7 @@ async def test_tcp_returns_every_octet_and_the_rest_after_half_close(serve, host
         await writer.drain()
         writer.write_eof()
 
-    _, received = await asyncio.wait_for(asyncio.gather(send(), reader.read()), 20)
+    _, received = await asyncio.wait_for(asyncio.gather(send(), reader.read()), PATIENCE_S)
     assert received == sent
     writer.close()
     await until(lambda: service.connections() == 0)
@@ -82,7 +82,7 @@ async def test_udp_returns_each_datagram_to_its_sender(serve, host):
         client.connect((host, service.port))
         for sent in (b"x", os.urandom(1472), os.urandom(9000)):
             client.send(sent)
-            assert await asyncio.wait_for(loop.sock_recv(client, 65536), 5) == sent
+            assert await asyncio.wait_for(loop.sock_recv(client, 65536), PATIENCE_S) == sent
 
 
 class Recorder:

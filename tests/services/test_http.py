@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rustosd.services import http as http_service
 from rustosd.services.http import HttpConnection, HttpService, Response, UnixHttpService
 
-from .conftest import HOSTS, FakeLoop, FakeTransport, run, until
+from .conftest import HOSTS, PATIENCE_S, FakeLoop, FakeTransport, run, until
 
 ARGUMENTS = {"pages": {
     "/": lambda: Response(200, b"<!doctype html>hello", "text/html; charset=utf-8", (("X-Test", "yes"),)),
@@ -43,7 +43,7 @@ async def exchange(service: HttpService, octets: bytes, half_close: bool = True)
     writer.write(octets)
     if half_close:
         writer.write_eof()
-    answer = await asyncio.wait_for(reader.read(), 20)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     return answer
 
@@ -290,7 +290,7 @@ async def test_a_refusal_reaches_a_peer_that_goes_on_sending(serve):
     for _ in range(20):
         writer.write(bytes(10_000))
         await asyncio.sleep(0.01)
-    assert statuses(await asyncio.wait_for(reader.read(), 5)) == [405]
+    assert statuses(await asyncio.wait_for(reader.read(), PATIENCE_S)) == [405]
     writer.close()
 
 
@@ -312,7 +312,7 @@ async def test_a_dribbled_request_times_out_with_408(serve):
             break
         writer.write(bytes([octet]))
         await asyncio.sleep(0.05)
-    assert statuses(await asyncio.wait_for(reading, 5)) == [408]
+    assert statuses(await asyncio.wait_for(reading, PATIENCE_S)) == [408]
     writer.close()
 
 
@@ -359,7 +359,7 @@ async def test_stop_finishes_the_response_in_hand(serve):
     writer.write(b"GET /bytes/%d HTTP/1.1\r\nHost: h\r\n\r\n" % size)
     await reader.readuntil(b"\r\n\r\n")
     stopping = asyncio.ensure_future(service.stop(20))
-    body = await asyncio.wait_for(reader.read(), 20)
+    body = await asyncio.wait_for(reader.read(), PATIENCE_S)
     await stopping
     assert len(body) == size
     assert service.connections() == 0

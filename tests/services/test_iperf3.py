@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rustosd.services.iperf3 import Iperf3Service, Parameters, Phase, State
 from rustosd.services.iperf3_streams import CATCH_UP_S, HEADER_32, HEADER_64, UdpEndpoint, UdpStream
 
-from .conftest import HOSTS, run, until
+from .conftest import HOSTS, PATIENCE_S, run, until
 
 COOKIE = b"abcdefghijklmnopqrstuvwxyz0123456789\0"
 TCP_PARAMETERS = {"tcp": True, "omit": 0, "time": 5, "num": 0, "blockcount": 0, "parallel": 1, "len": 131072}
@@ -145,7 +145,7 @@ async def test_several_tests_run_at_once(serve):
 @on_uvloop
 async def test_one_test_too_many_is_denied(serve):
     service = await serve(Iperf3Service, max_tests=1)
-    first = asyncio.ensure_future(iperf3(service, "-t", "2"))
+    first = asyncio.ensure_future(iperf3(service, "-t", "5"))     # the second comes while it runs
     await until(lambda: service.connections() >= 2)
     second = await iperf3(service, "-t", "1", expect_error=True)
     assert "the server is busy running a test" in second["error"]
@@ -159,7 +159,7 @@ async def test_stop_tells_the_client(serve):
     client = asyncio.ensure_future(iperf3(service, "-t", "20", expect_error=True))
     await until(lambda: service.connections() >= 2)
     await service.stop(0.2)
-    report = await asyncio.wait_for(client, 10)
+    report = await asyncio.wait_for(client, PATIENCE_S)
     assert "the server has terminated" in report["error"]
 
 
@@ -216,7 +216,7 @@ class Client:
         return client
 
     async def state(self) -> int:
-        octets = await asyncio.wait_for(self.reader.readexactly(1), 5)
+        octets = await asyncio.wait_for(self.reader.readexactly(1), PATIENCE_S)
         return int.from_bytes(octets, "big", signed=True)
 
     async def faults(self) -> int:
@@ -424,7 +424,7 @@ async def test_a_finite_test_waits_no_longer_than_its_bound(serve):
     client.writer.write(bytes([State.TEST_END]))
     assert await client.state() == State.EXCHANGE_RESULTS
     client.say({"streams": [{"id": 1, "bytes": 2**62}]})
-    (length,) = struct.unpack(">I", await asyncio.wait_for(client.reader.readexactly(4), 5))
+    (length,) = struct.unpack(">I", await asyncio.wait_for(client.reader.readexactly(4), PATIENCE_S))
     (stream,) = json.loads(await client.reader.readexactly(length))["streams"]
     assert stream["bytes"] == 0
     client.writer.close()
@@ -504,9 +504,9 @@ async def test_udp_hellos_old_and_new(service, hello, answer):
         await until(lambda: service.events["datagram_unexpected"] == 2)
         for _ in range(2):  # the second asks for an answer that was lost
             datagrams.send(hello)
-            assert await asyncio.wait_for(loop.sock_recv(datagrams, 100), 5) == answer
+            assert await asyncio.wait_for(loop.sock_recv(datagrams, 100), PATIENCE_S) == answer
         stranger.send(hello)
-        assert await asyncio.wait_for(loop.sock_recv(stranger, 100), 5) == answer
+        assert await asyncio.wait_for(loop.sock_recv(stranger, 100), PATIENCE_S) == answer
         assert await client.state() == State.TEST_START
         assert await client.state() == State.TEST_RUNNING
         for number in (1, 2, 5, 4, 6):
@@ -529,12 +529,12 @@ async def test_udp_tests_of_one_host_take_turns_to_say_hello(service):
     await second.ask(UDP_PARAMETERS)
     with datagram_client(service) as one, datagram_client(service) as two:
         one.send(hello)
-        assert await asyncio.wait_for(loop.sock_recv(one, 100), 5) == answer
+        assert await asyncio.wait_for(loop.sock_recv(one, 100), PATIENCE_S) == answer
         assert await first.state() == State.TEST_START
         assert await second.state() == State.CREATE_STREAMS
         first.writer.close()
         two.send(hello)
-        assert await asyncio.wait_for(loop.sock_recv(two, 100), 5) == answer
+        assert await asyncio.wait_for(loop.sock_recv(two, 100), PATIENCE_S) == answer
         assert await second.state() == State.TEST_START
     second.writer.close()
 

@@ -137,6 +137,7 @@ class Loopback(AsyncStack):
         assert not self.udp.rows()
 
 
+PATIENCE_S = 60
 NETWORKS = {"kernel": Kernel, "fake": Fake, "stack": Loopback}
 LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.SelectorEventLoop}
 
@@ -170,7 +171,13 @@ async def running(network):
     problems = []
     loop.set_exception_handler(lambda _, context: problems.append(context))
     network.problems = problems
-    watchdog = loop.call_later(30, lambda: [task.cancel("30 s are over") for task in asyncio.all_tasks(loop)])
+
+    def give_up():
+        problems.append(f"{PATIENCE_S} s are over")      # a test that waits for a cancellation would be content with ours
+        for task in asyncio.all_tasks(loop):
+            task.cancel(problems[-1])
+
+    watchdog = loop.call_later(PATIENCE_S, give_up)
     yield network
     await network.stop()
     watchdog.cancel()
@@ -217,7 +224,7 @@ def joined(net):
     return join
 
 
-async def until(condition, seconds=10):
+async def until(condition, seconds=PATIENCE_S):
     """Wait for a condition that the loop's other tasks bring about."""
     async with asyncio.timeout(seconds):
         while not condition():

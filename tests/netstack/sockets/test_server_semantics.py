@@ -161,6 +161,7 @@ async def test_serve_forever_until_cancelled(net):
         await server.serve_forever()
 
 
+@pytest.mark.uvloop_differs("its close ends no serve_forever (seen in 0.23)")
 async def test_close_ends_serve_forever(net):
     server = await net.create_server(Recorder, "127.0.0.1", 0)
     task = asyncio.create_task(server.serve_forever())

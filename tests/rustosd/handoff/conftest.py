@@ -16,7 +16,7 @@ from tests.support.netns import unavailable
 KERNEL_HOSTS = {kernel.AF_INET: "127.0.0.1", kernel.AF_INET6: "::1"}
 OUR_HOSTS = {kernel.AF_INET: V4, kernel.AF_INET6: V6}
 LINUX_HOSTS = {kernel.AF_INET: "10.77.0.1", kernel.AF_INET6: "fd77::1"}
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 def inside(path, make):

@@ -16,13 +16,13 @@ import pytest
 from rustosd.client import Daemon, Socket, StreamSocket
 from rustosd.client.session import Door
 from tests.peers.conftest import V4
-from tests.rustosd.handoff.conftest import inside
+from tests.rustosd.handoff.conftest import PATIENCE_S, inside
 
 LINUX = "10.77.0.1"
 RECEIVE_BUFFER = 1 << 20        # of the default configuration
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=PATIENCE_S):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it did not come true"
@@ -157,9 +157,9 @@ def test_a_full_backlog_leaves_further_connections_unanswered(peer, daemon, noth
     listener.listen(3)
     made = []
 
-    def connect():
+    def connect(patience_s=PATIENCE_S):
         sock = inside(peer.netns.path, lambda: socket.socket())
-        sock.settimeout(1)
+        sock.settimeout(patience_s)
         code = sock.connect_ex((V4, listener.getsockname()[1]))
         if code:
             sock.close()        # or it would go on trying, and take the place of the next
@@ -168,9 +168,9 @@ def test_a_full_backlog_leaves_further_connections_unanswered(peer, daemon, noth
         return code
 
     assert [connect() for _ in range(3)] == [0, 0, 0]
-    assert connect() != 0
+    assert connect(1) != 0
     accepted, _ = listener.accept()
-    until(lambda: connect() == 0)
+    until(lambda: connect(1) == 0)
     for sock in (*made, accepted, listener):
         sock.close()
 
@@ -289,6 +289,7 @@ def test_nonsense_on_the_sockets_themselves_harms_nobody_else(peer, daemon, noth
             break
         except OSError as error:
             codes.add(error.errno)
+    datagrams.settimeout(PATIENCE_S)
     assert codes <= {errno.EINVAL, errno.EDESTADDRREQ, errno.EMSGSIZE, errno.EAFNOSUPPORT, errno.ENETUNREACH}
     datagrams.sendto(b"works still", (V4, 7))
     assert datagrams.recv(100) == b"works still"

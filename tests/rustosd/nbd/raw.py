@@ -8,7 +8,7 @@ from rustosd.nbd import wire
 from rustosd.nbd.negotiation import OPTION_MAGIC, Option, Reply
 
 FIXED, NO_ZEROES = 1, 2
-PATIENCE_S = 10
+PATIENCE_S = 60
 CHUNKS = {getattr(wire, name): name for name in dir(wire) if name.startswith("CHUNK_")}
 
 

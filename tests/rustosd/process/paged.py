@@ -22,6 +22,9 @@ from rustosd.process.monitor import Monitor
 from tests.rustosd.process.traced import LIMIT_S, Traced
 
 FAILING: Final = (sys.executable, "-m", "tests.rustosd.process.failing_pager")
+BLIND: Final = (sys.executable, "-m", "tests.rustosd.process.blind_pager")
+FULL: Final = (sys.executable, "-m", "tests.rustosd.process.full_pager")
+LATE: Final = (sys.executable, "-m", "tests.rustosd.process.late_pager")
 _NO_NEW_PRIVS, _THP_DISABLE = 38, 41
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from rustosd.process import syscalls as nr
 from rustosd.process.filter import (
     ALLOW,
-    LARGE_OCTETS,
     NOTIFY,
     RULES,
     TRACE,
@@ -80,9 +79,12 @@ PAGED = assemble(joined(memory_rules(COOKIE), RULES))
 @pytest.mark.parametrize(("call", "action"), [
     ((nr.MUNMAP, 0x1000, 0x1000), TRACE), ((nr.MREMAP, 0x1000, 0x1000, 0x2000), TRACE),
     ((nr.BRK, 0), ALLOW), ((nr.BRK, 1 << 32), TRACE),
-    ((nr.MMAP, 0, 4096, 3, 0x22), ALLOW), ((nr.MMAP, 0x1000, 4096, 3, 0x32), TRACE),
-    ((nr.MMAP, 0, LARGE_OCTETS - 1, 3, 0x22), ALLOW), ((nr.MMAP, 0, LARGE_OCTETS, 3, 0x22), TRACE),
-    ((nr.MMAP, 0, 1 << 32, 3, 0x22), TRACE), ((nr.MMAP, 0, 1 << 32, 3, 0x02), ALLOW),      # the last one is of a file
+    ((nr.MMAP, 0, 4096, 3, 0x22), TRACE), ((nr.MMAP, 0x1000, 4096, 3, 0x32), TRACE),
+    ((nr.MMAP, 0, (128 << 10) - 1, 0, 0x22), ALLOW), ((nr.MMAP, 0, 128 << 10, 0, 0x22), TRACE),
+    ((nr.MMAP, 0, 1 << 32, 0, 0x22), TRACE), ((nr.MMAP, 0, 1 << 32, 3, 0x02), ALLOW),      # the last one is of a file
+    *(((call, 0x1000, 4096, protection), TRACE if protection & 2 else ALLOW)
+      for call in (nr.MPROTECT, nr.PKEY_MPROTECT) for protection in (0, 1, 3, 5, 7)),
+    ((nr.FORK,), TRACE), ((nr.CLONE, 0x0120_0011), TRACE), ((nr.CLONE, 0x003D_0F00), ALLOW), ((nr.CLONE3, 0x1000, 88), TRACE),
     ((nr.RECVMSG, 3, 0x1000), NOTIFY), ((nr.RECVMSG, 3, 0x1000, 0, 0, 0, COOKIE), ALLOW),
     *(((nr.MADVISE, 0x1000, 4096, advice), TRACE) for advice in (4, 8, 9, 10, 11, 18, 19, 24, 102)),
     *(((nr.MADVISE, 0x1000, 4096, advice), ALLOW) for advice in (0, 3, 14, 15, 23)),

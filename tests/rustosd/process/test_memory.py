@@ -6,17 +6,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from rustosd.process import ptrace
-from rustosd.process.memory import Memory, MemoryRefused, check_rights
+from rustosd.process import memory, ptrace, syscalls
+from rustosd.process.memory import PAGER, Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
 from tests.mm.test_region import possible
-from tests.rustosd.process.paged import FAILING, Paged
+from tests.rustosd.process.paged import BLIND, FAILING, FULL, LATE, Paged
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 MIB = 1 << 20
@@ -35,11 +36,20 @@ Start = Callable[..., Paged]
 OVER = 2 * MIB      # what comes in at a time, the first stack, and what files bring along
 
 
+def built(name: str, folder: Path, *flags: str) -> str:
+    program = folder / name
+    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-pthread", *flags, "-o", program, PROGRAMS / f"{name}.c"], check=True)
+    return str(program)
+
+
 @pytest.fixture(scope="session")
 def stress(tmp_path_factory: pytest.TempPathFactory) -> str:
-    target = tmp_path_factory.mktemp("programs") / "stress"
-    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-pthread", "-o", target, PROGRAMS / "stress.c"], check=True)
-    return str(target)
+    return built("stress", tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture(scope="session")
+def fill(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return built("fill", tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture
@@ -121,8 +131,9 @@ print("whole")
 """
 
 
+@pytest.mark.parametrize("pager", [PAGER, BLIND], ids=["by-marks", "by-what-is-brought-in"])
 def test_a_child_that_was_forked_before_anything_was_swapped_gets_no_other_childs_space(
-        start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pager: Sequence[str]) -> None:
     begin, held = Memory._started, []
 
     def when_both_are_there(memory: Memory, child: int) -> bool:
@@ -133,7 +144,7 @@ def test_a_child_that_was_forked_before_anything_was_swapped_gets_no_other_child
         return True
 
     monkeypatch.setattr(Memory, "_started", when_both_are_there)
-    one, text = output_of(start, tmp_path, sys.executable, "-c", TWO_CHILDREN)
+    one, text = output_of(start, tmp_path, sys.executable, "-c", TWO_CHILDREN, pager=pager)
     assert text == "whole\n"
     assert one.unclaimed_slots() == 0
 
@@ -179,6 +190,120 @@ def test_a_child_whose_parent_ends_before_it_starts_keeps_what_was_swapped(start
     one, text = output_of(start, tmp_path, sys.executable, "-c", DAEMON)
     assert text == "whole\n"
     assert one.unclaimed_slots() == 0
+
+
+ORPHAN = DAEMON.replace("time.sleep(0.3)", 'more = [bytearray(b"x" * (300 << 10)) for _ in range(160)]')
+
+
+@pytest.fixture
+def cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who forks second is killed before he tells of it, and his child is found once his end is known."""
+    forked, end, tidy, forks, ended = Monitor._forked, Memory._exited, Monitor.tidy, [], []
+
+    def kills(monitor: Monitor, tid: int, number: int) -> None:
+        forks.append(tid)
+        if len(forks) == 2:
+            os.kill(tid, signal.SIGKILL)
+        else:
+            forked(monitor, tid, number)
+
+    def ends(memory: Memory, pid: int, status: int) -> None:
+        end(memory, pid, status)
+        ended.append(pid)
+
+    monkeypatch.setattr(Monitor, "_forked", kills)
+    monkeypatch.setattr(Memory, "_exited", ends)
+    monkeypatch.setattr(Monitor, "tidy", lambda monitor: tidy(monitor) if forks[1:] and forks[1] in ended else None)
+
+
+@pytest.mark.usefixtures("cut_short")
+def test_a_child_whose_parent_is_killed_in_the_fork_has_what_was_swapped_and_is_limited(start: Start, tmp_path: Path) -> None:
+    one, text = output_of(start, tmp_path, sys.executable, "-c", ORPHAN)
+    assert text == "whole\n"
+    assert one.peak_octets() <= 24 * MIB + OVER
+    assert one.unclaimed_slots() == 0
+
+
+@pytest.mark.usefixtures("cut_short")
+def test_a_child_of_which_nothing_tells_whose_it_is_is_killed_and_that_is_said(
+        start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(memory, "_COMES_WITHIN_S", -1)
+    one, text = output_of(start, tmp_path, sys.executable, "-c", ORPHAN)
+    assert text == "\n"
+    assert re.search(r"process \d+ was killed: whoever forked it was killed in the middle of that", capfd.readouterr().err)
+    assert one.unclaimed_slots() == 0
+
+
+FORKS_MEANWHILE = """
+import ctypes, mmap, os, sys, threading, time
+octets = 24 << 20
+libc = ctypes.CDLL(None)
+block = mmap.mmap(-1, octets, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for page in range(octets >> 12):
+    block[page << 12] = 1
+at = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(block)))
+discarding = threading.Thread(target=libc.madvise, args=(at, octets, mmap.MADV_DONTNEED))
+discarding.start()
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.001)
+child = os.fork()
+if child == 0:
+    os._exit(any(block[page << 12] for page in range(octets >> 12)))
+discarding.join()
+print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_fork_waits_until_the_pager_knows_what_another_thread_has_discarded(start: Start, tmp_path: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, held = Memory._call_ends, []
+
+    def not_yet(self: Memory, tid: int) -> None:
+        if self._calls[tid].number == syscalls.MADVISE and not held:
+            held.append(tid)
+            (tmp_path / "discarded").touch()
+        else:
+            ends(self, tid)
+
+    def goes_on() -> bool:
+        """When the fork is over, or waits."""
+        if held[:1] != [0] and held and (one.monitor.life["forks"] + one.monitor.life["clones"] or any(
+                space.held for space in one.memory._by_key.values())):
+            ends(one.memory, held[0])
+            held[0] = 0
+        return one.status is not None
+
+    monkeypatch.setattr(Memory, "_call_ends", not_yet)
+    with open(tmp_path / "output", "w+") as file:
+        one = start(sys.executable, "-c", FORKS_MEANWHILE, str(tmp_path / "discarded"), stdout=file.fileno())
+        one.until(goes_on)
+        file.seek(0)
+        assert file.read() == "0\n"
+    assert one.swap_total("out_octets") > 4 * MIB
+    assert one.unclaimed_slots() == 0
+
+
+def _waits_in(pid: int) -> list[str]:
+    """The numbers of the system calls that the threads of a process wait in; "-1": for memory."""
+    threads = Path(f"/proc/{pid}/task")
+    return sorted((threads / thread / "syscall").read_text().split()[0] for thread in os.listdir(threads))
+
+
+def test_a_fork_behind_which_a_page_comes_in_leaves_the_child_its_own(start: Start, tmp_path: Path) -> None:
+    """The pager stands still until it has both to read, the fork and the fault."""
+    one = start(built("forks", tmp_path), "24")
+    pager, life, both, met = one.memory.pager_pid, one.monitor.life, ["-1", str(syscalls.CLONE)], 0
+    one.until(lambda: life["exits"] > 3)
+    while met < 8:
+        os.kill(pager, signal.SIGSTOP)
+        goes_on = threading.Timer(0.1, os.kill, (pager, signal.SIGCONT))        # the supervisor may need it
+        goes_on.start()
+        one.until(lambda goes_on=goes_on: _waits_in(one.pid) == both or not goes_on.is_alive())
+        met += goes_on.is_alive()
+        goes_on.cancel()
+        os.kill(pager, signal.SIGCONT)
+        one.until(lambda exits=life["exits"]: life["exits"] > exits + 1 or one.status is not None)
+        assert one.status is None
 
 
 @pytest.mark.long
@@ -229,6 +354,21 @@ def test_however_fast_memory_is_filled_the_hard_limit_holds(start: Start, tmp_pa
     assert int(text) << 10 <= 40 * MIB + OVER       # as the kernel saw it
 
 
+@pytest.mark.parametrize("how", ["whole", "pieces", "crumbs", "heap", "thread", "protection", "read", "populate", "brk",
+                                 "static"])
+def test_the_hard_limit_holds_when_the_pager_looks_late(start: Start, fill: str, tmp_path: Path, how: str) -> None:
+    if how == "static":
+        fill = built("fill", tmp_path, f"-DSTATIC={48 * MIB}")
+    one, text = output_of(start, tmp_path, fill, how, "48", soft=16 * MIB, hard=20 * MIB, pager=LATE)
+    assert int(text) <= 20 * MIB + OVER             # as the kernel saw it
+    assert one.swap_total("out_octets") > 24 * MIB
+
+
+def test_many_that_grow_at_once_keep_the_limit_together(start: Start, fill: str, tmp_path: Path) -> None:
+    one, _ = output_of(start, tmp_path, fill, "many", "64", soft=16 * MIB, hard=20 * MIB, pager=LATE)
+    assert one.peak_octets() <= 20 * MIB + OVER + 8 * (256 << 10)      # at a time in each
+
+
 def test_programs_that_are_not_root_are_limited_as_well(start: Start, stress: str, tmp_path: Path) -> None:
     for folder in (Path(stress), *Path(stress).parents[:4]):
         folder.chmod(folder.stat().st_mode | 0o055)
@@ -272,6 +412,11 @@ def test_programs_that_start_programs(start: Start, tmp_path: Path) -> None:
     one, text = output_of(start, tmp_path, "/bin/sh", "-c", script)
     assert text == "".join(f"x{number}\n" for number in range(1, 11)) + "end\n"
     assert one.memory.attendants == {one.memory.pager_pid}
+
+
+def test_a_child_is_made_ready_where_there_is_no_room(start: Start, tmp_path: Path) -> None:
+    _, text = output_of(start, tmp_path, sys.executable, "-c", TWO_CHILDREN, pager=FULL)
+    assert text == "whole\n"
 
 
 @pytest.mark.parametrize("mebibytes", [8, pytest.param(64, marks=pytest.mark.long)])

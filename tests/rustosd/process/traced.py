@@ -78,6 +78,9 @@ class Traced:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         while self.turn():
+            for pid in _children() - self._others:      # one that was forked meanwhile
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             time.sleep(0.001)
 
 

@@ -1,0 +1,111 @@
+/* Fills memory as fast as it can, each way that there is to get some.
+ *
+ *   fill HOW MEBIBYTES
+ *
+ * Prints how many octets of private memory it has had at most, as the kernel saw it. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PAGE 4096ul
+#ifndef STATIC
+#define STATIC 4096 /* else it could fill very much from its first instruction on */
+#endif
+
+static char variable[STATIC];
+static size_t octets;
+
+static void *map(size_t size, int flags)
+{
+    void *at = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    if (at == MAP_FAILED) { perror("mmap"); exit(2); }
+    return at;
+}
+
+static void in_pieces(size_t size)
+{
+    for (size_t done = 0; done < octets; done += size)
+        memset(map(size, 0), 'x', size);
+}
+
+static void *allocate(void *unused)
+{
+    for (size_t done = 0; done < octets; done += 64000)
+        memset(malloc(64000), 'x', 64000);
+    return unused;
+}
+
+static void in_a_threads_heap(void)
+{
+    pthread_t thread;
+    pthread_create(&thread, 0, allocate, 0);
+    pthread_join(thread, 0);
+}
+
+static void by_protection(void)
+{
+    char *at = mmap(0, octets, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    for (size_t done = 0; done < octets; done += 16 * PAGE) {
+        if (mprotect(at + done, 16 * PAGE, PROT_READ | PROT_WRITE)) { perror("mprotect"); exit(2); }
+        memset(at + done, 'x', 16 * PAGE);
+    }
+}
+
+static void after_reading(void)
+{
+    volatile char *at = map(octets, 0);
+    long sum = 0;
+    for (size_t done = 0; done < octets; done += PAGE)
+        sum += at[done];
+    for (size_t done = 0; done < octets; done += PAGE)
+        at[done] = 'x' + sum;
+}
+
+static void at_once_in_many(void)
+{
+    for (int i = 0; i < 8; i++)
+        if (!fork()) {
+            octets /= 8;
+            in_pieces(16 * PAGE);
+            exit(0);
+        }
+    while (wait(0) > 0)
+        ;
+}
+
+static long field(const char *name)
+{
+    char line[256];
+    long found = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    while (fgets(line, sizeof line, status))
+        if (!strncmp(line, name, strlen(name)))
+            found = atol(line + strlen(name));
+    fclose(status);
+    return found << 10;
+}
+
+int main(int count, char **argument)
+{
+    const char *how = count == 3 ? argument[1] : "";
+    octets = (size_t)atol(argument[count - 1]) << 20;
+    if (!strcmp(how, "whole")) in_pieces(octets);
+    else if (!strcmp(how, "pieces")) in_pieces(300 << 10);
+    else if (!strcmp(how, "crumbs")) in_pieces(16 * PAGE);
+    else if (!strcmp(how, "heap")) allocate(0);
+    else if (!strcmp(how, "thread")) in_a_threads_heap();
+    else if (!strcmp(how, "protection")) by_protection();
+    else if (!strcmp(how, "read")) after_reading();
+    else if (!strcmp(how, "populate")) memset(map(octets, MAP_POPULATE), 'x', octets);
+    else if (!strcmp(how, "brk")) memset(sbrk(octets), 'x', octets);
+    else if (!strcmp(how, "many")) at_once_in_many();
+    else if (!strcmp(how, "static")) memset(variable, 'x', octets < STATIC ? octets : STATIC);
+    else return 2;
+    printf("%ld\n", field("VmHWM:") - field("RssFile:"));
+    return 0;
+}
