@@ -61,3 +61,5 @@ cdef bint icmp_send_error(Net *net, const IpView *view, int kind, uint32_t point
 cdef bint icmp_expect_probes(Net *net, uint16_t port) noexcept nogil
 # An echo request of ours with `identifier`, `sequence` and n payload octets (i & 0xFF). Returns 0 or the Verdict it was dropped for.
 cdef int icmp_send_echo(Net *net, const Addr *destination, uint16_t identifier, uint16_t sequence, uint32_t n, uint8_t hop_limit) noexcept nogil
+# Whether there are answers to our echo requests or probes.
+cdef bint icmp_answered(const Net *net) noexcept nogil

@@ -590,6 +590,21 @@ def probe_answers(state: NetState) -> list:
 
 
 @cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def icmp_answered(net: cython.pointer[cython.const[Net]]) -> cython.bint:
+    """Whether `echo_replies` or `probe_answers` has something to tell."""
+    return _any(net.echoes) or _any(net.probes)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _any(answers: cython.p_void) -> cython.bint:
+    return answers != cython.NULL and cython.cast(cython.pointer[Answers], answers).count != 0
+
+
+@cython.cfunc
 def _taken(answers: cython.p_void) -> list:
     a: cython.pointer[Answers] = cython.cast(cython.pointer[Answers], answers)
     row: cython.pointer[AnswerRow]

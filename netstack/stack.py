@@ -1,6 +1,6 @@
 """A dual-stack host without I/O: frames in, frames and news out, time as an argument.
 
-The five verbs are `receive`, `advance`, `wake_at`, `transmit` and the news of `tcp.ready` and `udp.ready`.
+The verbs are `receive`, `advance`, `wake_at`, `transmit`, `loop`, `tell`, and the news of `tcp.ready` and `udp.ready`.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ from cython.cimports.libc.string import memcpy
 from cython.cimports.mm.frame import MAX_FRAME, RX_CHECKSUM, RxBurst, RxFrame, TxBurst, TxFrame
 from cython.cimports.mm.hw import get16, get32
 from cython.cimports.netstack.icmp import (
-    PARAMETER_PROBLEM, UNREACHABLE_PORT, UNREACHABLE_PROTOCOL, IcmpError, icmp_input, icmp_send_error)
+    PARAMETER_PROBLEM, UNREACHABLE_PORT, UNREACHABLE_PROTOCOL, IcmpError, icmp_answered, icmp_input, icmp_send_error)
 from cython.cimports.netstack.ip import (
     ETHERNET_HEADER, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, IpView, ipv4_parse, ipv6_parse)
 from cython.cimports.netstack.neighbor import (
@@ -26,6 +26,7 @@ from cython.cimports.netstack.tcp.due import tcp_advance, tcp_wake_at
 from cython.cimports.netstack.tcp.input import tcp_error, tcp_input
 from cython.cimports.netstack.tcp.output import tcp_forget_interface, tcp_transmit
 from cython.cimports.netstack.udp import udp_error, udp_input
+from cython.cimports.netstack.verbs import MOVED, NEWS
 from cython.cimports.netstack.verdict import (
     ETHERNET_NOT_FOR_US, ETHERNET_OVERSIZE, ETHERNET_TRUNCATED, ETHERNET_TYPE_UNKNOWN, ICMP_CHECKSUM,
     INTERFACE_DOWN, IP_PROTOCOL_UNKNOWN, IPV4_NOT_FOR_US, IPV4_SOURCE, IPV6_EXTENSION_HEADER, IPV6_NOT_FOR_US,
@@ -116,6 +117,18 @@ class Stack(PacketStack):
         self.state.net.now = now
         burst.count = self.fill(i, burst.frames, burst.capacity) if i.up else 0
         return burst.count
+
+    @cython.ccall
+    @cython.exceptval(-1, check=True)
+    def tell(self) -> cython.int:
+        """Tell news to those who follow connections; NEWS if there are others, MOVED if there may be more to send."""
+        told: cython.int = NEWS if self.tcp.tell_followers() else 0
+        if self.udp.table.ready_count or icmp_answered(self.state.net):
+            told |= NEWS
+        if self.tcp.touched:
+            self.tcp.touched = False
+            told |= MOVED
+        return told
 
     @cython.ccall
     @cython.exceptval(-1, check=True)

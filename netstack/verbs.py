@@ -42,6 +42,12 @@ class PacketStack:
         """Carry a burst over the loopback interface, where `looped` has it; how many frames."""
         raise NotImplementedError
 
+    @cython.ccall
+    @cython.exceptval(-1, check=True)
+    def tell(self) -> cython.int:
+        """Tell news to those who hear them at once; NEWS if others wait for who asks, MOVED if there may be more to send."""
+        return NEWS
+
     def set_link(self, index: int, up: bool) -> None:
         """Whether frames can pass on interface `index`."""
         raise NotImplementedError

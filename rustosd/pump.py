@@ -16,7 +16,7 @@ from cython.cimports.drivers.nic import Nic
 from cython.cimports.libc.stdint import int64_t, uint64_t
 from cython.cimports.mm.frame import BURST
 from cython.cimports.mm.hw import now_ns
-from cython.cimports.netstack.verbs import PacketStack
+from cython.cimports.netstack.verbs import MOVED, NEWS, PacketStack
 
 from drivers.nic import LinkTeller
 from mm import crowd
@@ -74,7 +74,7 @@ class Pump:
     def __init__(self, loop: asyncio.AbstractEventLoop, stack: PacketStack, on_events: Callable[[], None], *,
                  busy_poll_us: int = BUSY_POLL_US) -> None:
         """`stack` is on the clock of `time.monotonic_ns`. `on_events` hands to applications what it reports: each time it has
-        worked.
+        worked and `tell` says that there is something.
         """
         self.loop = loop
         self.stack = stack
@@ -372,7 +372,11 @@ class Pump:
     @cython.cfunc
     def deliver(self):
         try:
-            self.on_events()
+            told: cython.int = self.stack.tell()
+            if told & MOVED:
+                self.dirty = True
+            if told & NEWS:
+                self.on_events()
         except Exception:
             self.complain("on_events")
 

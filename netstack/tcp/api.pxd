@@ -16,6 +16,9 @@ cdef class Tcp:
     cdef list followers         # by index of the block; None: its news are for `ready`
     cdef public bint touched    # a follower has taken or left octets since somebody set this to False
     cdef follow(self, object handle, Follower follower)
+    cdef bint tell_followers(self) noexcept
+    cdef Tcb *take_ready(self) noexcept
+    cdef bint serve(self, Tcb *c) noexcept
     cdef Tcb *_at(self, object handle)
     cdef Tcb *_any(self, uint64_t handle) noexcept
     cdef _abort(self, Tcb *c)

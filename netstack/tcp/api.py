@@ -313,30 +313,70 @@ class Tcp:
         """(handle, news bits, errno) of each connection with news since the last call, but those that are followed."""
         t: cython.pointer[TcpTable] = cython.address(self.table)
         c: cython.pointer[Tcb]
-        follower: Follower
-        news: cython.int
         out: list = []
         while t.ready_head >= 0:
-            c = t.blocks[t.ready_head]
-            t.ready_head = c.ready_next
-            if c.ready_next < 0:
-                t.ready_tail = -1
-            t.ready_count -= 1
-            news = c.news
-            c.news = 0
-            c.flags &= ~cython.cast(uint32_t, F_READY)
-            if c.flags & F_RELEASED:
-                tcb_reap(t, c)
+            c = self.take_ready()
+            if self.serve(c):
                 continue
             if c.flags & F_ACCEPTING:
                 c.flags &= ~cython.cast(uint32_t, F_ACCEPTING)
                 t.listeners[c.listener].waiting -= 1
-            if c.flags & F_FOLLOWED:
-                follower = cython.cast(Follower, self.followers[c.index])
-                follower.heard(news, c.error)
-                continue
-            out.append((c.index | cython.cast(int64_t, c.generation) << 32, news, c.error))
+            c.flags &= ~cython.cast(uint32_t, F_READY)
+            out.append((c.index | cython.cast(int64_t, c.generation) << 32, c.news, c.error))
+            c.news = 0
         return out
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def tell_followers(self) -> cython.bint:
+        """Tell the news of the connections that are followed; whether others have news, which stay for `ready`, in order."""
+        t: cython.pointer[TcpTable] = cython.address(self.table)
+        c: cython.pointer[Tcb]
+        head: int32_t = -1
+        tail: int32_t = -1
+        while t.ready_head >= 0:
+            c = self.take_ready()
+            if self.serve(c):
+                continue
+            if tail < 0:
+                head = cython.cast(int32_t, c.index)
+            else:
+                t.blocks[tail].ready_next = cython.cast(int32_t, c.index)
+            tail = cython.cast(int32_t, c.index)
+            c.ready_next = -1
+            t.ready_count += 1
+        t.ready_head = head
+        t.ready_tail = tail
+        return head >= 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def take_ready(self) -> cython.pointer[Tcb]:
+        """The first of those with news, out of their queue."""
+        t: cython.pointer[TcpTable] = cython.address(self.table)
+        c: cython.pointer[Tcb] = t.blocks[t.ready_head]
+        t.ready_head = c.ready_next
+        if c.ready_next < 0:
+            t.ready_tail = -1
+        t.ready_count -= 1
+        return c
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def serve(self, c: cython.pointer[Tcb]) -> cython.bint:
+        """Whether the news need not be told by `ready`: there is a follower, or nobody to hear them."""
+        follower: Follower
+        news: cython.int = c.news
+        if not c.flags & (F_RELEASED | F_FOLLOWED):
+            return False
+        c.news = 0
+        c.flags &= ~cython.cast(uint32_t, F_READY)
+        if c.flags & F_RELEASED:
+            tcb_reap(cython.address(self.table), c)
+        else:
+            follower = cython.cast(Follower, self.followers[c.index])
+            follower.heard(news, c.error)
+        return True
 
     @property
     def pending(self) -> int:

@@ -13,6 +13,7 @@ from rustosd.control.client import DEFAULT_SOCKET, CallFailed, Client, Unreachab
 
 T = TypeVar("T")
 
+PID_MOST = 1 << 22          # PID_MAX_LIMIT of linux/threads.h
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

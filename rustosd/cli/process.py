@@ -6,7 +6,7 @@ import typer
 
 from rustosd.cli import tables
 from rustosd.cli import top as top_command
-from rustosd.cli.calls import Json, call, known
+from rustosd.cli.calls import PID_MOST, Json, call, known
 from rustosd.cli.process_top import Sample, View
 from rustosd.cli.tables import Column, Listing, octets
 from rustosd.control import network_protocol as network
@@ -46,7 +46,8 @@ def _pids(incomplete: str) -> list[str]:
     return known("process.list", lambda rows: [str(row.pid) for row in rows], incomplete)
 
 
-Pid = Annotated[int, typer.Argument(min=0, help="Number of the process, as `rustosctl ps` tells.", autocompletion=_pids)]
+Pid = Annotated[int, typer.Argument(min=0, max=PID_MOST, help="Number of the process, as `rustosctl ps` tells.",
+                                    autocompletion=_pids)]
 app = typer.Typer(help="Programs on the stack, one by one.", no_args_is_help=True, rich_markup_mode=None)
 
 

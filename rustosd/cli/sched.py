@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from rustosd.cli import tables
-from rustosd.cli.calls import Json, call, checked, known
+from rustosd.cli.calls import PID_MOST, Json, call, checked, known
 from rustosd.cli.tables import Column, Listing
 from rustosd.control import sched_protocol as p
 from rustosd.scheduling.settings import CLASSES, PRIORITY_MOST, ClassName
@@ -107,7 +107,8 @@ def list_(as_json: Json = False) -> None:
 
 @app.command("set")
 def set_(
-    pid: Annotated[int, typer.Argument(min=1, help="Number of any process of the program.", autocompletion=_pids)],
+    pid: Annotated[int, typer.Argument(min=1, max=PID_MOST, help="Number of any process of the program.",
+                                       autocompletion=_pids)],
     sched_class: Class = None, priority: PriorityOption = None, cpus: Cpus = None, cpu_quota: Quota = None,
 ) -> None:
     """Schedule a program, with all it has started, in another way. What is left out stays as it is."""

@@ -36,6 +36,7 @@ def test_done_is_said_by_silence(rustosctl, words):
     (("sched", "set", "0", "--priority", "1"), 2, "1"), (("run", "--cpus", "x", "--", "true"), 2, "0-1,3"),
     (("kill", "0"), 1, "service manager"), (("nice", "0", "5"), 1, "Nice="),
     (("kill", "901", "-s", "BOGUS"), 2, "HUP, INT"), (("nice", "901", "99"), 2, "19"), (("kill",), 2, "pid"),
+    (("kill", "99999999999"), 2, "less than or equal to 4194304"),
     (("program", "stop", "x"), 1, "there is web, cron"), (("program", "restart", "x"), 1, "there is web, cron"),
 ])
 def test_what_cannot_be_done_says_what_to_do(rustosctl, words, status, said):

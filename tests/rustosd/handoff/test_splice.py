@@ -30,9 +30,14 @@ class Host:
         loop = asyncio.get_running_loop()
         self.stack = Stack(os.urandom(32), now=time.monotonic_ns())
         self.network = AsyncStack(self.stack, loop, lambda: self.pump.kick())
-        self.pump = Pump(loop, self.stack, self.network.dispatch, busy_poll_us=0)
+        self.pump = Pump(loop, self.stack, self._on_events, busy_poll_us=0)
         self.handoff = Handoff(self.network, limits, pump=self.pump)
         self.session = self.handoff.open_session(1)
+        self.dispatched = 0
+
+    def _on_events(self):
+        self.dispatched += 1
+        self.network.dispatch()
 
     async def ask(self, op, **fields):
         """(answer, the sockets that came along)."""
@@ -105,6 +110,27 @@ def stuff(end):
         while True:
             total += end.send(bytes(65536))
     return total
+
+
+async def test_octets_from_program_to_program_are_moved_without_asking_anybody(host):
+    identity, listener = await host.stream()
+    answer, _ = await host.ask("listen", id=identity, backlog=4)
+    _, client = await host.connected(answer["local"][1])
+    await until(lambda: readable(listener))
+    _, (fd,), _, _ = socket.recv_fds(listener, 100, 1)
+    listener.send(b"\1")
+    with socket.socket(fileno=fd) as server:
+        await until(lambda: writable(client))
+        before = host.dispatched
+        for way in (client, server), (server, client):
+            for number in range(10):
+                way[0].send(bytes([number]) * 3000)
+                got = b""
+                while len(got) < 3000:
+                    await until(lambda way=way: readable(way[1]))
+                    got += way[1].recv(3000)
+                assert got == bytes([number]) * 3000
+        assert host.dispatched == before
 
 
 async def test_what_a_dead_client_has_written_waits_a_minute_for_its_peer(host, deaf_server, monkeypatch):
