@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 _KCMP_VM: Final = 1
 _START_S: Final = 60.0
-_PACKETS_MOST: Final = 64       # of one call: who floods us must not keep the others waiting
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
+_PACKETS_MOST: Final = 64       # of one call: who floods us must not keep the others waiting
 _CAP_SYS_PTRACE: Final = 19
 _COMES_WITHIN_S: Final = 3 * TELLS_WITHIN_S
 """A child whose parent was killed in the middle of the fork, if there is one."""
