@@ -52,7 +52,10 @@ async def _ask(daemon: Daemon, op: str, **fields: Any) -> Any:
         kept = session is not None
         if session is None:
             door = Door(daemon.path)
-            await _turned(door.fileno(), timeout=PATIENCE_S)
+            try:
+                await _turned(door.fileno(), timeout=PATIENCE_S)
+            except TimeoutError as error:
+                unreachable(daemon.path, error)
             session = door.open()
         try:
             session.send(request)

@@ -17,7 +17,7 @@ import errno
 
 import cython
 import structlog
-from cython.cimports.libc.errno import EAGAIN
+from cython.cimports.libc.errno import EAGAIN, ECONNRESET, EPIPE
 from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import uint8_t, uint16_t, uint32_t
 from cython.cimports.libc.string import memcpy, memset
@@ -134,7 +134,9 @@ class StreamSplice:
             more = self.push(c)
             if self.flags & (C_NEWS | T_FULL) == C_NEWS and self.pull(c):
                 more = True
-            if self.flags & C_GONE:
+            if self.flags & C_BROKEN:
+                ending = ABORT
+            elif self.flags & C_GONE:
                 if c.receive.used and c.state != CLOSED:
                     ending = ABORT
                 elif self.flags & (T_CLOSED | FIN_SENT):
@@ -158,9 +160,10 @@ class StreamSplice:
             n = min(c.receive.used, MOST - moved)
             if not self.flags & C_DEAF:
                 n = cython.cast(uint32_t, self.give(c, n))
-            if n:
-                self.tcp._consumed(c, n)
-                moved += n
+            if n == 0:
+                break
+            self.tcp._consumed(c, n)
+            moved += n
         if moved:
             self.tcp.touched = True     # the window may have opened
         if self.flags & (T_EOF | EOF_SENT) == T_EOF and c.receive.used == 0:
@@ -170,7 +173,7 @@ class StreamSplice:
 
     @cython.cfunc
     def give(self, c: cython.pointer[Tcb], n: uint32_t) -> cython.Py_ssize_t:
-        """Up to n octets from the head of the receive ring; how many went."""
+        """Up to n octets from the head of the receive ring; how many went. Where memory is short none do, this time."""
         parts: iovec[2]
         message: msghdr
         sent: cython.Py_ssize_t
@@ -197,10 +200,8 @@ class StreamSplice:
             return sent
         if sent >= 0 or failed == EAGAIN:
             self.flags = _await_room(self.epoll, self.fd, self.flags | C_FULL)
-        elif self.client_is_gone():
-            self.flags |= C_GONE | C_SHUT
-        else:
-            self.flags |= C_DEAF
+        elif failed in (EPIPE, ECONNRESET):
+            self.flags |= C_GONE | C_SHUT if self.client_is_gone() else C_DEAF
         return max(sent, 0)
 
     @cython.cfunc
@@ -272,6 +273,8 @@ class StreamSplice:
         part.iov_base = scratch
         part.iov_len = FEW
         got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_PEEK)
+        if got < 0 and c_errno == ECONNRESET:       # told once, to whoever asks first: epoll will not
+            self.flags |= C_BROKEN
         if got > 0:
             self.held += cython.cast(uint32_t, got)
             self.peeks += 1
@@ -303,9 +306,7 @@ class StreamSplice:
         want: uint32_t
         room: uint32_t
         while moved < MOST:
-            queued = 0
-            ioctl(self.fd, FIONREAD, cython.address(queued))
-            queued -= self.held
+            queued = _unread(self.fd) - self.held
             if queued <= 0:
                 self.flags &= ~cython.cast(uint32_t, C_NEWS)
                 break
@@ -362,6 +363,7 @@ class StreamSplice:
         parts: iovec[3]
         message: msghdr
         got: cython.Py_ssize_t
+        failed: cython.int
         count: cython.size_t = 0
         first: cython.pointer[cython.const[uint8_t]]
         second: cython.pointer[cython.const[uint8_t]]
@@ -383,6 +385,9 @@ class StreamSplice:
         message.msg_iovlen = count
         with cython.nogil:
             got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
+            failed = c_errno
+        if got < 0 and failed == ECONNRESET:
+            self.flags |= C_BROKEN
         return got
 
     @cython.cfunc
@@ -407,9 +412,7 @@ class StreamSplice:
 
     def waiting(self) -> int:
         """Octets of the client that are not in the send ring yet."""
-        queued: cython.int = 0
-        ioctl(self.fd, FIONREAD, cython.address(queued))
-        return max(0, queued - self.held)
+        return max(0, _unread(self.fd) - self.held)
 
     def close(self) -> None:
         """The stack closes: what is in the send ring still goes out."""
@@ -442,6 +445,15 @@ def _await_room(epoll: cython.int, fd: cython.int, flags: uint32_t) -> uint32_t:
         if epoll >= 0:
             epoll_ctl(epoll, EPOLL_CTL_MOD, fd, cython.address(event))
     return flags
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _unread(fd: cython.int) -> cython.int:
+    """Octets that wait to be read."""
+    queued: cython.int = 0
+    ioctl(fd, FIONREAD, cython.address(queued))
+    return queued
 
 
 @cython.cfunc
@@ -531,7 +543,7 @@ class DatagramSplice:
     @cython.cfunc
     def give(self, source: cython.pointer[cython.const[Addr]], port: uint16_t, error: cython.int,
              data: cython.pointer[cython.const[uint8_t]], n: uint32_t) -> cython.int:
-        """One datagram to the client; whether it went."""
+        """One datagram to the client; whether it is dealt with. What does not fit its buffer, or memory, is lost."""
         header: uint8_t[HEADER]
         parts: iovec[2]
         message: msghdr
@@ -554,8 +566,10 @@ class DatagramSplice:
             return True
         if failed == EAGAIN:
             self.flags = _await_room(self.epoll, self.fd, self.flags | C_FULL)
-        else:
+        elif failed in (EPIPE, ECONNRESET):
             self.flags |= C_SHUT
+        else:
+            return True
         return False
 
     @cython.cfunc
@@ -575,6 +589,8 @@ class DatagramSplice:
         for _k in range(DATAGRAMS_MOST):
             with cython.nogil:
                 got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
+            if got == 0 and _unread(self.fd):       # a packet of nothing, which no library of ours sends
+                continue
             if got <= 0:
                 self.flags &= ~cython.cast(uint32_t, C_NEWS)
                 if self.flags & C_SHUT:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _KCMP_VM: Final = 1
 _START_S: Final = 60.0
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
+_PACKETS_MOST: Final = 64       # of one call: who floods us must not keep the others waiting
 _CAP_SYS_PTRACE: Final = 19
 _COMES_WITHIN_S: Final = 3 * TELLS_WITHIN_S
 """A child whose parent was killed in the middle of the fork, if there is one."""
@@ -138,10 +139,12 @@ class Memory:
         return self._pager.pid
 
     def told(self, _events: int = 0) -> None:
-        """Take in what the pager says, which is something every second."""
+        """Take in some of what the pager says, which is something every second."""
         if not self._ended:
             self._expire()
-        while not self._ended:
+        for _ in range(_PACKETS_MOST):
+            if self._ended:
+                return
             try:
                 packet = packets.receive(self._end)
             except BlockingIOError:

@@ -18,6 +18,7 @@ import structlog
 
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
+from rustosd.client.wire import HEADER, pack_address
 from rustosd.handoff import Handoff, Limits, stream
 from rustosd.pump import Pump
 from tests.netstack.sockets.conftest import Recorder, until
@@ -409,3 +410,42 @@ def readable_or_over(end):
         return readable(end)
     except ConnectionResetError:
         return True
+
+
+async def bound(host, port):
+    """A datagram socket of the client; its id and end."""
+    answer, (end,) = await host.ask("open", type="datagram", family=4)
+    end.setblocking(False)
+    answer_, _ = await host.ask("bind", id=answer["id"], host="127.0.0.1", port=port)
+    assert "errno" not in answer_
+    return answer["id"], end
+
+
+def packet(port, data):
+    return HEADER.pack(pack_address("127.0.0.1"), port, 0) + data
+
+
+async def test_a_datagram_larger_than_its_receivers_buffer_is_lost_alone(host):
+    identity, small = await bound(host, 4000)
+    await host.ask("set", id=identity, option="receive_buffer", value=4096)
+    _, other = await bound(host, 4001)
+    other.send(packet(4000, bytes(6000)))
+    other.send(packet(4000, b"small"))
+    await until(lambda: readable(small))
+    assert small.recv(100)[HEADER.size:] == b"small"
+    small.send(packet(4001, b"back"))
+    await until(lambda: readable(other))
+    assert other.recv(100)[HEADER.size:] == b"back"
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_packet_of_nothing_holds_up_no_other(host, closed):
+    _, end = await bound(host, 4000)
+    _, other = await bound(host, 4001)
+    for octets in (b"", packet(4001, b"first"), b"", b"", packet(4001, b"second")):
+        end.send(octets)
+    if closed:
+        end.close()
+    for data in b"first", b"second":
+        await until(lambda: readable(other))
+        assert other.recv(100)[HEADER.size:] == data
