@@ -10,6 +10,7 @@ from drivers import binding, iommufd, vfio, vfio_group
 from drivers.binding import Holder, Member
 from drivers.errors import DeviceRefused
 from mm.physical import PhysicalWindow
+from tests.support.descriptors import open_descriptors
 
 BDF = "0000:03:00.0"
 
@@ -67,10 +68,10 @@ def test_iommufd_is_chosen_where_both_its_files_are_there_and_groups_elsewhere(w
 
 def test_a_device_that_does_not_open_leaves_nothing_behind(world):
     container = vfio.Container()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     tried(container)
     space = container._space
-    assert (space.opened, space.gone, len(os.listdir("/proc/self/fd"))) == ([BDF], [BDF], before)
+    assert (space.opened, space.gone, len(open_descriptors())) == ([BDF], [BDF], before)
     container.close()
     container.close()
     assert space.closed

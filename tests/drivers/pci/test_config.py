@@ -9,6 +9,7 @@ from drivers.acpi import EcamWindow, Header, Mcfg
 from drivers.errors import DeviceError, DeviceGone, DeviceRefused
 from drivers.pci.config import EcamConfig, FileConfig, header_registers, open_config, open_ecam, open_sysfs, read_header
 from drivers.pci.sysfs import Bdf
+from tests.support.descriptors import open_descriptors
 
 NIC = Bdf(0, 1, 0, 0)
 SPACE = bytearray(4096)
@@ -145,10 +146,10 @@ def test_otherwise_sysfs_is_chosen_and_says_why(sysfs, memory, tmp_path, table, 
 
 
 def test_no_descriptor_is_left_behind(sysfs, memory):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     for table in (mcfg(), mcfg(base=4096), mcfg(base=1 << 20), None):
         open_config(NIC, table, sysfs.root, memory=memory).config.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_descriptors()) == before
 
 
 def test_ecam_closed_is_closed(memory):

@@ -7,6 +7,7 @@ import pytest
 from rustosd.process import launch as module
 from rustosd.process.filter import assemble
 from rustosd.process.launch import LaunchFailed, Program, launch
+from tests.support.descriptors import open_descriptors
 
 NOTHING = assemble({})      # no call is told
 
@@ -27,11 +28,11 @@ def test_it_begins_when_it_is_let_go_and_not_before(tmp_path):
 def test_without_a_listener_for_its_calls_it_never_begins(tmp_path, monkeypatch):
     """As where a security module forbids pidfd_getfd(2)."""
     monkeypatch.setattr(module, "_take_descriptor", _forbidden)
-    descriptors, children = os.listdir("/proc/self/fd"), _children()
+    descriptors, children = open_descriptors(), _children()
     with pytest.raises(PermissionError):
         launch(Program(["touch", str(tmp_path / "mark")], own_network=False), NOTHING)
     assert not (tmp_path / "mark").exists() and _children() == children
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert open_descriptors() == descriptors
 
 
 def test_a_supervisor_that_dies_before_takes_it_along(tmp_path):

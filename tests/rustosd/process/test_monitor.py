@@ -14,6 +14,7 @@ import pytest
 
 from rustosd.process import inventory
 from tests.rustosd.process.traced import LIMIT_S, Traced
+from tests.support.descriptors import open_descriptors
 
 SOURCE = Path(__file__).parent / "programs" / "lives.c"
 OWNER = """\
@@ -86,12 +87,12 @@ def test_who_is_killed_while_it_forks_leaves_nobody_standing(program):
 
 
 def many(program, count):
-    descriptors, processes = len(os.listdir("/proc/self/fd")), set(inventory.below(os.getpid()))
+    descriptors, processes = len(open_descriptors()), set(inventory.below(os.getpid()))
     traced = Traced(program, "many", str(count))
     assert traced.run() == 0
     assert traced.monitor.life["vforks"] == count and traced.monitor.life["exits"] == count + 1
     assert not traced.monitor.threads and not traced.monitor.started and not traced.monitor._names
-    assert set(inventory.below(os.getpid())) <= processes and len(os.listdir("/proc/self/fd")) == descriptors
+    assert set(inventory.below(os.getpid())) <= processes and len(open_descriptors()) == descriptors
 
 
 def test_two_hundred_starts_leave_nothing(program):

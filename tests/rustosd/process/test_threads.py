@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from rustosd.process.threads import Threads, inode_of
+from tests.support.descriptors import open_descriptors
 
 HOLDER = """
 import os, socket, sys, threading
@@ -57,11 +58,11 @@ def test_a_duplicate_is_of_the_threads_own_descriptor(holder, threads):
 
 
 def test_a_thread_that_has_ended_has_none_and_is_forgotten(holder, threads):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     _, number, _ = heard(holder)
     thread, _, _ = heard(holder)
     os.close(threads.duplicate(thread, number))
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(open_descriptors()) == before + 1
     holder.stdin.write("\n")
     holder.stdin.flush()
     another, _, _ = heard(holder)       # the first one has ended
@@ -73,7 +74,7 @@ def test_a_thread_that_has_ended_has_none_and_is_forgotten(holder, threads):
     holder.kill()
     holder.wait()
     threads.tidy()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_descriptors()) == before
 
 
 def test_the_inode_of_a_closed_descriptor_is_an_error():
