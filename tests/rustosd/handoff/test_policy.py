@@ -5,10 +5,10 @@ import socket
 
 import pytest
 
-from rustosd.client.wire import HEADER, pack_address
+from rustosd.client.wire import HEADER
 from rustosd.policy import Destination, Policies, PolicyConfig, Ports, Subject
 from tests.netstack.sockets.conftest import until
-from tests.rustosd.handoff.test_splice import Host, readable
+from tests.rustosd.handoff.test_splice import Host, packet, readable
 
 USER = Subject(1000)
 OWN = PolicyConfig(name="own", users=("1000",), connect=(Destination("127.0.0.1 9000-9999"),),
@@ -110,10 +110,6 @@ async def datagrams(host, port):
     end.setblocking(False)
     assert await refused(host, "bind", id=answer["id"], host="127.0.0.1", port=port) == 0
     return answer["id"], end
-
-
-def packet(port, data):
-    return HEADER.pack(pack_address("127.0.0.1"), port, 0) + data
 
 
 async def test_a_datagram_that_a_client_sends_past_its_library_goes_nowhere(host):
