@@ -411,6 +411,22 @@ def test_many_that_grow_at_once_keep_the_limit_together(start: Start, fill: str,
     assert one.peak_octets() <= 20 * MIB + OVER + 8 * (256 << 10)      # at a time in each
 
 
+def test_copies_that_writes_make_after_a_fork_wait_for_nobody_and_are_no_more_than_was_forked(
+        start: Start, fill: str, tmp_path: Path) -> None:
+    """Nothing can be swapped out here, so who waited would be ended."""
+    _, text = output_of(start, tmp_path, fill, "copy", "12", soft=8 * MIB, hard=16 * MIB, pager=FAILING,
+                        place={"fails": "write-error"})
+    forked_with, copied, _ = map(int, text.split())
+    assert 12 * MIB <= copied <= forked_with + (8 << 12)        # what is lent
+
+
+def test_who_needs_new_memory_after_a_fork_waits_until_all_are_within_the_limit(
+        start: Start, fill: str, tmp_path: Path) -> None:
+    _, text = output_of(start, tmp_path, fill, "copy-more", "12", soft=8 * MIB, hard=16 * MIB)
+    _, both, _ = map(int, text.split())
+    assert both <= 16 * MIB + OVER
+
+
 def test_programs_that_are_not_root_are_limited_as_well(start: Start, stress: str, tmp_path: Path) -> None:
     for folder in (Path(stress), *Path(stress).parents[:4]):
         folder.chmod(folder.stat().st_mode | 0o055)
