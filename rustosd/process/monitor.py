@@ -38,8 +38,8 @@ class Monitor:
     Hooks are called in the order in which they were added, before the thread that they are about runs on:
     `on_fork(parent, child, kind)` with kind fork, vfork or clone, for processes, not for threads; parent 0: who forked it was
     ended before it could tell. `on_exec(pid)` at the first instruction of a new program; `on_exit(pid, status)`, with a status
-    of waitpid(2), when a process is gone with all its threads; `on_other_exit(pid)` when it was none of the programs. A hook may
-    use `ptrace.Borrowed`, with Kind.EXEC in on_exec, and on the parent with the kind of event in on_fork.
+    of waitpid(2), when a process is gone with all its threads; `on_other_exit(pid)` when it was none of the programs. A hook
+    may use `ptrace.Borrowed`, with Kind.EXEC in on_exec, and on the parent with the kind of event in on_fork.
     `on_start(pid)`: a process that was forked is about to run its first instruction; it may be borrowed with Kind.TRAPPED. Who
     answers True there or in on_exec lets it go on himself, by `ptrace.go_on`.
     `on_call(tid)` and `on_call_end(tid)` take over a thread before and behind a call that its filter tells of (`filter.TRACE`);
