@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -40,6 +41,7 @@ from rustosd.process.memory_calls import (
 )
 from rustosd.process.monitor import TELLS_WITHIN_S
 from rustosd.process.ptrace import Borrowed, Kind
+from rustosd.process.say import say
 
 if TYPE_CHECKING:
     from rustosd.process.monitor import Monitor
@@ -49,6 +51,7 @@ _START_S: Final = 60.0
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
 _PACKETS_MOST: Final = 64       # of one call: who floods us must not keep the others waiting
 _CAP_SYS_PTRACE: Final = 19
+_NO_DESCRIPTOR: Final = "its memory cannot be limited: its supervisor has no descriptor left (ulimit -n)"
 _COMES_WITHIN_S: Final = 3 * TELLS_WITHIN_S
 """A child whose parent was killed in the middle of the fork, if there is one."""
 PAGER: Final = (sys.executable, "-P", "-m", "rustosd.process.pager")      # not the modules of where a program is started
@@ -236,20 +239,24 @@ class Memory:
         """This address space is not paged: it may not make a userfaultfd."""
         if isinstance(error, ProcessLookupError):
             return                              # it was killed
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return self._end_with_reason([pid], _NO_DESCRIPTOR)
         first, self.unpaged = not self.unpaged, f"the memory of process {pid} is not limited: {error.strerror}"
         if why := userfault.why_not():
             self.unpaged += f". {why}"
         if first:
-            print(f"rustosctl: {self.unpaged}", file=sys.stderr, flush=True)
+            say(self.unpaged)
 
     def _refused(self, key: int, why: str) -> None:
         """The pager cannot take it in, and without it nothing limits it."""
         if (space := self._by_key.get(key)) is not None:
             self._end_with_reason(space.users, why)
+        elif (starting := self._starting.pop(key, None)) is not None:
+            self._end_with_reason([starting[0]], why)
 
     def _end_with_reason(self, pids: Iterable[int], why: str) -> None:
         for pid in pids:
-            print(f"rustosctl: process {pid} was killed: {why}", file=sys.stderr, flush=True)
+            say(f"process {pid} was killed: {why}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -337,12 +344,15 @@ class Memory:
         return True
 
     def _claimed(self, key: int, parent: int = 0, fd: int = -1) -> None:
-        """The pager has found a forked process's space, or there is none: its parent had nothing registered."""
+        """The pager has found a forked process's space, or there is none (0): its parent had nothing registered."""
         child, spaces = self._starting.pop(key)
         former = next((space for space in spaces if space.key == parent), spaces[0])
         try:
             if fd < 0:
-                if len(spaces) > 1:
+                if parent:                      # we have no descriptor left to receive it
+                    self._send({"op": "end", "key": key})
+                    self._end_with_reason([child], _NO_DESCRIPTOR)
+                elif len(spaces) > 1:
                     self._end_with_reason([child], "whoever forked it was killed in the middle of that, and so were others")
                 elif not self._start_afresh(child, former):
                     ptrace.go_on(child)
@@ -534,9 +544,10 @@ class Memory:
         if space is None:
             return
         try:
-            if not thread:
-                raise ProcessLookupError
-            self._swap_fault(thread, address, why)
+            if thread:
+                self._swap_fault(thread, address, why)
+            else:                               # it has been killed already
+                self._end_with_reason(space.users, why)
         except OSError:                         # nobody of the group's, or gone
             self._kill(space)
 
