@@ -51,6 +51,7 @@ _START_S: Final = 60.0
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
 _PACKETS_MOST: Final = 64       # of one call: who floods us must not keep the others waiting
 _CAP_SYS_PTRACE: Final = 19
+_HELPER_KILLED: Final = "the task that drops pages in its memory was killed, and nobody else can"
 _NO_DESCRIPTOR: Final = "its memory cannot be limited: its supervisor has no descriptor left (ulimit -n)"
 _COMES_WITHIN_S: Final = 3 * TELLS_WITHIN_S
 """A child whose parent was killed in the middle of the fork, if there is one."""
@@ -125,6 +126,7 @@ class Memory:
         monitor.on_fork.append(self._forked)
         monitor.on_start.append(self._started)
         monitor.on_exit.append(self._exited)
+        monitor.on_other_exit = self._helper_ended
         monitor.on_call, monitor.on_call_end, monitor.on_fork_end = self._call_begins, self._call_ends, self._fork_ends
         self._verbs: dict[str, Callable[..., None]] = {
             "want": self._want, "drop": self._drop, "cover": self._cover, "done": self._done, "claimed": self._claimed,
@@ -160,7 +162,7 @@ class Memory:
             verb = self._verbs[fields.pop("op")]
             try:
                 verb(**fields, fd=fd) if fd >= 0 else verb(**fields)
-            except (ProcessLookupError, ptrace.Ended, HelperDied):
+            except (ProcessLookupError, ptrace.Ended):
                 pass                            # it was killed; its end is reported next
             except BrokenPipeError:
                 continue
@@ -399,6 +401,14 @@ class Memory:
             helper.end()
             self.attendants.discard(helper.pid)
 
+    def _helper_ended(self, pid: int) -> None:
+        """Somebody has killed it, if it was one, and nobody else can do its work."""
+        for space in self._by_key.values():
+            if space.helper.pid == pid:
+                space.helper.ended = True
+                self.attendants.discard(pid)
+                self._end_with_reason(space.users, _HELPER_KILLED)
+
     def _leave(self, pid: int) -> Helper | None:
         """A process has another address space now, or none. The helper of one that nobody has any more."""
         for tid in [tid for tid, call in self._calls.items() if call.process == pid]:
@@ -477,7 +487,10 @@ class Memory:
     def _done(self, token: int, copied: bool) -> None:
         """The pager knows. `copied`: it may have brought something in while the kernel did away with it."""
         if copied and (call := self._calls.get(token)) is not None and (span := emptied(call)) is not None:
-            call.space.helper.drop([span])
+            try:
+                call.space.helper.drop([span])
+            except HelperDied:
+                self._end_with_reason(call.space.users, _HELPER_KILLED)
         self._finish(token)
 
     def _finish(self, tid: int) -> None:
@@ -530,8 +543,8 @@ class Memory:
         if ranges:
             try:
                 results = space.helper.drop(ranges)
-            except HelperDied:                  # somebody has killed it, and nobody else can do its work
-                self._kill(space)
+            except HelperDied:
+                self._end_with_reason(space.users, _HELPER_KILLED)
                 return
             failed = [place[0] for place, result in zip(ranges, results, strict=True) if result]
         space.evicting = more and not space.held and not space.calling

@@ -519,13 +519,41 @@ def test_a_pager_that_is_killed_takes_its_programs_with_it_and_says_so(start: St
     one.until(lambda: not one.turn())       # nothing is left
 
 
-def test_a_helper_that_is_killed_ends_its_program(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [HOLD, "print('ready', flush=True); import time; time.sleep(600)"], ids=["at-work", "idle"])
+def test_a_helper_that_is_killed_ends_its_program_and_that_is_said(start: Start, tmp_path: Path, program: str,
+                                                                   capfd: pytest.CaptureFixture[str]) -> None:
     with open(tmp_path / "output", "w") as file:
-        one = start(sys.executable, "-c", HOLD, "alone", stdout=file.fileno())
+        one = start(sys.executable, "-c", program, "alone", stdout=file.fileno())
         _ready(one, tmp_path / "output")
         helper, = one.memory.attendants - {one.memory.pager_pid}
         os.kill(helper, signal.SIGKILL)
         assert one.run() == -signal.SIGKILL
+    assert f"process {one.pid} was killed: the task that drops pages in its memory was killed" in capfd.readouterr().err
+    assert one.memory.attendants == {one.memory.pager_pid}
+
+
+DISCARDS = """
+import mmap
+block = mmap.mmap(-1, 24 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+block.write(b"x" * len(block))
+print("ready", flush=True)
+while True:
+    block.madvise(mmap.MADV_DONTNEED, 0, 4096)
+"""
+
+
+def test_a_helper_that_is_killed_while_a_thread_waits_for_it_ends_its_program(start: Start, tmp_path: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Memory._done
+
+    def helper_dies(self: Memory, token: int, copied: bool) -> None:
+        if self._calls[token].number == syscalls.MADVISE:
+            self._calls[token].space.helper.ended = copied = True
+        done(self, token, copied)
+
+    monkeypatch.setattr(Memory, "_done", helper_dies)
+    one = start(sys.executable, "-c", DISCARDS)
+    assert one.run() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(("how", "why"), [("corrupt", "is not what was written"), ("read-error", "Input/output error")])
