@@ -212,6 +212,10 @@ class Tcp:
         x.in_use = 0
         x.generation = (x.generation + 1) & 0xFFFFFF
 
+    def set_backlog(self, handle: int, backlog: int) -> None:
+        """As of `listen`, from now on."""
+        self._listener(handle).backlog = max(1, backlog)
+
     def set_held(self, handle: int, count: int) -> None:
         """So many connections of a listener were told of and wait elsewhere: they count against its backlog."""
         self._listener(handle).held = count

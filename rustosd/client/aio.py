@@ -359,8 +359,6 @@ async def create_server(protocol_factory: Callable[[], _asyncio.BaseProtocol], h
                         ssl_shutdown_timeout: float | None = None, start_serving: bool = True,
                         daemon: Daemon | None = None) -> Server:
     """As `loop.create_server`. Raises OSError: EADDRINUSE, EADDRNOTAVAIL; ENETDOWN when no daemon answers."""
-    if reuse_port:
-        raise ValueError("reuse_port is not supported: one listener per port")
     options = {} if not ssl else {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout,
                                   "ssl_shutdown_timeout": ssl_shutdown_timeout}
     binds: dict[tuple[int, str, int], None] = {}       # an ordered set
@@ -371,7 +369,8 @@ async def create_server(protocol_factory: Callable[[], _asyncio.BaseProtocol], h
     try:
         for found, address, number in binds:
             listeners.append(await _open(StreamSocket, found, daemon or _daemon))
-            await _ask(listeners[-1]._daemon, "set", id=listeners[-1]._id, option="nodelay", value=1)
+            for option in ("nodelay", *(("reuse_port",) if reuse_port else ())):
+                await _ask(listeners[-1]._daemon, "set", id=listeners[-1]._id, option=option, value=1)
             try:
                 await _bound(listeners[-1], address, number, v6only=True)
             except OSError as error:

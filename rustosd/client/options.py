@@ -73,7 +73,7 @@ class Options:
         return self._remote
 
     def setsockopt(self, level: int, option: int, value: Any, length: int | None = None) -> None:
-        """TCP_NODELAY, SO_KEEPALIVE, SO_LINGER, SO_RCVBUF, SO_SNDBUF, SO_REUSEADDR, SO_REUSEPORT (datagrams),
+        """TCP_NODELAY, SO_KEEPALIVE, SO_LINGER, SO_RCVBUF, SO_SNDBUF, SO_REUSEADDR, SO_REUSEPORT,
         SO_BROADCAST and IPV6_V6ONLY. Raises OSError (ENOPROTOOPT) for any other.
         """
         key = level, option
@@ -82,7 +82,7 @@ class Options:
             self._ask("set", option="reset_on_close", value=int(bool(on) and seconds == 0))
         elif key in _TOLD:
             self._ask("set", option=_TOLD[key], value=_number(value))
-        elif key == _REUSE_PORT and self._kind == socket.SOCK_DGRAM:
+        elif key == _REUSE_PORT:
             self._ask("set", option="reuse_port", value=_number(value))
         elif key not in _KEPT:
             raise OSError(errno.ENOPROTOOPT, f"socket option {level}/{option} is not one of the stack's")

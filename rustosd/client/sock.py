@@ -474,14 +474,14 @@ def create_connection(address: tuple[str | None, int], timeout: float | None = _
 def create_server(address: Address, *, family: int = _stdlib.AF_INET, backlog: int | None = None,
                   reuse_port: bool = False, dualstack_ipv6: bool = False) -> StreamSocket:
     """A listening socket, as `socket.create_server` makes one. Raises OSError: EADDRINUSE, EADDRNOTAVAIL."""
-    if reuse_port:
-        raise ValueError("the stack has one listener per port: SO_REUSEPORT is for datagrams")
     if dualstack_ipv6 and family != _stdlib.AF_INET6:
         raise ValueError("dualstack_ipv6 requires AF_INET6 family")
     sock = Socket(family, _stdlib.SOCK_STREAM)
     try:
         if family == _stdlib.AF_INET6:
             sock.setsockopt(_stdlib.IPPROTO_IPV6, _stdlib.IPV6_V6ONLY, 0 if dualstack_ipv6 else 1)
+        if reuse_port:
+            sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT, 1)
         try:
             sock.bind(address)
             sock.listen(128 if backlog is None else backlog)

@@ -20,6 +20,7 @@ from rustosd import open_files
 from rustosd.descriptors import End, make_pair
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
+from rustosd.handoff.shared_port import SharedPorts
 from rustosd.handoff.splice import StreamSplice
 from rustosd.handoff.stream import ANCHOR, TIDY_S, Listener, StreamSocket
 from rustosd.handoff.watch import Watch
@@ -67,6 +68,7 @@ class Handoff:
         self._by_process: Counter[int] = Counter()
         self._ids: list[str] = []                           # drawn ahead
         self._fates: OrderedDict[str, int] = OrderedDict()
+        self.shared_ports = SharedPorts(network)
         self._watch = Watch()
         self._untidy: list[StreamSplice] = []
         self._pump = pump
@@ -256,6 +258,7 @@ class Handoff:
             case p.May():
                 return {}
             case p.Bind():
+                _set_all(one, request.options)
                 return one.bind(request.host, request.port, request.v6only)
             case p.Connect():
                 _set_all(one, request.options)

@@ -63,6 +63,7 @@ class Bind(_Request):
     host: Host
     port: Port
     v6only: bool = False
+    options: dict[Option, Value] = {}       # set before
 
 
 class Connect(_Request):

@@ -68,12 +68,15 @@ class StreamSocket:
         if self.bound or self.handle is not None:
             raise OSError(errors.EINVAL, "the socket is bound already")
         source = None if self.family == 6 and host in ("", "::") and not v6only else host or any_host(self.family)
-        tcp = self.broker.network.tcp
-        probe = tcp.listen(source, port or self.broker.free_port(), 1)      # says what keeps it from working
-        try:
-            self.source = source, tcp.listener_port(probe)
-        finally:
-            tcp.close_listener(probe)
+        if port and self.broker.shared_ports.admits(self, source, port):
+            self.source = source, port
+        else:
+            tcp = self.broker.network.tcp
+            probe = tcp.listen(source, port or self.broker.free_port(), 1)      # says what keeps it from working
+            try:
+                self.source = source, tcp.listener_port(probe)
+            finally:
+                tcp.close_listener(probe)
         self.bound = True
         return self.names()
 
@@ -267,13 +270,15 @@ class Listener:
 
     def __init__(self, owner: StreamSocket, backlog: int):
         self.owner = owner
+        self.backlog = backlog
         self.network = owner.broker.network
-        host, port = owner.source
-        self.listener = self.network.tcp.listen(host, port, backlog)
         self.waiting: deque[Waiting] = deque()
         self.travelling: deque[StreamSocket] = deque()
+        self.shared = owner.broker.shared_ports.join(self) if owner.options.get("reuse_port") else None
+        if self.shared is None:
+            self.listener = self.network.tcp.listen(*owner.source, backlog)
+            self.network.servers[self.listener] = self
         owner.end.drain()       # the octet that is held: nobody resets a listener
-        self.network.servers[self.listener] = self
         owner.broker.watch(owner.end.fileno(), self, select.EPOLLIN)
 
     def woken(self, events: int) -> None:
@@ -302,7 +307,14 @@ class Listener:
             if not self._send(first.handle, first.bits, first.error):
                 break
             self.waiting.popleft()
-        self.network.tcp.set_held(self.listener, len(self.waiting) + len(self.travelling))
+        if self.shared is None:
+            self.network.tcp.set_held(self.listener, self.held())
+        else:
+            self.shared.resize()
+
+    def held(self) -> int:
+        """Connections that are not taken yet."""
+        return len(self.waiting) + len(self.travelling)
 
     def _send(self, handle: int, bits: int, error: int) -> bool:
         """Whether it is on its way; else it waits until there is room for it."""
@@ -326,10 +338,9 @@ class Listener:
 
     def shut(self) -> None:
         """Listen no more; who was not accepted sees a reset."""
-        if self.network.servers.pop(self.listener, None) is None:
+        if not self._leave():
             return
         self.owner.broker.starved.discard(self)
-        self.network.tcp.close_listener(self.listener)
         for accepted in self.travelling:
             if accepted.splice is not None:
                 accepted.splice.abort()
@@ -337,6 +348,15 @@ class Listener:
             one.abort()
         self.waiting.clear()
         self.network.kick()
+
+    def _leave(self) -> bool:
+        """No more of the core's connections are for it; whether some were."""
+        if self.shared is not None:
+            return self.owner.broker.shared_ports.leave(self)
+        if self.network.servers.pop(self.listener, None) is None:
+            return False
+        self.network.tcp.close_listener(self.listener)
+        return True
 
     def close(self) -> None:
         """The stack closes: the client sees EOF on the listening socket."""

@@ -78,7 +78,7 @@ def set_option(one: GuestSocket, call: Call) -> None:
     elif key in TOLD:
         one.tell(TOLD[key], _number(value))
     elif key in _SHARING:
-        if one.kind == socket.SOCK_DGRAM:       # Linux lets datagram sockets share a port with either
+        if one.kind == socket.SOCK_DGRAM or name == socket.SO_REUSEPORT:     # datagram sockets share a port with either
             one.tell("reuse_port", _number(value))
     elif key == (_SOL, socket.SO_BINDTODEVICE):
         raise error(errno.EPERM)

@@ -370,6 +370,47 @@ def listen_on(one, port):
     return "listens"
 
 
+def sharing():
+    """Several that listen on one port."""
+    def listener(port, share=True):
+        one = stream()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, share)
+        try:
+            one.bind(("", port))
+            one.listen()
+        except OSError:
+            one.close()
+            raise
+        return one
+
+    def served(count):
+        clients, taken = [], dict.fromkeys(both, 0)
+        for _ in range(count):
+            clients.append(socket.create_connection((OWN, port), timeout=PATIENCE_S))
+        while sum(taken.values()) < count and (ready := select.select(both, [], [], PATIENCE_S)[0]):
+            for one in ready:
+                one.accept()[0].close()
+                taken[one] += 1
+        for one in clients:
+            one.recv(9)
+            one.close()
+        return taken
+
+    first = listener(0)
+    port = first.getsockname()[1]
+    both = [first, listener(port)]
+    taken = served(40)
+    say("both are given some", sum(taken.values()), min(taken.values()) > 0)
+    say("who does not share", reason(listener, port, False))
+    both.pop().close()
+    say("when one has gone", list(served(10).values()))
+    both.pop().close()
+    alone = listener(port, False)
+    say("who shares with one that does not", reason(listener, port))
+    alone.close()
+
+
 def options():
     t = connected()
     for name in ("TCP_NODELAY", "TCP_QUICKACK", "TCP_CORK"):
@@ -481,7 +522,7 @@ def churn():
     say("two hundred connections by four threads", len(counts), all(counts))
 
 
-for part in (udp_names, udp_connected, udp_addresses, tcp_connect, tcp_fails, tcp_nonblocking, descriptors, serving, options,
-             numbers, lengths, loops, churn):
+for part in (udp_names, udp_connected, udp_addresses, tcp_connect, tcp_fails, tcp_nonblocking, descriptors, serving, sharing,
+             options, numbers, lengths, loops, churn):
     part()
 say("done")

@@ -20,6 +20,7 @@ from netstack.sockets import AsyncStack
 from netstack.stack import Stack
 from rustosd.client.wire import HEADER, pack_address, unpack_address
 from rustosd.handoff import Handoff, Limits, stream
+from rustosd.policy import Subject
 from rustosd.pump import Pump
 from tests.netstack.sockets.conftest import Recorder, until
 
@@ -466,3 +467,55 @@ async def test_a_packet_of_nothing_holds_up_no_other(host, closed):
     for data in b"first", b"second":
         await until(lambda: readable(other))
         assert other.recv(100)[HEADER.size:] == data
+
+
+async def listening(host, port, backlog=4, share=1):
+    """A client's listening socket on a port that may be shared; its end, or the errno."""
+    identity, end = await host.stream()
+    for op, fields in (("bind", {"host": "127.0.0.1", "port": port, "options": {"reuse_port": share}}),
+                       ("listen", {"backlog": backlog})):
+        answer, _ = await host.ask(op, id=identity, **fields)
+        if "errno" in answer:
+            end.close()
+            return answer["errno"]
+    return end
+
+
+def accepted_on(listener):
+    """How many connections wait to be taken from it; they are taken."""
+    count = 0
+    while readable(listener):
+        _, fds, _, _ = socket.recv_fds(listener, 100, 1)
+        listener.send(b"\1")
+        os.close(fds[0])
+        count += 1
+    return count
+
+
+async def test_a_shared_ports_connections_go_to_each_in_turn_and_past_who_is_full(host):
+    both = [await listening(host, 4000, backlog) for backlog in (2, 6)]
+    assert await listening(host, 4000, share=0) == errno.EADDRINUSE
+    clients = [(await host.connected(4000))[1] for _ in range(8)]
+    await until(lambda: all(writable(one) for one in clients))
+    await until(lambda: sum(len(one.listener.travelling) for one in host.handoff.sockets.values() if one.listener) == 8)
+    assert [accepted_on(one) for one in both] == [2, 6]
+    both.pop().close()
+    clients += [(await host.connected(4000))[1] for _ in range(2)]
+    await until(lambda: all(writable(one) for one in clients))
+    await until(lambda: readable(both[0]))
+    assert accepted_on(both[0]) == 2
+    both.pop().close()
+    await until(lambda: not host.network.servers)
+    alone = await listening(host, 4000, share=0)
+    assert await listening(host, 4000) == errno.EADDRINUSE
+    for one in (alone, *clients):
+        one.close()
+
+
+async def test_a_port_is_shared_with_its_own_user_only(host):
+    ours = await listening(host, 4000)
+    host.handoff.end_session(next(iter(host.handoff.sessions)))
+    host.session.close()
+    host.session = host.handoff.open_session(2, Subject(1000, frozenset()))
+    assert await listening(host, 4000) == errno.EADDRINUSE
+    ours.close()
