@@ -1,7 +1,7 @@
-"""Reads on while a program uses what it was just given: into memory of the pager, so nothing more of the program's is in memory.
+"""Reads on while a program uses what it was just given: into the pager's own memory, so no more of the program's is in memory.
 
-Between reading and use the pages may change, leave anew or be no more. So what was read is used only when each page still has the
-slot that it was read from, and that still holds what was written there then.
+Between reading and use the pages may change, leave anew or be no more. So what was read is used only as far as each page still
+has the slot that it was read from, and that still holds what was written there then.
 """
 
 import cython
@@ -58,8 +58,8 @@ def ahead_read(ahead: cython.pointer[Ahead], space: cython.pointer[Space], store
     most: uint32_t = ahead.most - ahead.count
     if not store.device.direct:
         most = min(most, _STEP)
-    got = read_slots(space, first, in_swap_alone(space, first, most), ahead.data + (cython.cast(uint64_t, ahead.count) << PAGE_BITS),
-                     store, cython.address(failure))
+    got = read_slots(space, first, in_swap_alone(space, first, most),
+                     ahead.data + (cython.cast(uint64_t, ahead.count) << PAGE_BITS), store, cython.address(failure))
     for i in range(got):
         ahead.slots[ahead.count + i] = slot_of(cython.address(space.table), first + i)
         ahead.numbers[ahead.count + i] = store.records[ahead.slots[ahead.count + i] - 1].number

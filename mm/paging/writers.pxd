@@ -1,4 +1,4 @@
-# Whether pages that come from swap for who reads them are written at once. A struct, part of a space; `Writers` shows it to Python.
+# Whether who reads a page from swap writes it at once. A struct, part of a space; `Writers` shows it to Python.
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:

@@ -1,8 +1,8 @@
 """Whether who reads a page from swap writes it right afterwards, as counters, lists and collectors of garbage do.
 
-A page that comes for a reader is protected and keeps its slot, so its first write is one more fault. Where most pages are written
-while the next few come, they had better be writable from the start, and be written to swap again when they leave. Some come protected
-all the same, to see whether that still holds.
+A page that comes for a reader is protected and keeps its slot, so its first write is one more fault. Where most pages are
+written while the next few come, they had better be writable from the start, and be written to swap again when they leave.
+Some come protected all the same, to see whether that still holds.
 """
 
 import cython
@@ -12,7 +12,7 @@ if not cython.compiled:
     raise ImportError("mm.paging.writers must be compiled: python setup.py build_ext --inplace")
 
 _WHOLE = cython.declare(uint32_t, 256)
-_ENOUGH = cython.declare(uint32_t, 192)         # three of four: a page written to swap for nothing costs about as much as a fault
+_ENOUGH = cython.declare(uint32_t, 192)         # three of four: to write a page to swap for nothing costs as much as a fault
 _WEIGHT_BITS = cython.declare(uint32_t, 4)      # of the latest sample: a sixteenth
 
 
