@@ -32,6 +32,7 @@ cdef class FaultServer:
     cdef readonly SwapStore store
     cdef pthread_mutex_t lock   # of all that follows, and of all spaces. Nobody waits for it with the GIL
     cdef Space **spaces
+    cdef readonly uint32_t spaces_most      # that we answer for: each takes two descriptors
     cdef uint32_t highest       # index in use, and 1
     cdef uint32_t next_generation
     cdef int epoll
@@ -67,6 +68,7 @@ cdef class FaultServer:
     cdef int _look_up_ms(self) noexcept nogil
     cdef void _take(self, Space *space) noexcept nogil
     cdef void _forked(self, Space *space, int fd) noexcept nogil
+    cdef void _lose_track(self, Space *space, int error) noexcept nogil
     cdef void _fault(self, Space *space, uint64_t address, uint64_t flags, uint32_t thread, Deferred *again) noexcept nogil
     cdef int _bring_zero(self, Space *space, uint64_t page, bint write) noexcept nogil
     cdef int _bring(self, Space *space, uint64_t page, bint write) noexcept nogil
@@ -79,6 +81,8 @@ cdef class FaultServer:
                      bint room) noexcept nogil
     cdef void _retry(self) noexcept nogil
     cdef void _fail(self, Space *space, uint64_t page, int error, int64_t slot) noexcept nogil
+    cdef void _end_now(self, Space *space, int pid, uint64_t page) noexcept nogil
+    cdef bint _note_lost(self, Space *space, uint64_t page, int error, int64_t slot, uint32_t thread) noexcept nogil
     cdef bint _is_ours(self, uint32_t thread) noexcept nogil
     cdef void _tell(self, int eventfd) noexcept nogil
     cdef void _balance(self, Space *space) noexcept nogil

@@ -6,7 +6,7 @@
 import os
 
 import cython
-from cython.cimports.libc.errno import EAGAIN, EEXIST, ENOENT, ENOMEM, ESRCH
+from cython.cimports.libc.errno import EAGAIN, EEXIST, EINTR, EMFILE, ENOENT, ENOMEM, ESRCH, errno
 from cython.cimports.libc.stdint import int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memset
@@ -94,6 +94,7 @@ class FaultServer:
     def __init__(self, store: SwapStore):
         event: epoll_event
         self.store = store
+        self.spaces_most = SPACES_MOST
         self.spaces = cython.cast(cython.pointer[cython.pointer[Space]], calloc(SPACES_MOST, cython.sizeof(cython.p_void)))
         self.buffer = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, RUN_PAGES * PAGE))
         self.ahead.data = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, RUN_PAGES * PAGE))
@@ -161,10 +162,10 @@ class FaultServer:
         """Answer for one more. An errno: there are too many, and it is the caller's still."""
         event: epoll_event
         index: uint32_t = 0
-        while index < SPACES_MOST and self.spaces[index] != cython.NULL:
+        while index < self.spaces_most and self.spaces[index] != cython.NULL:
             index += 1
-        if index == SPACES_MOST:
-            return ENOMEM
+        if index == self.spaces_most:
+            return EMFILE
         self.next_generation += 1
         space.index, space.generation = index, self.next_generation
         event.events, event.data.u64 = EPOLLIN, index
@@ -268,6 +269,12 @@ class FaultServer:
         got: int64_t = read(space.fd, messages, cython.sizeof(messages))
         count: int64_t = got // cython.cast(int64_t, cython.sizeof(Message))
         i: int64_t
+        event: epoll_event
+        error: cython.int = errno if got < 0 else 0
+        if error and error != EAGAIN and error != EINTR:        # there is no descriptor for what was forked
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, space.fd, cython.address(event))
+            self._lose_track(space, error)
+            return
         for i in range(count):
             if messages[i].event == UFFD_EVENT_FORK:
                 self._forked(space, cython.cast(cython.int, cython.cast(uint32_t, messages[i].flags)))
@@ -287,13 +294,24 @@ class FaultServer:
     def _forked(self, space: cython.pointer[Space], fd: cython.int) -> cython.void:
         """The space of a child that has not run yet. Whoever looks after processes claims it."""
         child: cython.pointer[Space] = space_fork(space, fd, self.store)
-        if child == cython.NULL or self._enter(child):
-            if child != cython.NULL:
-                space_free(child, self.store)
-            space.broken = True                         # the child's faults would never be answered
-            self._fail(space, 0, ENOMEM, -1)
+        error: cython.int = ENOMEM if child == cython.NULL else self._enter(child)
+        if error == 0:
+            self._tell(self.told)
             return
-        self._tell(self.told)
+        if child != cython.NULL:
+            space_free(child, self.store)
+        else:
+            close(fd)
+        self._lose_track(space, error)                  # for the child there is zero now where it had something in swap
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _lose_track(self, space: cython.pointer[Space], error: cython.int) -> cython.void:
+        """It cannot go on, nor can what was forked from it and has no space: whoever looks after it is told."""
+        space.broken = True
+        if not self._note_lost(space, 0, error, -1, 0) and space.pid > 0:
+            kill(space.pid, SIGKILL)
 
     @cython.cfunc
     @cython.nogil
@@ -306,9 +324,11 @@ class FaultServer:
         grows: cython.bint = not flags & UFFD_PAGEFAULT_FLAG_WP or slot_of(cython.address(space.table), page) == 0
         waited_ns: int64_t
         error: cython.int
-        if space.broken:
-            return                                      # its owner is about to be ended
         self.asking = thread
+        if space.broken:                                # its owner is about to be ended
+            if self._is_ours(thread):
+                self._end_now(space, space.pid, page)
+            return
         if space.batch_runs and in_batch(space, page) and thread != self.evictor:
             space.parked = True                         # the end of the batch wakes it
             return
@@ -535,8 +555,10 @@ class FaultServer:
         one: cython.pointer[Deferred]
         if self.deferred_count == self.deferred_size:
             size = self.deferred_size * 2 if self.deferred_size else 64
-            grown = cython.cast(cython.pointer[Deferred], realloc(self.deferred, size * cython.sizeof(Deferred)))
-            if grown == cython.NULL or size > DEFERRED_MOST:
+            grown = cython.NULL
+            if size <= DEFERRED_MOST:
+                grown = cython.cast(cython.pointer[Deferred], realloc(self.deferred, size * cython.sizeof(Deferred)))
+            if grown == cython.NULL:
                 uffd_wake(space.fd, address >> PAGE_BITS << PAGE_BITS, PAGE)    # it asks again
                 return
             self.deferred, self.deferred_size = grown, size
@@ -577,22 +599,37 @@ class FaultServer:
     @cython.exceptval(check=False)
     def _fail(self, space: cython.pointer[Space], page: uint64_t, error: cython.int, slot: int64_t) -> cython.void:
         """A page cannot be had: whoever looks after the space is told, and ends who waits for it."""
-        one: cython.pointer[LostPage]
-        done: uint64_t
         pid: cython.int = space.pid if space.pid >= 0 else cython.cast(cython.int, self.asking)    # all that it has: one thread
-        if self.lost_count == LOST_MOST:
-            uffd_wake(space.fd, page << PAGE_BITS, PAGE)        # it asks again
-            return
-        one = cython.address(self.lost_pages[self.lost_count])
-        one.index, one.page, one.error, one.slot, one.thread = space.index, page, error, slot, self.asking
-        if pid > 0 and (space.pid < 0 or space.broken or self._is_ours(self.asking)):
-            # We must not wait for a page of a program, so it has to end, and never sees what we are given in place of it.
+        if pid > 0 and (space.pid < 0 or self._is_ours(self.asking)):
             # Nor is there anybody to be told of a child that is unclaimed.
-            one.thread = 0
-            kill(pid, SIGKILL)
-            uffd_zero(space.fd, page << PAGE_BITS, PAGE, cython.address(done))
+            self._end_now(space, pid, page)
+            self._note_lost(space, page, error, slot, 0)
+        elif not self._note_lost(space, page, error, slot, self.asking):
+            uffd_wake(space.fd, page << PAGE_BITS, PAGE)        # it asks again
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _end_now(self, space: cython.pointer[Space], pid: cython.int, page: uint64_t) -> cython.void:
+        """We must not wait for a page of a program: so it has to end, and never sees what we are given in place of it."""
+        done: uint64_t
+        kill(pid, SIGKILL)
+        uffd_zero(space.fd, page << PAGE_BITS, PAGE, cython.address(done))
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _note_lost(self, space: cython.pointer[Space], page: uint64_t, error: cython.int, slot: int64_t,
+                   thread: uint32_t) -> cython.bint:
+        """For whoever looks after spaces. False: there is no room to note it."""
+        one: cython.pointer[LostPage]
+        if self.lost_count == LOST_MOST:
+            return False
+        one = cython.address(self.lost_pages[self.lost_count])
+        one.index, one.page, one.error, one.slot, one.thread = space.index, page, error, slot, thread
         self.lost_count += 1
         self._tell(self.told)
+        return True
 
     @cython.cfunc
     @cython.nogil

@@ -71,6 +71,7 @@ if not cython.compiled:
     raise ImportError("mm.paging.pager must be compiled: python setup.py build_ext --inplace")
 
 BATCH = BATCH_PAGES
+SPACES = SPACES_MOST
 _PRESENT_AND_PROTECTED = cython.declare(uint64_t, (1 << 63) | (1 << 57))       # of an entry of /proc/PID/pagemap
 _PRESENT = cython.declare(uint64_t, 1 << 63)
 
@@ -123,6 +124,10 @@ class Pager(FaultServer):
 
     # spaces
 
+    def set_spaces_most(self, most: int) -> None:
+        """How many to answer for, at most SPACES: each takes two descriptors."""
+        self.spaces_most = min(most, SPACES_MOST)
+
     def add(self, fd: int, pid: int) -> int:
         """Page another process's memory; `fd` is its userfaultfd, and ours from now on. The space's number. Raises OSError."""
         return self._added(fd, pid, 0)
@@ -149,7 +154,7 @@ class Pager(FaultServer):
         if error:
             space.fd = -1
             space_free(space, self.store)
-            raise OSError(error, f"cannot page more than {SPACES_MOST} address spaces")
+            raise OSError(error, f"cannot page more than {self.spaces_most} address spaces")
         return space.index
 
     def end(self, index: int) -> None:
@@ -250,6 +255,10 @@ class Pager(FaultServer):
             return None
         with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
             return bool(int.from_bytes(os.pread(pagemap.fileno(), 8, page * 8), "little") & _PRESENT)
+
+    def has_lost_track(self, index: int) -> bool:
+        """Whether a space cannot go on, nor a child of it that has none."""
+        return self._find(index).broken
 
     def descriptor(self, index: int) -> int:
         """The userfaultfd of a space; it stays ours."""
@@ -355,7 +364,7 @@ class Pager(FaultServer):
             move_range(space, first, last, target, self.store)
             _followed(space, target << PAGE_BITS)
             if space.broken:
-                self._fail(space, target, ENOMEM, -1)
+                self._lose_track(space, ENOMEM)
             pthread_mutex_unlock(cython.address(self.lock))
 
     # eviction

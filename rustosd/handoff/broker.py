@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno as errors
 import ipaddress
-import resource
 import secrets
 import socket
 from collections import Counter, OrderedDict
@@ -17,6 +16,7 @@ import msgspec
 import structlog
 
 from netstack.sockets import AsyncStack
+from rustosd import open_files
 from rustosd.descriptors import End, make_pair
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
@@ -74,7 +74,7 @@ class Handoff:
             network.loop.add_reader(self._watch.fileno(), self.catch_up)
         else:
             pump.look_at(self._watch, self._watch.fileno())
-        _raise_descriptor_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
+        open_files.raise_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
 
     def set_policies(self, policies: Policies) -> None:
         """From now on, for sockets that are there already, too; connections that are made stay."""
@@ -385,11 +385,4 @@ class Session:
     def close(self) -> None:
         self.broker.network.loop.remove_reader(self._end.fileno())
         self._end.close()
-
-
-def _raise_descriptor_limit(wanted: int) -> None:
-    """As far as we are allowed to."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 

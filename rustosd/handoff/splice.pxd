@@ -50,7 +50,8 @@ cdef enum:
     FEW = 2048                  # octets that are rather copied twice than received into several places
     HELD_MOST = 8192            # octets that were passed on and stay in our queue ...
     PEEKS_MOST = 16             # ... and messages of them
-    MOST = 262144               # octets one connection moves in each direction before others get their turn
+    MOST = 262144               # octets one connection moves to its client before others get their turn
+    MOST_OUT = 1048576          # ... and from it: as many as fill a send ring, which makes the fewest segments of them
     DATAGRAMS_MOST = 64
     HEADER = 20                 # before each datagram on the pair: see rustosd.client.wire
     DATAGRAM_MOST = 65548       # octets that cross the pair at once, header included, and one to tell that it was more

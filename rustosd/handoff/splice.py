@@ -305,12 +305,12 @@ class StreamSplice:
         queued: cython.int
         want: uint32_t
         room: uint32_t
-        while moved < MOST:
+        while moved < MOST_OUT:
             queued = _unread(self.fd) - self.held
             if queued <= 0:
                 self.flags &= ~cython.cast(uint32_t, C_NEWS)
                 break
-            want = min(cython.cast(uint32_t, queued), MOST - moved)
+            want = min(cython.cast(uint32_t, queued), MOST_OUT - moved)
             room = self.tcp._reserve(c, want)
             want -= room
             if room:
@@ -330,7 +330,7 @@ class StreamSplice:
             self.tcp.touched = True
         if moved < FEW:
             self.flags &= ~cython.cast(uint32_t, IN_BULK)
-        return moved >= MOST and not self.flags & T_FULL
+        return moved >= MOST_OUT and not self.flags & T_FULL
 
     @cython.cfunc
     def take(self, c: cython.pointer[Tcb], n: uint32_t, whole: cython.bint) -> cython.int:

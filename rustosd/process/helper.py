@@ -45,6 +45,7 @@ class Helper:
 
     def __init__(self, pid: int, scratch: int, cookie: int) -> None:
         self.pid, self._scratch, self._cookie = pid, scratch, cookie
+        self.ended = False              # somebody has killed it, and its number may be another's
 
     @classmethod
     def start(cls, owner: Borrowed, cookie: int, former: "Helper | None" = None) -> "Helper":
@@ -67,6 +68,8 @@ class Helper:
 
     def drop(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
         """Drop the pages of (start, octets); for each 0, or an errno. Raises HelperDied."""
+        if self.ended:
+            raise HelperDied
         results = []
         for first in range(0, len(ranges), RANGES_MOST):
             results += self._drop(ranges[first:first + RANGES_MOST])
@@ -88,15 +91,18 @@ class Helper:
                 ptrace.go_on(self.pid)                  # a signal that somebody sent it
             told = read_memory(self.pid, table, len(ranges) * _ENTRY.size)
         except (Ended, OSError) as error:
+            self.ended |= isinstance(error, Ended)
             raise HelperDied(str(error)) from None
         return [-result for _, _, result in _ENTRY.iter_unpack(told)]
 
     def end(self, parent: Borrowed | None = None) -> None:
         """It is needed no more. `parent`: the program, if it lives on, lest it keep the dead one."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, ptrace.WALL)
+        if not self.ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, ptrace.WALL)
+            self.ended = True
         if parent is not None:
             with contextlib.suppress(OSError):
                 parent.call(nr.WAIT4, self.pid, 0, ptrace.WALL | os.WNOHANG, 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -40,6 +41,7 @@ from rustosd.process.memory_calls import (
 )
 from rustosd.process.monitor import TELLS_WITHIN_S
 from rustosd.process.ptrace import Borrowed, Kind
+from rustosd.process.say import say
 
 if TYPE_CHECKING:
     from rustosd.process.monitor import Monitor
@@ -49,6 +51,8 @@ _START_S: Final = 60.0
 """For the pager to begin: a Python of its own, on a machine that may be busy."""
 _PACKETS_MOST: Final = 64       # of one call: who floods us must not keep the others waiting
 _CAP_SYS_PTRACE: Final = 19
+_HELPER_KILLED: Final = "the task that drops pages in its memory was killed, and nobody else can"
+_NO_DESCRIPTOR: Final = "its memory cannot be limited: its supervisor has no descriptor left (ulimit -n)"
 _COMES_WITHIN_S: Final = 3 * TELLS_WITHIN_S
 """A child whose parent was killed in the middle of the fork, if there is one."""
 PAGER: Final = (sys.executable, "-P", "-m", "rustosd.process.pager")      # not the modules of where a program is started
@@ -122,6 +126,7 @@ class Memory:
         monitor.on_fork.append(self._forked)
         monitor.on_start.append(self._started)
         monitor.on_exit.append(self._exited)
+        monitor.on_other_exit = self._helper_ended
         monitor.on_call, monitor.on_call_end, monitor.on_fork_end = self._call_begins, self._call_ends, self._fork_ends
         self._verbs: dict[str, Callable[..., None]] = {
             "want": self._want, "drop": self._drop, "cover": self._cover, "done": self._done, "claimed": self._claimed,
@@ -157,7 +162,7 @@ class Memory:
             verb = self._verbs[fields.pop("op")]
             try:
                 verb(**fields, fd=fd) if fd >= 0 else verb(**fields)
-            except (ProcessLookupError, ptrace.Ended, HelperDied):
+            except (ProcessLookupError, ptrace.Ended):
                 pass                            # it was killed; its end is reported next
             except BrokenPipeError:
                 continue
@@ -236,20 +241,24 @@ class Memory:
         """This address space is not paged: it may not make a userfaultfd."""
         if isinstance(error, ProcessLookupError):
             return                              # it was killed
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return self._end_with_reason([pid], _NO_DESCRIPTOR)
         first, self.unpaged = not self.unpaged, f"the memory of process {pid} is not limited: {error.strerror}"
         if why := userfault.why_not():
             self.unpaged += f". {why}"
         if first:
-            print(f"rustosctl: {self.unpaged}", file=sys.stderr, flush=True)
+            say(self.unpaged)
 
     def _refused(self, key: int, why: str) -> None:
         """The pager cannot take it in, and without it nothing limits it."""
         if (space := self._by_key.get(key)) is not None:
             self._end_with_reason(space.users, why)
+        elif (starting := self._starting.pop(key, None)) is not None:
+            self._end_with_reason([starting[0]], why)
 
     def _end_with_reason(self, pids: Iterable[int], why: str) -> None:
         for pid in pids:
-            print(f"rustosctl: process {pid} was killed: {why}", file=sys.stderr, flush=True)
+            say(f"process {pid} was killed: {why}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -337,12 +346,15 @@ class Memory:
         return True
 
     def _claimed(self, key: int, parent: int = 0, fd: int = -1) -> None:
-        """The pager has found a forked process's space, or there is none: its parent had nothing registered."""
+        """The pager has found a forked process's space, or there is none (0): its parent had nothing registered."""
         child, spaces = self._starting.pop(key)
         former = next((space for space in spaces if space.key == parent), spaces[0])
         try:
             if fd < 0:
-                if len(spaces) > 1:
+                if parent:                      # we have no descriptor left to receive it
+                    self._send({"op": "end", "key": key})
+                    self._end_with_reason([child], _NO_DESCRIPTOR)
+                elif len(spaces) > 1:
                     self._end_with_reason([child], "whoever forked it was killed in the middle of that, and so were others")
                 elif not self._start_afresh(child, former):
                     ptrace.go_on(child)
@@ -388,6 +400,14 @@ class Memory:
         if (helper := self._leave(pid)) is not None:
             helper.end()
             self.attendants.discard(helper.pid)
+
+    def _helper_ended(self, pid: int) -> None:
+        """Somebody has killed it, if it was one, and nobody else can do its work."""
+        for space in self._by_key.values():
+            if space.helper.pid == pid:
+                space.helper.ended = True
+                self.attendants.discard(pid)
+                self._end_with_reason(space.users, _HELPER_KILLED)
 
     def _leave(self, pid: int) -> Helper | None:
         """A process has another address space now, or none. The helper of one that nobody has any more."""
@@ -467,7 +487,10 @@ class Memory:
     def _done(self, token: int, copied: bool) -> None:
         """The pager knows. `copied`: it may have brought something in while the kernel did away with it."""
         if copied and (call := self._calls.get(token)) is not None and (span := emptied(call)) is not None:
-            call.space.helper.drop([span])
+            try:
+                call.space.helper.drop([span])
+            except HelperDied:
+                self._end_with_reason(call.space.users, _HELPER_KILLED)
         self._finish(token)
 
     def _finish(self, tid: int) -> None:
@@ -520,8 +543,8 @@ class Memory:
         if ranges:
             try:
                 results = space.helper.drop(ranges)
-            except HelperDied:                  # somebody has killed it, and nobody else can do its work
-                self._kill(space)
+            except HelperDied:
+                self._end_with_reason(space.users, _HELPER_KILLED)
                 return
             failed = [place[0] for place, result in zip(ranges, results, strict=True) if result]
         space.evicting = more and not space.held and not space.calling
@@ -534,9 +557,10 @@ class Memory:
         if space is None:
             return
         try:
-            if not thread:
-                raise ProcessLookupError
-            self._swap_fault(thread, address, why)
+            if thread:
+                self._swap_fault(thread, address, why)
+            else:                               # it has been killed already
+                self._end_with_reason(space.users, why)
         except OSError:                         # nobody of the group's, or gone
             self._kill(space)
 

@@ -38,8 +38,8 @@ class Monitor:
     Hooks are called in the order in which they were added, before the thread that they are about runs on:
     `on_fork(parent, child, kind)` with kind fork, vfork or clone, for processes, not for threads; parent 0: who forked it was
     ended before it could tell. `on_exec(pid)` at the first instruction of a new program; `on_exit(pid, status)`, with a status
-    of waitpid(2), when a process is gone with all its threads. A hook may use `ptrace.Borrowed`, with Kind.EXEC in on_exec,
-    and on the parent with the kind of event in on_fork.
+    of waitpid(2), when a process is gone with all its threads; `on_other_exit(pid)` when it was none of the programs. A hook
+    may use `ptrace.Borrowed`, with Kind.EXEC in on_exec, and on the parent with the kind of event in on_fork.
     `on_start(pid)`: a process that was forked is about to run its first instruction; it may be borrowed with Kind.TRAPPED. Who
     answers True there or in on_exec lets it go on himself, by `ptrace.go_on`.
     `on_call(tid)` and `on_call_end(tid)` take over a thread before and behind a call that its filter tells of (`filter.TRACE`);
@@ -58,6 +58,7 @@ class Monitor:
         self.on_exec: list[Callable[[int], bool | None]] = []
         self.on_exit: list[Callable[[int, int], None]] = []
         self.on_start: list[Callable[[int], bool]] = []
+        self.on_other_exit: Callable[[int], None] = lambda _tid: None
         self.on_call: Callable[[int], None] = ptrace.go_on
         self.on_call_end: Callable[[int], None] = ptrace.go_on
         self.on_fork_end: Callable[[int], None] = ptrace.go_on
@@ -183,6 +184,8 @@ class Monitor:
             self.ended.append(End(tid, name, os.waitstatus_to_exitcode(status)))
             for told in self.on_exit:
                 told(tid, status)
+        elif known is None:
+            self.on_other_exit(tid)
 
     def _forget(self, tid: int) -> None:
         self._unborn.discard(tid)

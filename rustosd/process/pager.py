@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import resource
 import select
 import socket
 import struct
@@ -21,7 +22,8 @@ import time
 from collections import Counter
 from typing import Any, Final
 
-from mm.paging.pager import BATCH, Pager
+from mm.paging.pager import BATCH, SPACES, Pager
+from rustosd import open_files
 from rustosd.process import packets
 from rustosd.process.inventory import proc_text
 from rustosd.process.pressure import Pressure
@@ -45,6 +47,8 @@ _ROWS_MOST: Final = 128
 _ADDRESSES: Final = 1 << 56
 _PRESENT, _PROTECTED_BIT = 1 << 63, 57      # of an entry of /proc/PID/pagemap
 _LOOK_OCTETS: Final = 1 << 28         # of one mapping, for a page that is there, or is not
+_ENDED: Final = (errno.ENOENT, errno.ESRCH)     # what /proc says of a process that is no more
+_OF_A_SPACE, _OTHERS = 2, 64        # descriptors
 _RESERVED: Final = "---p"           # a mapping that is to become one that is evicted, piece by piece
 
 
@@ -119,15 +123,21 @@ class Group:
 
     # spaces
 
-    def _attach(self, key: int, pid: int, token: int, fd: int) -> None:
+    def _attach(self, key: int, pid: int, token: int, fd: int = -1) -> None:
         """A space that nothing of is in swap. Its thread waits: it may have much to fill at once."""
+        if fd < 0:                              # the kernel had none to give us
+            return self._refuse(key, errno.ENFILE)
         try:
             self._enter(key, pid, self._pager.add(fd, pid))
         except OSError as error:
             os.close(fd)
-            if error.errno not in (errno.ENOENT, errno.ESRCH):      # it has not ended
-                return self._say("refused", key=key, why=f"its memory cannot be limited: {error.strerror}")
+            if error.errno not in _ENDED:
+                return self._refuse(key, error.errno)
         self._has_grown(token, False)
+
+    def _refuse(self, key: int, number: int) -> None:
+        why = self._full if number == errno.EMFILE else os.strerror(number)
+        self._say("refused", key=key, why=f"its memory cannot be limited: {why}")
 
     def _enter(self, key: int, pid: int, index: int) -> None:
         self._keys[key], self._pids[key] = index, pid
@@ -139,12 +149,17 @@ class Group:
         `parents`: those that it may be forked from, and what each does not leave to its children.
         """
         index, parent, forget = None, 0, []
-        with contextlib.suppress(OSError):      # it was killed
+        try:
             for parent, forget in parents:      # noqa: B007
                 if parent in self._keys and (index := self._own(self._pager.unclaimed(self._keys[parent]), pid)) is not None:
                     self._pager.claim(index, pid)
                     break
+        except OSError as error:
+            if error.errno not in _ENDED:
+                return self._refuse(key, error.errno)
         if index is None:
+            if any(parent in self._keys and self._pager.has_lost_track(self._keys[parent]) for parent, _ in parents):
+                return self._refuse(key, errno.EMFILE)
             return self._say("claimed", key=key)
         for start, end in [*self._strange(index, pid), *forget]:
             self._pager.forget(index, start, end, 0)
@@ -318,8 +333,15 @@ class Group:
             if one.index in keys:
                 self._say("lost", key=keys[one.index], thread=one.thread, address=one.address, why=self._why(one))
 
+    @property
+    def _full(self) -> str:
+        return (f"its group has {self._pager.spaces_most} processes, and its pager can look after no more "
+                f"({_OF_A_SPACE} descriptors each, see ulimit -n; {SPACES} at most)")
+
     def _why(self, one: Any) -> str:
         device = self._pager.store.device.describe()
+        if one.errno in (errno.EMFILE, errno.ENFILE):
+            return f"the memory of what it forks cannot be limited: {self._full}"
         if one.errno == errno.EBADMSG:
             return f"{device}: slot {one.slot} is not what was written"
         if one.errno == errno.ENOMEM:
@@ -466,6 +488,8 @@ def main(argv: list[str]) -> int:
     with contextlib.suppress(OSError):  # threads wait for us: we go first
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     pager = Pager(store)
+    open_files.raise_limit(_OF_A_SPACE * SPACES + _OTHERS)
+    pager.set_spaces_most(max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHERS) // _OF_A_SPACE))
     if place.keep_awake:
         pager.keep_awake()
     threading.Thread(target=pager.serve, name="faults", daemon=True).start()

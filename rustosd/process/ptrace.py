@@ -6,6 +6,7 @@ killed meanwhile is ProcessLookupError or `Ended`, whichever comes first.
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import struct
@@ -173,7 +174,7 @@ def set_mask(tid: int, mask: bytes) -> None:
 
 
 def syscall_instruction(tid: int) -> int:
-    """Where in its memory there is one. Raises OSError."""
+    """Where in its memory there is one. Raises OSError; ProcessLookupError: it was killed."""
     try:
         with open(f"/proc/{tid}/auxv", "rb") as vector:
             vdso = dict(struct.iter_unpack("=QQ", vector.read())).get(_AT_SYSINFO_EHDR, 0)
@@ -181,7 +182,12 @@ def syscall_instruction(tid: int) -> int:
             return vdso + at
     except (OSError, struct.error):
         pass                            # it has none, or has moved it away
-    for line in Path(f"/proc/{tid}/maps").read_text(errors="replace").splitlines():
+    maps = ""
+    with contextlib.suppress(FileNotFoundError):
+        maps = Path(f"/proc/{tid}/maps").read_text(errors="replace")
+    if not maps:                        # it has no memory any more, or is gone
+        raise ProcessLookupError(errno.ESRCH, f"thread {tid} was killed")
+    for line in maps.splitlines():
         start, _, end = line.split(" ", 1)[0].partition("-")
         if line.split()[1][2] == "x" and not line.endswith("[vsyscall]"):
             octets = read_memory(tid, int(start, 16), min(int(end, 16) - int(start, 16), 1 << 20))

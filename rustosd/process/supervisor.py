@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from rustosd import open_files
 from rustosd.memory_limits import Limits
 from rustosd.process import inventory, ptrace, report
 from rustosd.process.answers import HANDLERS
@@ -36,6 +37,7 @@ from rustosd.process.monitor import Monitor
 from rustosd.process.notify import Notifications
 from rustosd.process.opening import Opening
 from rustosd.process.output import Output
+from rustosd.process.say import say
 from rustosd.process.sockets import Table
 from rustosd.process.threads import Threads
 from rustosd.scheduling.waits import Meter
@@ -43,10 +45,11 @@ from rustosd.scheduling.waits import Meter
 _TICK_NS: Final = 1_000_000_000
 _RETRY_NS: Final = 2_000_000
 _ALONE_S: Final = 0.01
+_DESCRIPTORS: Final = 16384
+"""For each call that waits, and for each process whose memory is limited."""
 GRACE_S: Final = 5.0
 _KILLED_S: Final = 5.0
 """For what was killed to be gone: it may be in the middle of something in the kernel."""
-_STDERR: Final = 2
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals to the supervisor that are meant for the program. Those of the terminal reach it anyway."""
 
@@ -115,6 +118,7 @@ class Supervisor:
         if self.memory is not None:
             program = replace(program, huge_pages=False)        # they cannot leave in parts
         started = launch(program, assemble(rules), -1 if self._output is None else self._output.end)
+        open_files.raise_limit(_DESCRIPTORS)        # not the program's
         self._calls = Calls(Notifications(started.listener), self._threads, self._epoll.fileno(), self.table.sockets, HANDLERS,
                             self._opening.socket)
         self._child = started.pid
@@ -183,7 +187,7 @@ class Supervisor:
 
     def _end_with(self, why: str) -> None:
         """Nothing of the group can go on."""
-        _say(why)
+        say(why)
         for pid in self.programs():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -297,7 +301,7 @@ class Supervisor:
                 os.kill(self._child, signal.SIGKILL)
                 raise LaunchFailed("a program whose memory is limited must be traced: ptrace says "
                                    f"{refused.strerror}") from None
-            _say(f"the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. Something else "
+            say(f"the program runs untraced, its exceptions are not explained: ptrace says {refused.strerror}. Something else "
                  "traces it already, or a container or security module forbids it; --untraced silences this")
 
     def _terminating(self, fault: Fault) -> None:
@@ -308,7 +312,7 @@ class Supervisor:
             pid=fault.process, thread=fault.tid, program=program, kind=fault.kind, signal=fault.info.number, trap=fault.trap,
             error_code=None if code is None else f"{code:#x}", address=None if address is None else f"{address:#x}",
             words=summary[:500], text=report.compose(fault, self._calls.recent))
-        _say(f"{program} ({fault.process}) ends by {summary}; more: rustosctl faults")
+        say(f"{program} ({fault.process}) ends by {summary}; more: rustosctl faults")
 
     def _tell_handled(self) -> None:
         for kind, count in self.exceptions.take_handled().items():
@@ -401,12 +405,3 @@ def _programs_first() -> Iterator[None]:
         yield
     finally:
         os.sched_setscheduler(0, policy, os.sched_param(0))
-
-
-def _say(text: str) -> None:
-    """A line on stderr, unless nobody reads there: all programs would wait with us."""
-    ready = select.poll()
-    ready.register(_STDERR, select.POLLOUT)
-    if any(events & select.POLLOUT for _, events in ready.poll(0)):
-        with contextlib.suppress(OSError):
-            os.write(_STDERR, f"rustosctl: {text}\n".encode(errors="replace"))

@@ -1,11 +1,12 @@
 """The daemon's side of swap: a place for every program that asks, as [swap] says."""
 
 import asyncio
+import contextlib
 import errno
 import io
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,19 @@ _PAGE: Final = 4096
 _PIECE: Final = 2 << 20
 
 log = structlog.get_logger(__name__)
+
+
+@contextlib.contextmanager
+def _directory(path: Path) -> Iterator[None]:
+    """It is there for a moment at least: files without a name go on without it. Raises OSError."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):      # somebody uses it by now
+                folder.rmdir()
 
 
 class Places:
@@ -40,8 +54,8 @@ class Places:
             return self._part(str(config.export), octets, pid, common)
         name = str(Path(config.path) / f"{pid}.swap")
         try:
-            Path(config.path).mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = nameless(name)
+            with _directory(Path(config.path)):
+                fd = nameless(name)
         except OSError as error:
             raise OSError(error.errno,
                           f"no swap in {config.path}: {error.strerror}; choose another path under [swap]") from None

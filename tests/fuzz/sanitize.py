@@ -25,7 +25,7 @@ def runtime() -> Path | None:
 def _fingerprint() -> str:
     """Of everything the build is made from."""
     digest = hashlib.sha256(f"{sys.version} {SANITIZERS}".encode())
-    for path in sorted([ROOT / "setup.py", *(p for d in ("netstack", "mm", "drivers", "rustosd/nbd") for s in ("py", "pxd")
+    for path in sorted([ROOT / "setup.py", *(p for d in ("netstack", "mm", "drivers", "rustosd") for s in ("py", "pxd")
                                              for p in (ROOT / d).rglob(f"*.{s}"))]):
         digest.update(f"{path.relative_to(ROOT)}\0".encode())
         digest.update(path.read_bytes())

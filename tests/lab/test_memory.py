@@ -148,10 +148,15 @@ def ends_with_a_reason(served: Served, name: str, why: str) -> None:
 
 
 def test_memory_is_what_programs_made_it_and_who_loses_his_disk_ends_alone(served):
-    said = served.guest.run(f"{LIMITED} {STRESS} 2 5 16 fork", timeout=300)
-    assert re.search(r"wrong 0$", said.stdout.strip()), said.stdout + said.stderr
-    first, = (row for row in served.ask("export.list")["exports"] if row["name"] == "first")
-    assert first["written_octets"] > 1 << 20 and first["read_octets"] > 1 << 20 and not first["errors"], first
+    for seconds in (5, 20, 80):         # a starved guest may not get as far as its limit
+        said = served.guest.run(f"{LIMITED} {STRESS} 2 {seconds} 16 fork", timeout=300)
+        assert re.search(r"wrong 0$", said.stdout.strip()), said.stdout + said.stderr
+        first, = (row for row in served.ask("export.list")["exports"] if row["name"] == "first")
+        if first["written_octets"] > 1 << 20 and first["read_octets"] > 1 << 20:
+            break
+    else:
+        pytest.fail(f"{said.stdout}: {first}")
+    assert not first["errors"], first
 
     served.hold("left")
     served.swap_on("")

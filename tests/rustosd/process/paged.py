@@ -23,6 +23,7 @@ from tests.rustosd.process.traced import LIMIT_S, Traced
 
 FAILING: Final = (sys.executable, "-m", "tests.rustosd.process.failing_pager")
 BLIND: Final = (sys.executable, "-m", "tests.rustosd.process.blind_pager")
+FEW: Final = (sys.executable, "-m", "tests.rustosd.process.few_pager")
 FULL: Final = (sys.executable, "-m", "tests.rustosd.process.full_pager")
 LATE: Final = (sys.executable, "-m", "tests.rustosd.process.late_pager")
 _NO_NEW_PRIVS, _THP_DISABLE = 38, 41

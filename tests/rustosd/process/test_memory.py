@@ -17,7 +17,7 @@ from rustosd.process import memory, ptrace, syscalls
 from rustosd.process.memory import PAGER, Memory, MemoryRefused, check_rights
 from rustosd.process.monitor import Monitor
 from tests.mm.test_region import possible
-from tests.rustosd.process.paged import BLIND, FAILING, FULL, LATE, Paged
+from tests.rustosd.process.paged import BLIND, FAILING, FEW, FULL, LATE, Paged
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 MIB = 1 << 20
@@ -234,6 +234,48 @@ def test_a_child_of_which_nothing_tells_whose_it_is_is_killed_and_that_is_said(
     assert one.unclaimed_slots() == 0
 
 
+FORKS_MANY = """
+import os, sys
+reading, writing = os.pipe()
+pages = int(sys.argv[1]) * 256
+block = bytearray(pages * 4096)
+for page in range(pages):
+    block[page * 4096] = page % 251 + 1
+children = []
+for _ in range(6):
+    if (child := os.fork()) == 0:
+        os.close(writing)
+        whole = all(block[page * 4096] == page % 251 + 1 for page in range(pages))
+        os.write(1, b"whole " if whole else b"wrong ")
+        os.read(reading, 1)
+        os._exit(0)
+    children.append(child)
+os.close(writing)
+print(sorted(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+def test_who_is_more_than_the_pager_can_look_after_is_killed_and_that_is_said(
+        start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, text = output_of(start, tmp_path, sys.executable, "-c", FORKS_MANY, "1", soft=256 * MIB, hard=512 * MIB, pager=FEW)
+    assert text == f"whole whole [0, 0{', 9' * 4}]\n"
+    told = capfd.readouterr().err
+    assert len(re.findall(r"process \d+ was killed: its memory cannot be limited: its group has 3 processes", told)) == 4
+
+
+def test_nobody_has_zero_for_what_is_in_swap_when_the_pager_can_look_after_no_more(
+        start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with open(tmp_path / "output", "w") as file:
+        one = start(sys.executable, "-c", FORKS_MANY, "24", stdout=file.fileno(), pager=FEW)
+        assert one.run() == -signal.SIGKILL
+        one.until(lambda: not one.turn())
+    assert "wrong" not in (tmp_path / "output").read_text()
+    told = capfd.readouterr().err
+    for who, what in ((one.pid, "the memory of what it forks"), (r"\d+", "its memory")):
+        assert re.search(rf"process {who} was killed: {what} cannot be limited: .* can look after no more", told), told
+    assert one.unclaimed_slots() == 0
+
+
 FORKS_MEANWHILE = """
 import ctypes, mmap, os, sys, threading, time
 octets = 24 << 20
@@ -369,6 +411,22 @@ def test_many_that_grow_at_once_keep_the_limit_together(start: Start, fill: str,
     assert one.peak_octets() <= 20 * MIB + OVER + 8 * (256 << 10)      # at a time in each
 
 
+def test_copies_that_writes_make_after_a_fork_wait_for_nobody_and_are_no_more_than_was_forked(
+        start: Start, fill: str, tmp_path: Path) -> None:
+    """Nothing can be swapped out here, so who waited would be ended."""
+    _, text = output_of(start, tmp_path, fill, "copy", "12", soft=8 * MIB, hard=16 * MIB, pager=FAILING,
+                        place={"fails": "write-error"})
+    forked_with, copied, _ = map(int, text.split())
+    assert 12 * MIB <= copied <= forked_with + (8 << 12)        # what is lent
+
+
+def test_who_needs_new_memory_after_a_fork_waits_until_all_are_within_the_limit(
+        start: Start, fill: str, tmp_path: Path) -> None:
+    _, text = output_of(start, tmp_path, fill, "copy-more", "12", soft=8 * MIB, hard=16 * MIB)
+    _, both, _ = map(int, text.split())
+    assert both <= 16 * MIB + OVER
+
+
 def test_programs_that_are_not_root_are_limited_as_well(start: Start, stress: str, tmp_path: Path) -> None:
     for folder in (Path(stress), *Path(stress).parents[:4]):
         folder.chmod(folder.stat().st_mode | 0o055)
@@ -461,13 +519,41 @@ def test_a_pager_that_is_killed_takes_its_programs_with_it_and_says_so(start: St
     one.until(lambda: not one.turn())       # nothing is left
 
 
-def test_a_helper_that_is_killed_ends_its_program(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [HOLD, "print('ready', flush=True); import time; time.sleep(600)"], ids=["at-work", "idle"])
+def test_a_helper_that_is_killed_ends_its_program_and_that_is_said(start: Start, tmp_path: Path, program: str,
+                                                                   capfd: pytest.CaptureFixture[str]) -> None:
     with open(tmp_path / "output", "w") as file:
-        one = start(sys.executable, "-c", HOLD, "alone", stdout=file.fileno())
+        one = start(sys.executable, "-c", program, "alone", stdout=file.fileno())
         _ready(one, tmp_path / "output")
         helper, = one.memory.attendants - {one.memory.pager_pid}
         os.kill(helper, signal.SIGKILL)
         assert one.run() == -signal.SIGKILL
+    assert f"process {one.pid} was killed: the task that drops pages in its memory was killed" in capfd.readouterr().err
+    assert one.memory.attendants == {one.memory.pager_pid}
+
+
+DISCARDS = """
+import mmap
+block = mmap.mmap(-1, 24 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+block.write(b"x" * len(block))
+print("ready", flush=True)
+while True:
+    block.madvise(mmap.MADV_DONTNEED, 0, 4096)
+"""
+
+
+def test_a_helper_that_is_killed_while_a_thread_waits_for_it_ends_its_program(start: Start, tmp_path: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Memory._done
+
+    def helper_dies(self: Memory, token: int, copied: bool) -> None:
+        if self._calls[token].number == syscalls.MADVISE:
+            self._calls[token].space.helper.ended = copied = True
+        done(self, token, copied)
+
+    monkeypatch.setattr(Memory, "_done", helper_dies)
+    one = start(sys.executable, "-c", DISCARDS)
+    assert one.run() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(("how", "why"), [("corrupt", "is not what was written"), ("read-error", "Input/output error")])

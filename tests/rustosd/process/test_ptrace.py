@@ -124,3 +124,13 @@ def test_what_somebody_traces_already_is_refused():
         with pytest.raises(PermissionError):
             ptrace.seize(process.pid)
         process.kill()
+
+
+def test_who_was_killed_has_nothing_to_lend_reaped_or_not():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(ProcessLookupError):
+            ptrace.Borrowed(process.pid, Kind.TRAPPED)
+    with pytest.raises(ProcessLookupError):
+        ptrace.Borrowed(process.pid, Kind.TRAPPED)

@@ -48,13 +48,23 @@ def test_a_file_has_no_name_is_its_owners_and_as_large_as_was_said(tmp_path, cha
         fd = os.dup(end.fileno())
     status = os.fstat(fd)
     assert (status.st_nlink, stat.S_IMODE(status.st_mode), status.st_size) == (0, 0o600, 1 << 20)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o700 and list(path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []               # nor is there a directory that was made for it
     store = open_store(from_builtins(msgspec.to_builtins(place)), fd)
     assert store.sealer.encrypts is changed.get("encryption", True)
     assert (store.packer is None) is ("compression" not in changed)
     assert store.device.direct is changed.get("direct", False)
     assert round_trip(store)
     store.close()
+
+
+def test_a_directory_that_is_there_stays(tmp_path):
+    _, end = Places(lambda: config(tmp_path / "swap" / "below"), none).take(900)
+    end.close()
+    assert tmp_path.is_dir() and list(tmp_path.iterdir()) == []
+    (tmp_path / "swap").mkdir()
+    _, end = Places(lambda: config(tmp_path / "swap"), none).take(900)
+    end.close()
+    assert list((tmp_path / "swap").iterdir()) == [] and (tmp_path / "swap").is_dir()
 
 
 @pytest.mark.parametrize("wanted", [True, False])

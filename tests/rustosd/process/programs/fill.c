@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define PAGE 4096ul
+#define MORE (1ul << 20)
 #ifndef STATIC
 #define STATIC 4096 /* else it could fill very much from its first instruction on */
 #endif
@@ -78,16 +79,43 @@ static void at_once_in_many(void)
         ;
 }
 
-static long field(const char *name)
+static long field_of(int pid, const char *name)
 {
     char line[256];
     long found = 0;
-    FILE *status = fopen("/proc/self/status", "r");
+    FILE *status;
+    snprintf(line, sizeof line, "/proc/%d/status", pid);
+    status = fopen(line, "r");
     while (fgets(line, sizeof line, status))
         if (!strncmp(line, name, strlen(name)))
             found = atol(line + strlen(name));
     fclose(status);
     return found << 10;
+}
+
+static long field(const char *name) { return field_of(getpid(), name); }
+
+/* A child writes all that it shares with its parent; with `more`, it needs new memory then, too: for that it may have to wait. */
+static void in_a_child(int more)
+{
+    int status;
+    char *at = map(octets, 0);
+    memset(at, 'x', octets);
+    printf("%ld ", field("RssAnon:"));
+    fflush(stdout);
+    if (!fork()) {
+        memset(at, 'y', octets);
+        if (more)
+            memset(map(MORE, 0), 'z', MORE);
+        printf("%ld ", field("RssAnon:") + (more ? field_of(getppid(), "RssAnon:") : 0));
+        for (size_t done = 0; done < octets; done++)
+            if (at[done] != 'y') exit(1);
+        exit(0);
+    }
+    wait(&status);
+    for (size_t done = 0; done < octets; done++)
+        if (at[done] != 'x') exit(1);
+    if (status) exit(3);
 }
 
 int main(int count, char **argument)
@@ -104,6 +132,8 @@ int main(int count, char **argument)
     else if (!strcmp(how, "populate")) memset(map(octets, MAP_POPULATE), 'x', octets);
     else if (!strcmp(how, "brk")) memset(sbrk(octets), 'x', octets);
     else if (!strcmp(how, "many")) at_once_in_many();
+    else if (!strcmp(how, "copy")) in_a_child(0);
+    else if (!strcmp(how, "copy-more")) in_a_child(1);
     else if (!strcmp(how, "static")) memset(variable, 'x', octets < STATIC ? octets : STATIC);
     else return 2;
     printf("%ld\n", field("VmHWM:") - field("RssFile:"));
