@@ -208,6 +208,7 @@ class Borrowed:
         self.born: list[int] = []           # threads that calls of ours have made; they stop at their first instruction
         self.ran = False                    # it has made a call: it stands at the end of one, wherever it stood before
         self._held_back: list[int] = []
+        self._stops = False                 # it was told to: SIGSTOP cannot be blocked
         self._finish = kind in IN_A_CALL
         self.instruction = syscall_instruction(tid)
 
@@ -227,6 +228,8 @@ class Borrowed:
             set_mask(self.tid, self._mask)
             for number in self._held_back:
                 os.kill(self.tid, number)
+            if self._stops:                 # it says itself whether it still is to, which a SIGCONT may have changed
+                interrupt(self.tid)
 
     def call(self, number: int, *arguments: int) -> int:
         """What the call returns. Raises OSError as it fails; Ended."""
@@ -244,14 +247,17 @@ class Borrowed:
 
     def _run_to_syscall_stop(self) -> None:
         self.ran = True
+        number = 0
         while True:
-            _ptrace(_SYSCALL, self.tid)
+            _ptrace(_SYSCALL, self.tid, 0, number if number in STOP_SIGNALS else 0)
             kind, number = wait(self.tid)
             if kind is Kind.SYSCALL:
                 return
             if kind in IN_A_CALL:
                 self.born.append(event_message(self.tid))
-            elif kind in (Kind.SIGNAL, Kind.STOPPED):       # SIGSTOP cannot be blocked
+            elif kind is Kind.STOPPED:
+                self._stops, number = True, 0
+            elif kind is Kind.SIGNAL and number not in STOP_SIGNALS:
                 self._held_back.append(number)
 
 

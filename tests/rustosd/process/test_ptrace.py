@@ -95,6 +95,32 @@ def test_signals_wait_until_the_call_is_done(at_exec):
     assert at_exec("true", act=act) in (-signal.SIGUSR1, -signal.SIGUSR2)
 
 
+@pytest.mark.parametrize("calls", [0, 1], ids=["unseen", "seen"])
+def test_who_is_stopped_and_goes_on_meanwhile_runs(at_exec, calls):
+    def act(pid):
+        with ptrace.Borrowed(pid, Kind.EXEC) as thread:
+            os.kill(pid, signal.SIGSTOP)
+            assert thread.call(GETPID) == pid
+            os.kill(pid, signal.SIGCONT)
+            for _ in range(calls):
+                assert thread.call(GETPID) == pid
+
+    assert at_exec("true", act=act) == 0
+
+
+def test_who_is_stopped_meanwhile_stands_until_it_goes_on():
+    def act(pid):
+        with ptrace.Borrowed(pid, Kind.EXEC) as thread:
+            os.kill(pid, signal.SIGSTOP)
+            assert thread.call(GETPID) == pid
+
+    one = Traced("true")
+    one.monitor.on_exec.append(act)
+    one.until(lambda: one.pid in one.monitor.stopped)
+    os.kill(one.pid, signal.SIGCONT)
+    assert one.run() == 0
+
+
 def test_who_is_killed_meanwhile_has_ended(at_exec):
     def act(pid):
         with ptrace.Borrowed(pid, Kind.EXEC) as thread:
