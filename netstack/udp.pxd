@@ -46,6 +46,9 @@ cdef void udp_error(UdpTable *t, const IcmpError *error) noexcept nogil     # te
 
 # Send n octets, from the endpoint's address; 0 or the Verdict they were dropped for.
 cdef int udp_send(UdpTable *t, UdpEndpoint *e, const Addr *to, uint16_t port, const char *data, Py_ssize_t n) noexcept nogil
+# The same from another address of the host, which the endpoint need not be bound to.
+cdef int udp_send_from(UdpTable *t, UdpEndpoint *e, const Addr *source, const Addr *to, uint16_t port, const char *data,
+                       Py_ssize_t n) noexcept nogil
 cdef Packet *udp_first(UdpEndpoint *e) noexcept nogil   # the datagram that waits longest, or NULL
 cdef void udp_drop(UdpEndpoint *e) noexcept nogil       # ... was delivered: forget it
 cdef bint udp_speaks_to(const UdpEndpoint *e, const Addr *to) noexcept nogil

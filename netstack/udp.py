@@ -211,13 +211,35 @@ def udp_error(t: cython.pointer[UdpTable], error: cython.pointer[cython.const[Ic
 def udp_send(t: cython.pointer[UdpTable], e: cython.pointer[UdpEndpoint], to: cython.pointer[cython.const[Addr]],
              port: uint16_t, data: cython.pointer[cython.const[cython.char]], n: cython.Py_ssize_t) -> cython.int:
     """Send n octets; 0 or the Verdict they were dropped for."""
-    net: cython.pointer[Net] = t.net
     verdict: cython.int = 0
-    p: cython.pointer[Packet] = cython.NULL
-    if e.path.generation != net.generation or not same_address(cython.address(e.path.destination), to):
+    if e.path.generation != t.net.generation or not same_address(cython.address(e.path.destination), to):
         e.path.destination = to[0]
-        verdict = path_resolve(net, cython.address(e.path), cython.address(e.local))
-    if verdict == 0 and UDP_HEADER + n + (IPV4_HEADER if is_v4(to) else IPV6_HEADER) > e.path.mtu:
+        verdict = path_resolve(t.net, cython.address(e.path), cython.address(e.local))
+    return _send_along(t, e, cython.address(e.path), verdict, port, data, n)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def udp_send_from(t: cython.pointer[UdpTable], e: cython.pointer[UdpEndpoint], source: cython.pointer[cython.const[Addr]],
+                  to: cython.pointer[cython.const[Addr]], port: uint16_t, data: cython.pointer[cython.const[cython.char]],
+                  n: cython.Py_ssize_t) -> cython.int:
+    """As udp_send, from a given address of the host."""
+    path: Path
+    path.destination = to[0]
+    return _send_along(t, e, cython.address(path), path_resolve(t.net, cython.address(path), source), port, data, n)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _send_along(t: cython.pointer[UdpTable], e: cython.pointer[UdpEndpoint], path: cython.pointer[Path], verdict: cython.int,
+                port: uint16_t, data: cython.pointer[cython.const[cython.char]], n: cython.Py_ssize_t) -> cython.int:
+    """Send n octets along a path, if resolving it gave no `verdict`."""
+    net: cython.pointer[Net] = t.net
+    to: cython.pointer[cython.const[Addr]] = cython.address(path.destination)
+    p: cython.pointer[Packet] = cython.NULL
+    if verdict == 0 and UDP_HEADER + n + (IPV4_HEADER if is_v4(to) else IPV6_HEADER) > path.mtu:
         verdict = TOO_BIG
     if verdict == 0:
         p = packet_new(PACKET_START + UDP_HEADER + cython.cast(uint32_t, n), PACKET_START)
@@ -233,10 +255,10 @@ def udp_send(t: cython.pointer[UdpTable], e: cython.pointer[UdpEndpoint], to: cy
     put16(out + 2, port)
     put16(out + 4, length)
     # the sum of the pseudo header alone: the device completes it, or ip_send where the device cannot
-    store16(out + 6, cython.cast(uint16_t, ~fold(sum_pseudo(cython.address(e.path.source), to, PROTOCOL_UDP, length))))
+    store16(out + 6, cython.cast(uint16_t, ~fold(sum_pseudo(cython.address(path.source), to, PROTOCOL_UDP, length))))
     p.checksum_offset = 6
     memcpy(out + UDP_HEADER, data, n)
-    verdict = ip_send(net, p, cython.address(e.path), PROTOCOL_UDP, e.hop_limit)
+    verdict = ip_send(net, p, path, PROTOCOL_UDP, e.hop_limit)
     if verdict == 0:
         e.tx_datagrams += 1
         e.tx_octets += n

@@ -1,8 +1,9 @@
 """What is left of a daemon that died: its last log lines, its figures and the stacks of its threads, in one report.
 
 While it runs, a daemon has a box in the crash directory: a file mapped into memory, so that what was written is there however
-it ends, and a file for faulthandler, which writes the stacks when a signal kills it. A clean end removes both. An exception
-that nobody caught becomes a report at once; of a box whose daemon is dead the next start makes one.
+it ends, and a file for faulthandler, which writes the stacks when a signal kills it. A clean end removes both. The box is on a
+disk, for the machine may stop as well; writing to it was not seen to wait for that (ext4, a thousand fsyncs a second). An
+exception that nobody caught becomes a report at once; of a box whose daemon is dead the next start makes one.
 """
 
 import asyncio

@@ -22,7 +22,8 @@ _CHAFF = bytes(32768)
 # The daemon leaves the last octet we wrote in its queue (rustosd.handoff.splice says why), and with it the kernel's buffer
 # around it, up to 40 KiB. Our end is writable while no more than a quarter of SO_SNDBUF is used: less would never be again.
 SNDBUF_LEAST = 106496
-_TO_PEER = HEADER.pack(bytes(16), 0, 0)
+_TO_PEER = bytes(HEADER.size)
+_ANY_ADDRESS = bytes(16)
 _DATAGRAM_MOST = {_stdlib.AF_INET: 65507, _stdlib.AF_INET6: 65527}      # RFC 768, RFC 8200
 _daemon = Daemon()
 atexit.register(_daemon.close)
@@ -362,7 +363,7 @@ class DatagramSocket(Socket):
         host, port = self._resolved(address)
         if self._local is None:
             self.bind(("", 0))
-        return HEADER.pack(pack_address(host.partition("%")[0] or "::1"), port, 0)
+        return HEADER.pack(pack_address(host.partition("%")[0] or "::1"), port, 0, _ANY_ADDRESS)
 
     def _send(self, header: bytes, buffers: list[Any], flags: int) -> int:
         octets = b"".join((header, *buffers))
@@ -414,8 +415,9 @@ class DatagramSocket(Socket):
         """Whom a datagram is from. Raises what came back for one sent."""
         if len(header) < HEADER.size:
             raise _stopped()
+        header = header[:-len(_ANY_ADDRESS)] + _ANY_ADDRESS
         if header != self._last[0]:
-            octets, port, code = HEADER.unpack(header)
+            octets, port, code, _ = HEADER.unpack(header)
             if code:
                 raise OSError(code, os.strerror(code))
             self._last = header, self._address(unpack_address(octets), port)

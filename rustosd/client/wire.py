@@ -1,7 +1,8 @@
 """What crosses the socketpairs between a program and the daemon, besides the octets of streams; both sides read it here.
 
-A datagram travels behind HEADER: the other host's address and port (zeros from the program: the connected peer), and from
-the daemon an errno instead of data when something came back. A listening socket gets one ACCEPTED with one descriptor for
+A datagram travels behind HEADER: the other host's address and port (zeros from the program: the connected peer); from the
+daemon an errno instead of data when something came back; and our own address, which it came to or is to be sent from (zeros
+from the program: whichever the socket or the route has). A listening socket gets one ACCEPTED with one descriptor for
 each connection: its id, the peer, and the address it was made to; the program answers each with TAKEN. An address is 16
 octets, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2).
 """
@@ -9,7 +10,7 @@ octets, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2).
 import socket
 import struct
 
-HEADER = struct.Struct("!16sHH")            # address, port, errno
+HEADER = struct.Struct("!16sHH16s")         # address, port, errno, our address
 ACCEPTED = struct.Struct("!8s16sH16sH")     # id; remote address and port; local address and port
 TAKEN = b"\1"
 MORE_MOST = 7                               # sockets that may come along with the one that was asked for

@@ -53,8 +53,8 @@ cdef enum:
     MOST = 262144               # octets one connection moves to its client before others get their turn
     MOST_OUT = 1048576          # ... and from it: as many as fill a send ring, which makes the fewest segments of them
     DATAGRAMS_MOST = 64
-    HEADER = 20                 # before each datagram on the pair: see rustosd.client.wire
-    DATAGRAM_MOST = 65548       # octets that cross the pair at once, header included, and one to tell that it was more
+    HEADER = 36                 # before each datagram on the pair: see rustosd.client.wire
+    DATAGRAM_MOST = 65564       # octets that cross the pair at once, header included, and one to tell that it was more
 
 cdef class StreamSplice(Follower):
     cdef Tcp tcp
@@ -96,5 +96,5 @@ cdef class DatagramSplice:
     cdef void wake(self, uint32_t told)
     cdef bint push(self, UdpEndpoint *e)
     cdef bint pull(self, UdpEndpoint *e)
-    cdef int give(self, const Addr *source, uint16_t port, int error, const uint8_t *data, uint32_t n)
+    cdef int give(self, const Addr *source, uint16_t port, int error, const Addr *ours, const uint8_t *data, uint32_t n)
     cdef int forward(self, UdpEndpoint *e, const uint8_t *header, const char *data, Py_ssize_t n)

@@ -26,7 +26,7 @@ from cython.cimports.netstack.net import Packet
 from cython.cimports.netstack.tcp.ring import ring_parts, ring_put
 from cython.cimports.netstack.tcp.state import CLOSED
 from cython.cimports.netstack.tcp.tcb import F_FIN_QUEUED, Tcb
-from cython.cimports.netstack.udp import UdpEndpoint, udp_drop, udp_first, udp_send, udp_speaks_to
+from cython.cimports.netstack.udp import UdpEndpoint, udp_drop, udp_first, udp_send, udp_send_from, udp_speaks_to
 from cython.cimports.netstack.wire.address import Addr, is_unspecified
 from cython.cimports.posix.uio import iovec
 from cython.cimports.rustosd.epoll import (
@@ -476,8 +476,8 @@ def _empty(fd: cython.int) -> cython.void:
 class DatagramSplice:
     """One UDP endpoint and the daemon's end of the seqpacket socketpair whose other end a client has.
 
-    Every datagram travels behind HEADER octets: the other host's address and port, and an errno instead of data where one
-    is to be reported. It is what `AsyncStack.endpoints` has for the endpoint.
+    Every datagram travels behind HEADER octets: the other host's address and port, an errno instead of data where one is to be
+    reported, and our address. It is what `AsyncStack.endpoints` has for the endpoint.
     """
 
     def __init__(self, udp: Udp, endpoint: int, fd: int, owner: object):
@@ -530,19 +530,19 @@ class DatagramSplice:
         p: cython.pointer[Packet]
         _k: cython.int
         if self.error and not self.flags & (C_FULL | C_SHUT) and self.give(
-                cython.address(e.remote), e.remote_port, self.error, cython.NULL, 0):
+                cython.address(e.remote), e.remote_port, self.error, cython.address(e.local), cython.NULL, 0):
             self.error = 0
         for _k in range(DATAGRAMS_MOST):
             p = udp_first(e)
             if p == cython.NULL or self.flags & (C_FULL | C_SHUT):
                 return False
-            if self.give(cython.address(p.source), p.port, 0, p.octets, p.length):
+            if self.give(cython.address(p.source), p.port, 0, cython.address(p.destination), p.octets, p.length):
                 udp_drop(e)
         return True
 
     @cython.cfunc
     def give(self, source: cython.pointer[cython.const[Addr]], port: uint16_t, error: cython.int,
-             data: cython.pointer[cython.const[uint8_t]], n: uint32_t) -> cython.int:
+             ours: cython.pointer[cython.const[Addr]], data: cython.pointer[cython.const[uint8_t]], n: uint32_t) -> cython.int:
         """One datagram to the client; whether it is dealt with. What does not fit its buffer, or memory, is lost."""
         header: uint8_t[HEADER]
         parts: iovec[2]
@@ -552,6 +552,7 @@ class DatagramSplice:
         memcpy(header, source.octets, 16)
         put16(cython.address(header[16]), port)
         put16(cython.address(header[18]), cython.cast(uint16_t, error))
+        memcpy(cython.address(header[20]), ours.octets, 16)
         memset(cython.address(message), 0, cython.sizeof(msghdr))
         parts[0].iov_base = header
         parts[0].iov_len = HEADER
@@ -614,6 +615,7 @@ class DatagramSplice:
                 data: cython.pointer[cython.const[cython.char]], n: cython.Py_ssize_t) -> cython.int:
         """Send one datagram; 0, the Verdict it was dropped for, or an errno below zero."""
         to: Addr
+        source: Addr
         port: uint16_t
         if n < 0:
             return -errno.EINVAL
@@ -632,7 +634,10 @@ class DatagramSplice:
             return -errno.EAFNOSUPPORT
         if self.policed and not self.owner.may_send(cython.cast(cython.p_char, to.octets)[:16], port):
             return -errno.EACCES
-        return udp_send(cython.address(self.udp.table), e, cython.address(to), port, data, n)
+        memcpy(source.octets, header + 20, 16)
+        if is_unspecified(cython.address(source)):
+            return udp_send(cython.address(self.udp.table), e, cython.address(to), port, data, n)
+        return udp_send_from(cython.address(self.udp.table), e, cython.address(source), cython.address(to), port, data, n)
 
     def close(self) -> None:
         """The stack closes: the client sees EOF."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import struct
 import traceback
 
@@ -20,6 +21,7 @@ _LENGTH = struct.Struct("=I")
 _POINTERS = struct.Struct("=QQ")                    # struct iovec
 _MESSAGE = struct.Struct("=QI4xQQQQi4x")            # struct msghdr: name, its length, iov, how many, control, its length, flags
 _VECTORS_MOST = 1024                                # UIO_MAXIOV
+_CONTROL_MOST = 4096
 MESSAGE_OCTETS = _MESSAGE.size
 NAME_LENGTH_AT = 8
 CONTROL_LENGTH_AT = 40
@@ -192,7 +194,7 @@ class Message:
                  control_length: int, _flags: int) -> None:
         self._call, self._at = call, at
         self.name, self.name_length = name, name_length
-        self.control_length = control_length if control else 0
+        self._control, self._control_length = (control, control_length) if control else (0, 0)
         if count > _VECTORS_MOST:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         self._pieces = list(_POINTERS.iter_unpack(call.read(vectors, count * _POINTERS.size)))
@@ -212,9 +214,19 @@ class Message:
             self._call.write(address, data[:length])
             data = data[length:]
 
-    def finish(self, name: bytes, flags: int) -> None:
-        """Write what recvmsg(2) tells besides the data. Raises OSError (EFAULT)."""
+    def control(self) -> bytes:
+        """The ancillary data to be sent. Raises OSError (EFAULT, ENOBUFS)."""
+        if self._control_length > _CONTROL_MOST:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return self._call.read(self._control, self._control_length) if self._control_length else b""
+
+    def finish(self, name: bytes, flags: int, control: bytes = b"") -> None:
+        """Write what recvmsg(2) tells besides the data, as far as there is room for it. Raises OSError (EFAULT)."""
         if self.name:
             self._call.write(self.name, name[:self.name_length])
             self._call.write(self._at + NAME_LENGTH_AT, _LENGTH.pack(len(name)))
-        self._call.write(self._at + CONTROL_LENGTH_AT, struct.pack("=Qi", 0, flags))
+        if len(control) > self._control_length:
+            control, flags = control[:0], flags | socket.MSG_CTRUNC
+        if control:
+            self._call.write(self._control, control)
+        self._call.write(self._at + CONTROL_LENGTH_AT, struct.pack("=Qi", len(control), flags))

@@ -20,13 +20,15 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from rustosd.client.wire import HEADER, pack_address, unpack_address
+from rustosd.process import ancillary
 from rustosd.process.call import MESSAGE_OCTETS, Call, Message
 from rustosd.process.sockaddr import Endpoint, emit, parse
 from rustosd.process.sockets import ANY, LOOPBACK, GuestSocket, Loop, State, error
 from rustosd.process.threads import inode_of
 
 _MOST: Final = {socket.AF_INET: 65507, socket.AF_INET6: 65527}      # RFC 768, RFC 8200
-_TO_PEER: Final = HEADER.pack(bytes(16), 0, 0)
+_PEER: Final = bytes(16), 0
+_ANY_SOURCE: Final = bytes(16)
 _BURST: Final = 64                                                  # datagrams that one socket moves before others do
 _SENDERS_MOST: Final = 1024
 _MESSAGE_STRIDE: Final = MESSAGE_OCTETS + 8                         # struct mmsghdr: and how many octets, padded
@@ -37,19 +39,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class _Received(NamedTuple):
     data: bytes
     sender: Endpoint
+    ours: bytes
     flags: int
 
 
 class Senders:
-    """Sockets whose names are the addresses of other hosts; those longest unused go first."""
+    """Sockets whose names are the addresses of other hosts, and of ours that they sent to; those longest unused go first."""
 
     def __init__(self) -> None:
         self._prefix = b"\0rustosd-%d-" % os.getpid()
         self._sockets: OrderedDict[bytes, socket.socket] = OrderedDict()
 
-    def named(self, address: bytes, port: int) -> socket.socket:
-        """The one whose name says where a datagram came from."""
-        key = address + port.to_bytes(2)
+    def named(self, address: bytes, port: int, ours: bytes) -> socket.socket:
+        """The one whose name says where a datagram came from and to."""
+        key = address + port.to_bytes(2) + ours
         if (known := self._sockets.get(key)) is not None:
             self._sockets.move_to_end(key)
             return known
@@ -60,12 +63,12 @@ class Senders:
         made.bind(self._prefix + key)
         return made
 
-    def endpoint(self, name: bytes | str | None) -> Endpoint | None:
+    def ends(self, name: bytes | str | None) -> tuple[Endpoint, bytes] | None:
         """What such a name says; None: it is none."""
-        if not isinstance(name, bytes) or not name.startswith(self._prefix) or len(name) != len(self._prefix) + 18:
+        if not isinstance(name, bytes) or not name.startswith(self._prefix) or len(name) != len(self._prefix) + 34:
             return None
         key = name[len(self._prefix):]
-        return Endpoint(unpack_address(key[:16]), int.from_bytes(key[16:]))
+        return Endpoint(unpack_address(key[:16]), int.from_bytes(key[16:18])), key[18:]
 
     def close(self) -> None:
         for one in self._sockets.values():
@@ -155,13 +158,14 @@ class DatagramSocket(GuestSocket):
 
     def send_message(self, call: Call) -> None:
         message = call.message(call.pointer(1))
-        self._send(call, self._packet(self._named(call, message), message.gather()), call.int(2) & socket.MSG_DONTWAIT != 0)
+        packet = self._packet(self._named(call, message), message.gather(), ancillary.source(message.control()))
+        self._send(call, packet, call.int(2) & socket.MSG_DONTWAIT != 0)
 
     def send_messages(self, call: Call) -> None:
         sent = 0
         for at, message in _messages(call):
             data = message.gather()
-            packet = self._packet(self._named(call, message), data)
+            packet = self._packet(self._named(call, message), data, ancillary.source(message.control()))
             try:
                 self._end.send(packet)
             except OSError:
@@ -177,14 +181,14 @@ class DatagramSocket(GuestSocket):
             return None
         return parse(call.read_name(message.name, message.name_length), self.family)
 
-    def _packet(self, endpoint: Endpoint | None, data: bytes) -> bytes:
+    def _packet(self, endpoint: Endpoint | None, data: bytes, source: bytes = _ANY_SOURCE) -> bytes:
         """What the daemon is sent. Raises OSError (EDESTADDRREQ, EMSGSIZE)."""
         if len(data) > _MOST[self.family]:
             raise error(errno.EMSGSIZE)
         if endpoint is None:
             if self.state != State.CONNECTED:
                 raise error(errno.EDESTADDRREQ)
-            return _TO_PEER + data
+            return HEADER.pack(*_PEER, 0, source) + data
         if self.local is None:
             self.note_names(self.ask("bind", host="", port=0, v6only=False))
         host = LOOPBACK[self.family] if endpoint.host == ANY[self.family] else endpoint.host
@@ -193,7 +197,7 @@ class DatagramSocket(GuestSocket):
             if len(self._allowed) >= _SENDERS_MOST:
                 self._allowed.clear()
             self._allowed.add(endpoint)
-        return HEADER.pack(pack_address(host.partition("%")[0]), endpoint.port, 0) + data
+        return HEADER.pack(pack_address(host.partition("%")[0]), endpoint.port, 0, source) + data
 
     def _send(self, call: Call, packet: bytes, at_once: bool) -> None:
         octets = len(packet) - HEADER.size
@@ -219,7 +223,7 @@ class DatagramSocket(GuestSocket):
             try:
                 data, writer = self._peer.recvfrom(_MOST[self.family])
                 if writer == self._name:
-                    self._end.send(_TO_PEER + data)
+                    self._end.send(HEADER.pack(*_PEER, 0, _ANY_SOURCE) + data)
             except BlockingIOError:
                 return
             except OSError as failed:
@@ -241,11 +245,11 @@ class DatagramSocket(GuestSocket):
                 self.error = errno.ENETDOWN
                 self._close_end()
                 return
-            address, port, failed = HEADER.unpack_from(packet)
+            address, port, failed, ours = HEADER.unpack_from(packet)
             if failed:
                 self._tell_error(failed)
                 continue
-            sender = self._peer or self._senders.named(address, port)
+            sender = self._peer or self._senders.named(address, port, ours)
             if not self._hand_over(sender, packet[HEADER.size:]):
                 return
 
@@ -297,7 +301,7 @@ class DatagramSocket(GuestSocket):
 
         def finish(got: _Received) -> None:
             message.scatter(got.data)
-            message.finish(emit(got.sender, self.family), got.flags)
+            message.finish(emit(got.sender, self.family), got.flags, self._told(got))
             call.answer(len(got.data))
         self._receive(call, message.octets, call.int(2), finish)
 
@@ -314,7 +318,7 @@ class DatagramSocket(GuestSocket):
                 while True:
                     at, message = messages[count]
                     message.scatter(got.data)
-                    message.finish(emit(got.sender, self.family), got.flags)
+                    message.finish(emit(got.sender, self.family), got.flags, self._told(got))
                     call.write(at + MESSAGE_OCTETS, _COUNT.pack(len(got.data)))
                     count += 1
                     if count == len(messages):
@@ -362,8 +366,15 @@ class DatagramSocket(GuestSocket):
         """Raises BlockingIOError when there is nothing, OSError."""
         kept = flags & (socket.MSG_PEEK | socket.MSG_WAITALL)
         data, _, told, name = end.recvmsg(min(octets, 65535), 0, kept | socket.MSG_DONTWAIT)
-        sender = self._senders.endpoint(name) or self.remote or Endpoint(ANY[self.family], 0)
-        return _Received(data, sender, told & socket.MSG_TRUNC)
+        ends = self._senders.ends(name)
+        if ends is None:
+            sender, local = self.remote or Endpoint(ANY[self.family], 0), self.local or Endpoint(ANY[self.family], 0)
+            ends = sender, pack_address(local.host.partition("%")[0])
+        return _Received(data, *ends, told & socket.MSG_TRUNC)
+
+    def _told(self, got: _Received) -> bytes:
+        """The ancillary data of it."""
+        return ancillary.arrived(got.ours, self.options, self.family) if self.options else b""
 
     # the end
 

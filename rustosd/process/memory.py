@@ -215,12 +215,17 @@ class Memory:
 
         Raises OSError, ptrace.Ended.
         """
-        fd = userfault.make(thread, pid, self.cookie)
+        helper = Helper.start(thread, self.cookie, former)
         try:
-            begin(fd, EVENTS_OF_PROGRAMS)
-            helper = Helper.start(thread, self.cookie, former)
+            with Borrowed(helper.pid, Kind.TRAPPED) as other:       # the program may have as many descriptors as it may
+                fd = userfault.make(other, helper.pid, self.cookie)
+            try:
+                begin(fd, EVENTS_OF_PROGRAMS)
+            except BaseException:
+                os.close(fd)
+                raise
         except BaseException:
-            os.close(fd)
+            helper.end(thread)
             raise
         space = self._enter(pid, helper, fd)
         self._calls[pid] = Call(pid, space, nr.EXECVE, (0,) * 5, 0)

@@ -10,6 +10,7 @@ import struct
 
 from cython.cimports.rustosd.process.call import Call
 
+from rustosd.process import ancillary
 from rustosd.process.sockets import GuestSocket, State, error
 
 _INT = struct.Struct("=i")
@@ -18,8 +19,13 @@ _VALUE_MOST = 256
 _SOL, _TCP, _IP, _IPV6, _UDP = (socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6,
                                 socket.IPPROTO_UDP)
 _TCP_INFO, _TCP_CONGESTION = 11, 13
-_IP_RECVERR, _IP_MTU_DISCOVER, _IP_PKTINFO, _IP_RECVTTL, _IP_RECVTOS, _IP_BIND_ADDRESS_NO_PORT = 11, 10, 8, 12, 13, 24
-_IPV6_RECVERR, _IPV6_MTU_DISCOVER, _IPV6_RECVPKTINFO, _IPV6_TCLASS, _IPV6_AUTOFLOWLABEL = 25, 23, 49, 67, 70
+_TCP_THIN_LINEAR_TIMEOUTS, _TCP_THIN_DUPACK, _TCP_FASTOPEN_CONNECT, _TCP_FASTOPEN_NO_COOKIE = 16, 17, 30, 34
+_IP_RECVERR, _IP_MTU_DISCOVER, _IP_BIND_ADDRESS_NO_PORT = 11, 10, 24
+_IPV6_RECVERR, _IPV6_MTU_DISCOVER, _IPV6_MTU, _IPV6_DONTFRAG, _IPV6_TCLASS, _IPV6_AUTOFLOWLABEL = 25, 23, 24, 62, 67, 70
+_IPV6_ADDR_PREFERENCES = 72
+_UDP_NO_CHECK6_TX, _UDP_GRO = 101, 104
+_CONGESTION = b"reno"
+_NAME_OF_CONGESTION = _CONGESTION.ljust(16, b"\0")         # TCP_CA_NAME_MAX
 
 TOLD = {
     (_TCP, socket.TCP_NODELAY): "nodelay",
@@ -31,13 +37,16 @@ HINTS = frozenset({
     (_SOL, socket.SO_BROADCAST), (_SOL, socket.SO_OOBINLINE),
     (_TCP, socket.TCP_CORK), (_TCP, socket.TCP_QUICKACK), (_TCP, socket.TCP_DEFER_ACCEPT), (_TCP, socket.TCP_KEEPIDLE),
     (_TCP, socket.TCP_KEEPINTVL), (_TCP, socket.TCP_KEEPCNT), (_TCP, socket.TCP_USER_TIMEOUT), (_TCP, socket.TCP_SYNCNT),
-    (_TCP, socket.TCP_NOTSENT_LOWAT), (_TCP, socket.TCP_LINGER2), (_TCP, socket.TCP_FASTOPEN),
+    (_TCP, socket.TCP_NOTSENT_LOWAT), (_TCP, socket.TCP_LINGER2), (_TCP, socket.TCP_FASTOPEN), (_TCP, _TCP_FASTOPEN_CONNECT),
+    (_TCP, _TCP_FASTOPEN_NO_COOKIE), (_TCP, _TCP_THIN_LINEAR_TIMEOUTS), (_TCP, _TCP_THIN_DUPACK),
     (_IP, socket.IP_TOS), (_IP, socket.IP_TTL), (_IP, _IP_MTU_DISCOVER), (_IP, _IP_RECVERR),
     (_IP, _IP_BIND_ADDRESS_NO_PORT),
     (_IPV6, socket.IPV6_V6ONLY), (_IPV6, socket.IPV6_UNICAST_HOPS), (_IPV6, _IPV6_MTU_DISCOVER), (_IPV6, _IPV6_RECVERR),
-    (_IPV6, _IPV6_TCLASS), (_IPV6, _IPV6_AUTOFLOWLABEL),
+    (_IPV6, _IPV6_TCLASS), (_IPV6, _IPV6_AUTOFLOWLABEL), (_IPV6, _IPV6_MTU), (_IPV6, _IPV6_DONTFRAG),
+    (_IPV6, _IPV6_ADDR_PREFERENCES), (_UDP, _UDP_NO_CHECK6_TX), (_UDP, _UDP_GRO),
 })
-"""Taken and remembered: the stack does as it does (RFC 9293, 9438), with or without them."""
+"""Taken and remembered: the stack does as it does (RFC 9293, 5681; nothing is fragmented), with or without them."""
+_ADDRESSES = {ancillary.WANTS_V4, ancillary.WANTS_V6}
 _DEFAULTS = {
     (_TCP, socket.TCP_MAXSEG): 1460, (_TCP, socket.TCP_KEEPIDLE): 7200, (_TCP, socket.TCP_KEEPINTVL): 75,
     (_TCP, socket.TCP_KEEPCNT): 9, (_IP, socket.IP_TTL): 64, (_IPV6, socket.IPV6_UNICAST_HOPS): 64,
@@ -53,7 +62,15 @@ def set_option(one: GuestSocket, call: Call) -> None:
         raise error(errno.EINVAL)
     value = call.read(call.pointer(3), length)
     key = level, name
-    if key == (_SOL, socket.SO_LINGER):
+    if not _belongs(one, level):
+        raise error(errno.ENOPROTOOPT)
+    if key == (_TCP, _TCP_CONGESTION):
+        if value.rstrip(b"\0") != _CONGESTION:
+            raise error(errno.ENOENT)
+        value = _NAME_OF_CONGESTION
+    elif key in _ADDRESSES:
+        _number(value)
+    elif key == (_SOL, socket.SO_LINGER):
         if length < _LINGER.size:
             raise error(errno.EINVAL)
         on, seconds = _LINGER.unpack_from(value)
@@ -81,6 +98,8 @@ def get_option(one: GuestSocket, call: Call) -> None:
 
 def _value(one: GuestSocket, level: int, name: int) -> bytes:
     key = level, name
+    if not _belongs(one, level):
+        raise error(errno.EOPNOTSUPP)
     if level == _SOL:
         if name == socket.SO_ERROR:
             failed, one.error = one.error, 0
@@ -96,13 +115,19 @@ def _value(one: GuestSocket, level: int, name: int) -> bytes:
     if key == (_TCP, _TCP_INFO):
         return _tcp_info(one)
     if key == (_TCP, _TCP_CONGESTION):
-        return b"cubic".ljust(16, b"\0")
+        return _NAME_OF_CONGESTION
     if key in _DEFAULTS:
         return _INT.pack(_DEFAULTS[key])
-    if key in TOLD or key in HINTS or key in _SHARING:
+    if key in TOLD or key in HINTS or key in _SHARING or key in _ADDRESSES:
         return _INT.pack(0)
     one.loop.refused[f"getsockopt {level}/{name}"] += 1
     raise error(errno.ENOPROTOOPT)
+
+
+def _belongs(one: GuestSocket, level: int) -> bool:
+    """Whether such a socket has options of a level."""
+    return {_IPV6: one.family == socket.AF_INET6, _TCP: one.kind == socket.SOCK_STREAM,
+            _UDP: one.kind == socket.SOCK_DGRAM}.get(level, True)
 
 
 def _tcp_info(one: GuestSocket) -> bytes:

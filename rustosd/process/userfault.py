@@ -1,4 +1,4 @@
-"""Makes a program a userfaultfd, whoever it is, and fetches it: only the program itself can, for it is of who makes it.
+"""Makes a program a userfaultfd, whoever it is, and fetches it: only a task in its memory can, for it is of who makes it.
 
 Root may by a system call. Others may by /dev/userfaultfd, which they cannot open: they are sent ours, use it once, and do not
 have it any more when they go on.

@@ -132,6 +132,44 @@ def udp_connected():
         one.close()
 
 
+def udp_addresses():
+    """Which address a datagram came to, and to answer from another."""
+    v4 = FAMILY == socket.AF_INET
+    level = socket.IPPROTO_IP if v4 else socket.IPPROTO_IPV6
+    wants, told = (8, 8) if v4 else (49, 50)        # IP_PKTINFO; IPV6_RECVPKTINFO, IPV6_PKTINFO
+    loopback = "127.0.0.1" if v4 else "::1"
+    b, s = datagram(), datagram()
+    b.bind(("", 0))
+    s.sendto(b"unasked", (loopback, b.getsockname()[1]))
+    say("nothing is told unasked", b.recvmsg(99, 99)[:3])
+    b.setsockopt(level, wants, 1)
+    say("asked for", b.getsockopt(level, wants))
+    for host in (loopback, OWN):
+        s.sendto(b"hello", (host, b.getsockname()[1]))
+        _, [(_, kind, data)], flags, sender = b.recvmsg(99, 99)
+        ours = [socket.inet_ntop(FAMILY, octets) for octets in (struct.unpack("=4x4s4s", data) if v4 else [data[:16]])]
+        say("it came to", kind == told, [one == host for one in ours], flags)
+        if host == loopback:
+            say("by the interface", struct.unpack("=i8x" if v4 else "=16xi", data)[0])
+    own = socket.inet_pton(FAMILY, OWN)
+    b.sendmsg([b"from ", b"there"], [(level, told, struct.pack("=i4s4s", 0, own, bytes(4)) if v4 else own + bytes(4))], 0,
+              (loopback, s.getsockname()[1]))
+    data, sender = s.recvfrom(99)
+    say("answered from another address", data, sender[0] == OWN)
+    say("too short", reason(b.sendmsg, [b"x"], [(level, told, b"short")], 0, (loopback, s.getsockname()[1])))
+    s.sendto(b"no room", (loopback, b.getsockname()[1]))
+    _, ancillary, flags, _ = b.recvmsg(99)
+    say("no room for it", ancillary, flags == socket.MSG_CTRUNC)
+    c = datagram()
+    c.setsockopt(level, wants, 1)
+    c.connect((PEER, UDP))
+    c.send(b"connected")
+    data, [(_, _, about)], _, _ = c.recvmsg(99, 99)
+    say("and when connected", data, own in about)
+    for one in (b, s, c):
+        one.close()
+
+
 def tcp_connect():
     t = connected()
     t.sendall(b"hello")
@@ -350,7 +388,14 @@ def options():
     say("TCP_INFO: established, with a round trip", info[0], struct.unpack_from("=I", info, 68)[0] > 0)
     say("unknown", reason(t.setsockopt, socket.IPPROTO_TCP, 9999, 1), reason(t.getsockopt, socket.IPPROTO_TCP, 9999))
     say("not a socket", reason(socket.socket.getsockname, FakeSocket()))
+    for name in (b"reno", b"nonsense"):
+        say("congestion control", name, reason(t.setsockopt, socket.IPPROTO_TCP, socket.TCP_CONGESTION, name))
+    say("it is", t.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0"))
     t.close()
+    for one in (datagram(), stream()):
+        say("of another kind", one.type, [reason(one.setsockopt, level, name, 1) for level, name in (
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.IPPROTO_UDP, 104), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS))])
+        one.close()
 
 
 def numbers():
@@ -436,7 +481,7 @@ def churn():
     say("two hundred connections by four threads", len(counts), all(counts))
 
 
-for part in (udp_names, udp_connected, tcp_connect, tcp_fails, tcp_nonblocking, descriptors, serving, options, numbers, lengths,
-             loops, churn):
+for part in (udp_names, udp_connected, udp_addresses, tcp_connect, tcp_fails, tcp_nonblocking, descriptors, serving, options,
+             numbers, lengths, loops, churn):
     part()
 say("done")

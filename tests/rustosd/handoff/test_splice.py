@@ -18,7 +18,7 @@ import structlog
 
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd.client.wire import HEADER, pack_address
+from rustosd.client.wire import HEADER, pack_address, unpack_address
 from rustosd.handoff import Handoff, Limits, stream
 from rustosd.pump import Pump
 from tests.netstack.sockets.conftest import Recorder, until
@@ -421,8 +421,25 @@ async def bound(host, port):
     return answer["id"], end
 
 
-def packet(port, data):
-    return HEADER.pack(pack_address("127.0.0.1"), port, 0) + data
+def packet(port, data, source="::"):
+    return HEADER.pack(pack_address("127.0.0.1"), port, 0, pack_address(source)) + data
+
+
+@pytest.mark.parametrize(("source", "failed"), [
+    ("127.0.0.1", 0), ("0.0.0.0", 0), ("127.0.0.2", 0), ("10.1.2.3", errno.EADDRNOTAVAIL), ("fd00::1", errno.EADDRNOTAVAIL)])
+async def test_a_datagram_goes_from_the_address_it_asks_for_if_that_is_ours(host, source, failed):
+    _, one = await bound(host, 4000)
+    _, other = await bound(host, 4001)
+    one.send(packet(4001, b"data", source))
+    told = one if failed else other
+    await until(lambda: readable(told))
+    sender, port, error, ours = HEADER.unpack_from(told.recv(100))
+    assert error == failed
+    if not failed:
+        assert (unpack_address(sender), port) == ("127.0.0.1" if source == "0.0.0.0" else source, 4000)
+        assert ours == pack_address("127.0.0.1")
+    one.send(packet(4001, b"none"))
+    await until(lambda: readable(other))
 
 
 async def test_a_datagram_larger_than_its_receivers_buffer_is_lost_alone(host):

@@ -436,6 +436,13 @@ def test_programs_that_are_not_root_are_limited_as_well(start: Start, stress: st
     assert one.swap_total("out_octets") > 8 * MIB
 
 
+def test_a_program_that_may_have_no_more_descriptors_is_limited_as_well(start: Start, tmp_path: Path) -> None:
+    script = f"exec 3</dev/null; ulimit -n 4; exec {built('stress', tmp_path, '-static')} 1 2 40"
+    one, text = output_of(start, tmp_path, "/bin/sh", "-c", script)
+    assert re.search(r"wrong 0$", text.strip())
+    assert one.memory.unpaged == "" and one.swap_total("out_octets") > 8 * MIB
+
+
 FORKS = """
 import os, sys, random
 chance = random.Random(3)
