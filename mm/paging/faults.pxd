@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from mm.awake cimport Awake
+from mm.paging.ahead cimport Ahead
 from mm.paging.space cimport Space
 from mm.swap.store cimport SwapStore
 from mm.swap.sys cimport pthread_mutex_t
@@ -38,9 +39,11 @@ cdef class FaultServer:
     cdef int wake               # eventfd: look at what is deferred, or stop
     cdef int told               # eventfd: there is something for whoever evicts
     cdef bint stopping
-    cdef bint looks_on          # for the next fault, before it sleeps: there is another processor for who faults
+    cdef uint32_t processors    # for us, who faults, and who evicts
+    cdef bint evicting          # a batch is under way
     cdef Awake awake            # None: processors sleep as they like
     cdef uint8_t *buffer        # RUN_PAGES pages
+    cdef Ahead ahead
     cdef uint8_t *zeros         # ZERO_PAGES pages
     cdef Deferred *deferred
     cdef uint32_t deferred_count
@@ -60,6 +63,8 @@ cdef class FaultServer:
     cdef int _enter(self, Space *space) noexcept nogil
     cdef void _remove(self, Space *space) noexcept nogil
     cdef void _serve(self) noexcept nogil
+    cdef bint _looks_on(self) noexcept nogil
+    cdef void _read_ahead(self) noexcept nogil
     cdef int _look_up_ms(self) noexcept nogil
     cdef void _take(self, Space *space) noexcept nogil
     cdef void _forked(self, Space *space, int fd) noexcept nogil

@@ -12,11 +12,13 @@ from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memset
 from cython.cimports.mm.awake import LULL_MS
 from cython.cimports.mm.hw import now_ns
+from cython.cimports.mm.paging.ahead import ahead_begin, ahead_read, ahead_take, read_slots
 from cython.cimports.mm.paging.space import (
     RUN_PAGES,
     Space,
     forget_slot,
     in_batch,
+    in_swap_alone,
     space_fork,
     space_free,
 )
@@ -51,6 +53,7 @@ from cython.cimports.mm.paging.userfault import (
     uffd_zero,
     write,
 )
+from cython.cimports.mm.paging.writers import guess_sample, guess_seen, guess_written
 from cython.cimports.mm.swap.policy import policy_arrive, policy_is_in_memory, policy_touch
 from cython.cimports.mm.swap.store import Failure
 from cython.cimports.mm.swap.sys import (
@@ -94,14 +97,16 @@ class FaultServer:
         self.spaces_most = SPACES_MOST
         self.spaces = cython.cast(cython.pointer[cython.pointer[Space]], calloc(SPACES_MOST, cython.sizeof(cython.p_void)))
         self.buffer = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, RUN_PAGES * PAGE))
+        self.ahead.data = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, RUN_PAGES * PAGE))
         self.zeros = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, ZERO_PAGES * PAGE))
-        if self.spaces == cython.NULL or self.buffer == cython.NULL or self.zeros == cython.NULL:
+        if cython.NULL in (self.spaces, self.buffer, self.ahead.data, self.zeros):
             raise MemoryError
         memset(self.buffer, 0, RUN_PAGES * PAGE)        # now, not in the middle of a fault
+        memset(self.ahead.data, 0, RUN_PAGES * PAGE)
         memset(self.zeros, 0, ZERO_PAGES * PAGE)
         self.wake, self.told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll = _epoll()
-        self.looks_on = len(os.sched_getaffinity(0)) > 1
+        self.processors = len(os.sched_getaffinity(0))
         event.events, event.data.u64 = EPOLLIN, _WAKE
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.wake, cython.address(event)) < 0:
             raise OSError("epoll_ctl")
@@ -116,6 +121,9 @@ class FaultServer:
         if self.buffer != cython.NULL:
             explicit_bzero(self.buffer, RUN_PAGES * PAGE)
         free(self.buffer)
+        if self.ahead.data != cython.NULL:
+            explicit_bzero(self.ahead.data, RUN_PAGES * PAGE)
+        free(self.ahead.data)
         free(self.zeros)
         free(self.deferred)
         for fd in (self.epoll, self.wake, self.told):
@@ -174,6 +182,7 @@ class FaultServer:
         event: epoll_event
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, space.fd, cython.address(event))
         self.spaces[space.index] = cython.NULL
+        self.evicting = self.evicting and space.batch_runs == 0
         space_free(space, self.store)
 
     # the thread
@@ -187,14 +196,18 @@ class FaultServer:
         count: cython.int
         i: cython.int
         answered_ns: int64_t = 0
+        looks_since_ns: int64_t
         pause_ns: int64_t
         gap_ns: int64_t = _LOOK_ON_NS           # between an answer and the next fault, about
         running: cython.bint = True
         while running:
             count = 0
-            if gap_ns < _LOOK_ON_NS and self.looks_on and self.deferred_count == 0:
-                while count == 0 and now_ns() - answered_ns < _LOOK_ON_NS:
-                    count = epoll_wait(self.epoll, events, 64, 0)
+            while count == 0 and self.ahead.count < self.ahead.most:
+                self._read_ahead()
+                count = epoll_wait(self.epoll, events, 64, 0)
+            looks_since_ns = now_ns()
+            while count == 0 and gap_ns < _LOOK_ON_NS and self._looks_on() and now_ns() - looks_since_ns < _LOOK_ON_NS:
+                count = epoll_wait(self.epoll, events, 64, 0)
             if count == 0:
                 count = epoll_wait(self.epoll, events, 64, self._look_up_ms())
             pause_ns = now_ns() - answered_ns
@@ -212,6 +225,27 @@ class FaultServer:
             running = not self.stopping
             pthread_mutex_unlock(cython.address(self.lock))
             answered_ns = now_ns()
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _looks_on(self) -> cython.bint:
+        """Whether to look for the next fault before we sleep: there is a processor more than others need."""
+        return self.deferred_count == 0 and self.processors > (2 if self.evicting else 1)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _read_ahead(self) -> cython.void:
+        """Some pages that are likely to be asked for next."""
+        space: cython.pointer[Space]
+        pthread_mutex_lock(cython.address(self.lock))
+        space = self.spaces[self.ahead.index]
+        if space != cython.NULL and space.generation == self.ahead.generation and self.processors > 1:
+            ahead_read(cython.address(self.ahead), space, self.store)
+        else:
+            self.ahead.most = self.ahead.count = 0
+        pthread_mutex_unlock(cython.address(self.lock))
 
     @cython.cfunc
     @cython.nogil
@@ -371,9 +405,7 @@ class FaultServer:
     @cython.exceptval(check=False)
     def _cluster(self, space: cython.pointer[Space], page: uint64_t) -> uint32_t:
         """How many pages to bring in: in order, more and more; else this one alone."""
-        count: uint32_t = 1
         most: uint32_t
-        chunk: cython.pointer[Chunk]
         if page == space.next_page:
             space.window = min(space.window * 2, cython.cast(uint32_t, RUN_PAGES))
             space.counts.ahead_used += space.last_ahead
@@ -382,13 +414,7 @@ class FaultServer:
         most = space.window
         if space.limit:
             most = min(most, cython.cast(uint32_t, max(space.limit // 8, cython.cast(uint64_t, 1))))
-        while count < most:
-            chunk = chunk_of(cython.address(space.table), page + count)
-            if (chunk == cython.NULL or chunk.slots[(page + count) & (CHUNK_PAGES - 1)] == 0 or bit(chunk.present, page + count)
-                    or (space.batch_runs and in_batch(space, page + count))):
-                break
-            count += 1
-        return count
+        return 1 + in_swap_alone(space, page + 1, most - 1)
 
     @cython.cfunc
     @cython.nogil
@@ -399,40 +425,34 @@ class FaultServer:
         count: uint32_t = self._cluster(space, page)
         done: uint64_t = 0
         error: cython.int = 0
-        i: uint32_t = 0
-        run: uint32_t
-        slot: uint32_t
+        wanted: uint32_t = count
         space.counts.faults += 1
-        while i < count:
-            slot = slot_of(cython.address(space.table), page + i)
-            run = 1
-            while i + run < count and slot_of(cython.address(space.table), page + i + run) == slot + run:
-                run += 1
-            if self.store.read_pages(slot - 1, run, self.buffer + (cython.cast(uint64_t, i) << PAGE_BITS),
-                                     cython.address(failure)):
-                if i == 0 and run > 1:                  # the page that is asked for may be whole
-                    count = run = 1
-                    if self.store.read_pages(slot - 1, 1, self.buffer, cython.address(failure)) == 0:
-                        i = 1
-                        break
-                if i == 0:
-                    self._fail(space, page, _EBADMSG if failure.corrupt else failure.error, slot - 1)
-                    return 0
-                break
-            i += run
-        count = i
-        if written:
+        count = ahead_take(cython.address(self.ahead), space, page, wanted, self.store)
+        if count:
+            self.buffer, self.ahead.data = self.ahead.data, self.buffer
+        count += read_slots(space, page + count, wanted - count, self.buffer + (cython.cast(uint64_t, count) << PAGE_BITS),
+                            self.store, cython.address(failure))
+        if count == 0 and wanted > 1:                   # the page that is asked for may be whole
+            count = read_slots(space, page, 1, self.buffer, self.store, cython.address(failure))
+        if count == 0:
+            self._fail(space, page, _EBADMSG if failure.corrupt else failure.error,
+                       slot_of(cython.address(space.table), page) - 1)
+            return 0
+        if not (written or self.spare or guess_written(cython.address(space.guess))):
+            guess_sample(cython.address(space.guess), page)
+            done = self._install(space, page, count, self.buffer, True, True, cython.address(error))
+        else:
             done = self._install(space, page, 1, self.buffer, False, True, cython.address(error))
             if done and count > 1:
                 done += self._install(space, page + 1, count - 1, self.buffer + PAGE, not self.spare, False,
                                       cython.address(error))
-        else:
-            done = self._install(space, page, count, self.buffer, not self.spare, True, cython.address(error))
         if done:
             space.counts.pages_in += done
             space.last_ahead = cython.cast(uint32_t, done - 1)
             space.counts.pages_ahead += space.last_ahead
             space.next_page = page + done
+            if done == RUN_PAGES:
+                ahead_begin(cython.address(self.ahead), space, page + done)
             return 0
         return error
 
@@ -479,6 +499,7 @@ class FaultServer:
         i: uint32_t
         chunk: cython.pointer[Chunk]
         space.counts.write_faults += 1
+        guess_seen(cython.address(space.guess), page)
         chunk = chunk_of(cython.address(space.table), page)
         if (chunk != cython.NULL and chunk.slots[page & (CHUNK_PAGES - 1)] and not bit(chunk.present, page)
                 and not self._is_there(space, page)):

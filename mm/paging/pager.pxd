@@ -8,6 +8,7 @@ cdef enum:
 cdef class Pager(FaultServer):
     cdef uint8_t *outgoing              # BATCH_PAGES pages on their way to swap
     cdef uint64_t chosen[256]           # the pages of a batch
+    cdef bint kept[256]                 # of each run of a batch: its pages have slots, so they are protected already
     cdef uint64_t leaving[256]          # those of them that are there, and protected
     cdef bint goes[256]                 # of each of those: it is in swap, or zero
     cdef uint32_t leaving_count
@@ -20,7 +21,7 @@ cdef class Pager(FaultServer):
     cdef int _queue(self, Space *space, uint64_t page, uint64_t end) noexcept nogil
     cdef void _choose(self, Space *space, uint32_t want) noexcept nogil
     cdef int _evict(self, Space *space, bint locked) noexcept nogil
-    cdef void _protect(self, Space *space, uint64_t first, uint32_t count, bint locked) noexcept nogil
+    cdef void _protect(self, Space *space, uint64_t first, uint32_t count, bint kept, bint locked) noexcept nogil
     cdef void _clean(self, Space *space, uint64_t page) noexcept nogil
     cdef uint32_t _read(self, Space *space, uint32_t count, bint locked) noexcept nogil
     cdef int _save(self, Space *space, uint32_t count, bint locked) noexcept nogil

@@ -392,6 +392,7 @@ class Pager(FaultServer):
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
             self._choose(space, count)
+            self.evicting = True
             pthread_mutex_unlock(cython.address(self.lock))
             error = self._evict(space, False)
         if error and self.drop_count == 0:
@@ -463,13 +464,15 @@ class Pager(FaultServer):
         count: uint32_t = policy_choose(cython.address(space.policy), self.chosen, want)
         runs: uint32_t = 0
         i: uint32_t
+        kept: cython.bint
         qsort(self.chosen, count, 8, _by_number)
         for i in range(count):
+            kept = slot_of(cython.address(space.table), self.chosen[i]) != 0
             if (runs and space.batch[runs - 1].first + space.batch[runs - 1].count == self.chosen[i]
-                    and space.batch[runs - 1].count < RUN_PAGES):
+                    and space.batch[runs - 1].count < RUN_PAGES and self.kept[runs - 1] == kept):
                 space.batch[runs - 1].count += 1
             else:
-                space.batch[runs].first, space.batch[runs].count = self.chosen[i], 1
+                space.batch[runs].first, space.batch[runs].count, self.kept[runs] = self.chosen[i], 1, kept
                 runs += 1
         space.batch_runs = runs
         space.parked = False
@@ -487,7 +490,7 @@ class Pager(FaultServer):
         error: cython.int = 0
         self.leaving_count = 0
         for run in range(space.batch_runs):
-            self._protect(space, space.batch[run].first, cython.cast(uint32_t, space.batch[run].count), locked)
+            self._protect(space, space.batch[run].first, cython.cast(uint32_t, space.batch[run].count), self.kept[run], locked)
         self._acquire(locked)
         for i in range(self.leaving_count):
             page = self.leaving[i]
@@ -508,14 +511,17 @@ class Pager(FaultServer):
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _protect(self, space: cython.pointer[Space], first: uint64_t, count: uint32_t, locked: cython.bint) -> cython.void:
-        """Protect a run; what of it is there may leave."""
+    def _protect(self, space: cython.pointer[Space], first: uint64_t, count: uint32_t, kept: cython.bint,
+                 locked: cython.bint) -> cython.void:
+        """What of a run is there and protected may leave. What swap has `kept` is protected already."""
         entries: uint64_t[RUN_PAGES]
         i: uint32_t
-        error: cython.int = uffd_protect(space.fd, first << PAGE_BITS, cython.cast(uint64_t, count) << PAGE_BITS, True)
+        error: cython.int = 0
+        if not kept:
+            error = uffd_protect(space.fd, first << PAGE_BITS, cython.cast(uint64_t, count) << PAGE_BITS, True)
         if error == ENOENT and count > 1:               # more than one mapping, or a hole
             for i in range(count):
-                self._protect(space, first + i, 1, locked)
+                self._protect(space, first + i, 1, False, locked)
             return
         if error == EAGAIN:                             # a fork or a move is under way
             self._acquire(locked)
@@ -680,6 +686,7 @@ class Pager(FaultServer):
         run: uint32_t
         count: uint32_t = space.batch_runs
         space.batch_runs = 0
+        self.evicting = False
         if space.pid == 0:                              # of others `set_room` tells, which may have seen it gone already
             for run in range(self.drop_count):
                 space.resident -= self.drops[run].count

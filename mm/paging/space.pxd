@@ -1,6 +1,7 @@
 # One address space that is paged.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mm.paging.table cimport PageTable
+from mm.paging.writers cimport WriteGuess
 from mm.swap.policy cimport Policy
 from mm.swap.store cimport SwapStore
 
@@ -45,6 +46,7 @@ cdef struct Space:
     uint64_t moves[16]          # where the kernel has just moved pages whose slots have not followed yet
     uint32_t move_count         # above 16: more than are known
     uint64_t next_write
+    WriteGuess guess            # whether who reads a page will write it
     int64_t copied_at_ns        # when a page was last copied in
     bint broken                 # we have lost track of its pages: it cannot go on
     Counts counts
@@ -59,3 +61,4 @@ cdef void forget_slot(Space *space, uint64_t page, SwapStore store) noexcept nog
 cdef void forget_range(Space *space, uint64_t first, uint64_t end, SwapStore store) noexcept nogil
 cdef void move_range(Space *space, uint64_t first, uint64_t end, uint64_t to, SwapStore store) noexcept nogil
 cdef bint in_batch(Space *space, uint64_t page) noexcept nogil
+cdef uint32_t in_swap_alone(Space *space, uint64_t page, uint32_t most) noexcept nogil

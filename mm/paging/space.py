@@ -215,3 +215,19 @@ def in_batch(space: cython.pointer[Space], page: uint64_t) -> cython.bint:
         else:
             high = middle
     return low < space.batch_runs and space.batch[low].first <= page
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def in_swap_alone(space: cython.pointer[Space], page: uint64_t, most: uint32_t) -> uint32_t:
+    """How many pages from this one on are in swap and not in memory, `most` at most."""
+    count: uint32_t = 0
+    chunk: cython.pointer[Chunk]
+    while count < most:
+        chunk = chunk_of(cython.address(space.table), page + count)
+        if (chunk == cython.NULL or chunk.slots[(page + count) & (CHUNK_PAGES - 1)] == 0 or bit(chunk.present, page + count)
+                or (space.batch_runs and in_batch(space, page + count))):
+            break
+        count += 1
+    return count

@@ -34,7 +34,7 @@ from rustosd.swap.report import report
 _PAGE: Final = 4096
 _MCL_CURRENT_AND_FUTURE: Final = 3
 _BUSY_MS, _NEAR_MS, _QUIET_MS = 1, 3, 20
-_SCAN_AGAIN_S: Final = 0.1
+_SCAN_AGAIN_S: Final = 0.5          # for pages that came where we do not answer; many of them are noticed at once
 _UNSEEN_PAGES: Final = 256
 _NOTHING_FOUND_S: Final = 0.05
 _SLACK_PARTS: Final = 16            # of the limit: how much more than must is evicted
