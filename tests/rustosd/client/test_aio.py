@@ -261,3 +261,24 @@ def test_the_package_needs_the_standard_library_alone():
                "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))")
     done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['rustosd']"
+
+
+async def test_servers_share_a_port_if_all_want_to(net, host):
+    seen = [], []
+
+    def factory(number):
+        def make():
+            seen[number].append(Recorder())
+            return seen[number][-1]
+        return make
+
+    first = await net.create_server(factory(0), host, 0, reuse_port=True)
+    port = first.sockets[0].getsockname()[1]
+    second = await net.create_server(factory(1), host, port, reuse_port=True)
+    with pytest.raises(OSError, match="address already in use"):
+        await net.create_server(factory(0), host, port)
+    clients = [(await net.create_connection(Recorder, host, port))[0] for _ in range(30)]
+    await until(lambda: sum(map(len, seen)) == 30)
+    assert all(seen)
+    for one in (first, second, *clients):
+        one.close()
