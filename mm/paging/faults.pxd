@@ -1,6 +1,5 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from mm.awake cimport Awake
-from mm.paging.ahead cimport Ahead
 from mm.paging.space cimport Space
 from mm.swap.store cimport SwapStore
 from mm.swap.sys cimport pthread_mutex_t
@@ -43,7 +42,6 @@ cdef class FaultServer:
     cdef bint evicting          # a batch is under way
     cdef Awake awake            # None: processors sleep as they like
     cdef uint8_t *buffer        # RUN_PAGES pages
-    cdef Ahead ahead
     cdef uint8_t *zeros         # ZERO_PAGES pages
     cdef Deferred *deferred
     cdef uint32_t deferred_count
@@ -64,7 +62,6 @@ cdef class FaultServer:
     cdef void _remove(self, Space *space) noexcept nogil
     cdef void _serve(self) noexcept nogil
     cdef bint _looks_on(self) noexcept nogil
-    cdef void _read_ahead(self) noexcept nogil
     cdef int _look_up_ms(self) noexcept nogil
     cdef void _take(self, Space *space) noexcept nogil
     cdef void _forked(self, Space *space, int fd) noexcept nogil

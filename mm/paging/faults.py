@@ -12,13 +12,13 @@ from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memset
 from cython.cimports.mm.awake import LULL_MS
 from cython.cimports.mm.hw import now_ns
-from cython.cimports.mm.paging.ahead import ahead_begin, ahead_read, ahead_take, read_slots
 from cython.cimports.mm.paging.space import (
     RUN_PAGES,
     Space,
     forget_slot,
     in_batch,
     in_swap_alone,
+    read_slots,
     space_fork,
     space_free,
 )
@@ -97,12 +97,10 @@ class FaultServer:
         self.spaces_most = SPACES_MOST
         self.spaces = cython.cast(cython.pointer[cython.pointer[Space]], calloc(SPACES_MOST, cython.sizeof(cython.p_void)))
         self.buffer = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, RUN_PAGES * PAGE))
-        self.ahead.data = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, RUN_PAGES * PAGE))
         self.zeros = cython.cast(cython.pointer[uint8_t], aligned_alloc(PAGE, ZERO_PAGES * PAGE))
-        if cython.NULL in (self.spaces, self.buffer, self.ahead.data, self.zeros):
+        if cython.NULL in (self.spaces, self.buffer, self.zeros):
             raise MemoryError
         memset(self.buffer, 0, RUN_PAGES * PAGE)        # now, not in the middle of a fault
-        memset(self.ahead.data, 0, RUN_PAGES * PAGE)
         memset(self.zeros, 0, ZERO_PAGES * PAGE)
         self.wake, self.told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll = _epoll()
@@ -121,9 +119,6 @@ class FaultServer:
         if self.buffer != cython.NULL:
             explicit_bzero(self.buffer, RUN_PAGES * PAGE)
         free(self.buffer)
-        if self.ahead.data != cython.NULL:
-            explicit_bzero(self.ahead.data, RUN_PAGES * PAGE)
-        free(self.ahead.data)
         free(self.zeros)
         free(self.deferred)
         for fd in (self.epoll, self.wake, self.told):
@@ -202,9 +197,6 @@ class FaultServer:
         running: cython.bint = True
         while running:
             count = 0
-            while count == 0 and self.ahead.count < self.ahead.most:
-                self._read_ahead()
-                count = epoll_wait(self.epoll, events, 64, 0)
             looks_since_ns = now_ns()
             while count == 0 and gap_ns < _LOOK_ON_NS and self._looks_on() and now_ns() - looks_since_ns < _LOOK_ON_NS:
                 count = epoll_wait(self.epoll, events, 64, 0)
@@ -232,20 +224,6 @@ class FaultServer:
     def _looks_on(self) -> cython.bint:
         """Whether to look for the next fault before we sleep: there is a processor more than others need."""
         return self.deferred_count == 0 and self.processors > (2 if self.evicting else 1)
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _read_ahead(self) -> cython.void:
-        """Some pages that are likely to be asked for next."""
-        space: cython.pointer[Space]
-        pthread_mutex_lock(cython.address(self.lock))
-        space = self.spaces[self.ahead.index]
-        if space != cython.NULL and space.generation == self.ahead.generation and self.processors > 1:
-            ahead_read(cython.address(self.ahead), space, self.store)
-        else:
-            self.ahead.most = self.ahead.count = 0
-        pthread_mutex_unlock(cython.address(self.lock))
 
     @cython.cfunc
     @cython.nogil
@@ -427,11 +405,7 @@ class FaultServer:
         error: cython.int = 0
         wanted: uint32_t = count
         space.counts.faults += 1
-        count = ahead_take(cython.address(self.ahead), space, page, wanted, self.store)
-        if count:
-            self.buffer, self.ahead.data = self.ahead.data, self.buffer
-        count += read_slots(space, page + count, wanted - count, self.buffer + (cython.cast(uint64_t, count) << PAGE_BITS),
-                            self.store, cython.address(failure))
+        count = read_slots(space, page, wanted, self.buffer, self.store, cython.address(failure))
         if count == 0 and wanted > 1:                   # the page that is asked for may be whole
             count = read_slots(space, page, 1, self.buffer, self.store, cython.address(failure))
         if count == 0:
@@ -451,8 +425,6 @@ class FaultServer:
             space.last_ahead = cython.cast(uint32_t, done - 1)
             space.counts.pages_ahead += space.last_ahead
             space.next_page = page + done
-            if done == RUN_PAGES:
-                ahead_begin(cython.address(self.ahead), space, page + done)
             return 0
         return error
 

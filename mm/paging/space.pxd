@@ -1,9 +1,9 @@
 # One address space that is paged.
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from mm.paging.table cimport PageTable
 from mm.paging.writers cimport WriteGuess
 from mm.swap.policy cimport Policy
-from mm.swap.store cimport SwapStore
+from mm.swap.store cimport Failure, SwapStore
 
 cdef enum:
     BATCH_PAGES = 256           # that leave an address space at a time
@@ -62,3 +62,4 @@ cdef void forget_range(Space *space, uint64_t first, uint64_t end, SwapStore sto
 cdef void move_range(Space *space, uint64_t first, uint64_t end, uint64_t to, SwapStore store) noexcept nogil
 cdef bint in_batch(Space *space, uint64_t page) noexcept nogil
 cdef uint32_t in_swap_alone(Space *space, uint64_t page, uint32_t most) noexcept nogil
+cdef uint32_t read_slots(Space *space, uint64_t page, uint32_t count, uint8_t *data, SwapStore store, Failure *failure) noexcept nogil

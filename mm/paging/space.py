@@ -5,7 +5,7 @@ a page that was only read leaves without being written again, and a fork's child
 """
 
 import cython
-from cython.cimports.libc.stdint import uint32_t, uint64_t
+from cython.cimports.libc.stdint import uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.mm.paging.table import (
     CHUNK_BITS,
@@ -16,12 +16,14 @@ from cython.cimports.mm.paging.table import (
     clear_bit,
     make_chunk,
     set_bit,
+    slot_of,
     table_copy,
     table_free,
     table_init,
 )
+from cython.cimports.mm.paging.userfault import PAGE_BITS
 from cython.cimports.mm.swap.policy import policy_forget_range, policy_free, policy_init
-from cython.cimports.mm.swap.store import SwapStore
+from cython.cimports.mm.swap.store import Failure, SwapStore
 from cython.cimports.posix.unistd import close
 
 if not cython.compiled:
@@ -231,3 +233,23 @@ def in_swap_alone(space: cython.pointer[Space], page: uint64_t, most: uint32_t) 
             break
         count += 1
     return count
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def read_slots(space: cython.pointer[Space], page: uint64_t, count: uint32_t, data: cython.pointer[uint8_t], store: SwapStore,
+               failure: cython.pointer[Failure]) -> uint32_t:
+    """Pages that have slots, from swap; how many. When it is less, `failure` tells why."""
+    i: uint32_t = 0
+    run: uint32_t
+    slot: uint32_t
+    while i < count:
+        slot = slot_of(cython.address(space.table), page + i)
+        run = 1
+        while i + run < count and slot_of(cython.address(space.table), page + i + run) == slot + run:
+            run += 1
+        if store.read_pages(slot - 1, run, data + (cython.cast(uint64_t, i) << PAGE_BITS), failure):
+            break
+        i += run
+    return i

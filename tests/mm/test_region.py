@@ -181,35 +181,6 @@ def test_who_writes_each_page_that_he_reads_pays_for_one_fault(region: SwappedRe
     assert region.stats.pages_out - before.pages_out < PAGES // 8
 
 
-def test_what_was_read_ahead_and_then_written_comes_as_it_was_written() -> None:
-    """The run behind the last one is in the pager's memory, when a page of it is written and leaves for the same slot."""
-    pages = 512
-    store = SwapStore(RamDevice(pages * PAGE))
-    with SwappedRegion(pages * PAGE, LIMIT, store) as region, memoryview(region.memory) as view:
-        for page in range(pages):
-            view[page * PAGE] = 1
-            view[page * PAGE + 8] = 1       # not one word all over
-        region.set_limit(16 * PAGE)         # so that all of it has been away, and has a slot
-        assert all(view[page * PAGE] for page in range(pages))
-        wait_for(lambda: store.slots.free == 0)
-        region.set_limit(0)
-        before = region.stats.pages_in
-        assert all(view[page * PAGE] for page in range(127))
-        following = region.stats.pages_in - before
-        wait_for(lambda: store.stats().pages_read - region.stats.pages_in >= 64 or len(os.sched_getaffinity(0)) == 1)
-        written = following + 3
-        view[written * PAGE] = 2
-        wait_for(lambda: store.slots.free == 1)
-        region.set_limit(16 * PAGE)
-        for page in range(300, 400):
-            assert view[page * PAGE] == 1
-        wait_for(lambda: store.slots.free == 0)      # it has left, for the only slot that was free
-        region.set_limit(0)
-        found = [view[page * PAGE] for page in range(following, following + 16)]
-    assert found == [1] * 3 + [2] + [1] * 12
-    store.close()
-
-
 def test_threads_see_their_own_words(region: SwappedRegion) -> None:
     wrong: list[int] = []
 
