@@ -38,8 +38,7 @@ cdef class FaultServer:
     cdef int wake               # eventfd: look at what is deferred, or stop
     cdef int told               # eventfd: there is something for whoever evicts
     cdef bint stopping
-    cdef uint32_t processors    # for us, who faults, and who evicts
-    cdef bint evicting          # a batch is under way
+    cdef bint looks_on          # for the next fault, before it sleeps: there is another processor for who faults
     cdef Awake awake            # None: processors sleep as they like
     cdef uint8_t *buffer        # RUN_PAGES pages
     cdef uint8_t *zeros         # ZERO_PAGES pages
@@ -61,7 +60,6 @@ cdef class FaultServer:
     cdef int _enter(self, Space *space) noexcept nogil
     cdef void _remove(self, Space *space) noexcept nogil
     cdef void _serve(self) noexcept nogil
-    cdef bint _looks_on(self) noexcept nogil
     cdef int _look_up_ms(self) noexcept nogil
     cdef void _take(self, Space *space) noexcept nogil
     cdef void _forked(self, Space *space, int fd) noexcept nogil

@@ -104,7 +104,7 @@ class FaultServer:
         memset(self.zeros, 0, ZERO_PAGES * PAGE)
         self.wake, self.told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll = _epoll()
-        self.processors = len(os.sched_getaffinity(0))
+        self.looks_on = len(os.sched_getaffinity(0)) > 1
         event.events, event.data.u64 = EPOLLIN, _WAKE
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.wake, cython.address(event)) < 0:
             raise OSError("epoll_ctl")
@@ -177,7 +177,6 @@ class FaultServer:
         event: epoll_event
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, space.fd, cython.address(event))
         self.spaces[space.index] = cython.NULL
-        self.evicting = self.evicting and space.batch_runs == 0
         space_free(space, self.store)
 
     # the thread
@@ -191,15 +190,14 @@ class FaultServer:
         count: cython.int
         i: cython.int
         answered_ns: int64_t = 0
-        looks_since_ns: int64_t
         pause_ns: int64_t
         gap_ns: int64_t = _LOOK_ON_NS           # between an answer and the next fault, about
         running: cython.bint = True
         while running:
             count = 0
-            looks_since_ns = now_ns()
-            while count == 0 and gap_ns < _LOOK_ON_NS and self._looks_on() and now_ns() - looks_since_ns < _LOOK_ON_NS:
-                count = epoll_wait(self.epoll, events, 64, 0)
+            if gap_ns < _LOOK_ON_NS and self.looks_on and self.deferred_count == 0:
+                while count == 0 and now_ns() - answered_ns < _LOOK_ON_NS:
+                    count = epoll_wait(self.epoll, events, 64, 0)
             if count == 0:
                 count = epoll_wait(self.epoll, events, 64, self._look_up_ms())
             pause_ns = now_ns() - answered_ns
@@ -217,13 +215,6 @@ class FaultServer:
             running = not self.stopping
             pthread_mutex_unlock(cython.address(self.lock))
             answered_ns = now_ns()
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _looks_on(self) -> cython.bint:
-        """Whether to look for the next fault before we sleep: there is a processor more than others need."""
-        return self.deferred_count == 0 and self.processors > (2 if self.evicting else 1)
 
     @cython.cfunc
     @cython.nogil

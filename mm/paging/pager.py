@@ -392,7 +392,6 @@ class Pager(FaultServer):
         with cython.nogil:
             pthread_mutex_lock(cython.address(self.lock))
             self._choose(space, count)
-            self.evicting = True
             pthread_mutex_unlock(cython.address(self.lock))
             error = self._evict(space, False)
         if error and self.drop_count == 0:
@@ -686,7 +685,6 @@ class Pager(FaultServer):
         run: uint32_t
         count: uint32_t = space.batch_runs
         space.batch_runs = 0
-        self.evicting = False
         if space.pid == 0:                              # of others `set_room` tells, which may have seen it gone already
             for run in range(self.drop_count):
                 space.resident -= self.drops[run].count
