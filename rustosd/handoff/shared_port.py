@@ -33,7 +33,7 @@ class SharedPorts:
             shared = SharedPort(self._network, owner.subject.uid, *owner.source)
             self._ports[owner.source] = shared
         shared.members.append(listener)
-        shared.resize()
+        shared.note_members()
         return shared
 
     def leave(self, listener: Listener) -> bool:
@@ -44,7 +44,7 @@ class SharedPorts:
             return False
         shared.members.remove(listener)
         if shared.members:
-            shared.resize()
+            shared.note_members()
         else:
             shared.end()
             del self._ports[at]
@@ -69,11 +69,14 @@ class SharedPort:
                 break
         self.members[0]._accept(handle, bits, error)
 
-    def resize(self) -> None:
-        """Its members, or what they hold, have changed."""
-        tcp = self._network.tcp
-        tcp.set_backlog(self._listener, min(sum(one.backlog for one in self.members), BACKLOG_MOST))
-        tcp.set_held(self._listener, sum(one.held() for one in self.members))
+    def note_members(self) -> None:
+        """Somebody has joined or left."""
+        self._network.tcp.set_backlog(self._listener, min(sum(one.backlog for one in self.members), BACKLOG_MOST))
+        self.note_held()
+
+    def note_held(self) -> None:
+        """Connections have come or were taken."""
+        self._network.tcp.set_held(self._listener, sum(one.held() for one in self.members))
 
     def end(self) -> None:
         del self._network.servers[self._listener]

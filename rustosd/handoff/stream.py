@@ -310,7 +310,7 @@ class Listener:
         if self.shared is None:
             self.network.tcp.set_held(self.listener, self.held())
         else:
-            self.shared.resize()
+            self.shared.note_held()
 
     def held(self) -> int:
         """Connections that are not taken yet."""

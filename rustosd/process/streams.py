@@ -104,7 +104,8 @@ class StreamSocket(GuestSocket):
             return call.answer()
         if self._bound:
             raise error(errno.EINVAL)
-        self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port, v6only=v6only, options=self._take_told()))
+        self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port, v6only=v6only, options=dict(self._told)))
+        self._told = {}         # a bind that is denied tells nobody
         self.loop.link.want_ports |= not endpoint.port
         call.answer()
 
