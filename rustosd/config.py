@@ -71,6 +71,7 @@ class PumpConfig(_Section):
     """How the event loop moves frames."""
 
     busy_poll_us: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+    coalesce_us: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 
 
 class InterfaceConfig(_Section):

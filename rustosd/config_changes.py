@@ -40,7 +40,7 @@ _TAKE = _later("devices", "when the device is taken next")
 
 RULES: Final[Mapping[str, Rule]] = {
     "log.level": _now("logs"), "log.format": _now("logs"), "log.levels": _now("logs"),
-    "pump.busy_poll_us": _now("pump"),
+    "pump.busy_poll_us": _now("pump"), "pump.coalesce_us": _now("pump"),
     "stack.max_connections": _TABLE, "stack.max_listeners": _TABLE, "stack.max_half_open": _TABLE,
     "stack.max_datagram_sockets": _TABLE, "stack.max_routes": _TABLE, "stack.max_neighbors": _TABLE,
     "stack.max_time_wait": _now("limits"), "stack.time_wait_s": _now("limits"),

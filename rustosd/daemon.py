@@ -117,7 +117,8 @@ class Daemon(Facts):
         self.stop_at_once = asyncio.Event()
         self.started_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
-        self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us)
+        self.pump = Pump(self._loop, self.stack, self._on_events, busy_poll_us=config.pump.busy_poll_us,
+                         coalesce_us=config.pump.coalesce_us)
         self.network = AsyncStack(self.stack, self._loop, self.pump.kick)
         self.storage = Storage(self._loop, self._device_disks)
         self.handoff: Handoff | None = None

@@ -48,6 +48,7 @@ _PUMP = {
     "timers": "Turns begun because time had passed.",
     "yields": "Turns that used up their budget and gave way to other work.",
     "busy_polls": "Looks for frames that found none, before sleep.",
+    "rests": "Times that what came was kept for a moment, since others waited for a processor.",
     "rx_bursts": "Bursts of frames received.",
     "rx_frames": "Frames received in bursts.",
     "tx_bursts": "Bursts of frames sent.",

@@ -5,6 +5,7 @@ from mm.frame cimport RxBurst, TxBurst
 from mm.histogram cimport Histogram
 from netstack.verbs cimport PacketStack
 from rustosd.busy_poll cimport BusyPoll
+from rustosd.moderation cimport Moderation
 
 cpdef enum:
     BUDGET = 8                  # breaths in one turn: full bursts both ways keep the loop's other callbacks waiting for about 1 ms
@@ -28,7 +29,7 @@ cdef struct Counts:
     uint64_t errors             # exceptions out of callbacks
 
 cdef class Source:
-    cdef bint look(self) noexcept
+    cdef int look(self) noexcept
 
 cdef class Port:
     cdef readonly int index
@@ -43,6 +44,8 @@ cdef class Pump:
     cdef PacketStack stack
     cdef object on_events
     cdef BusyPoll poll
+    cdef Moderation moderation
+    cdef bint resting           # the next turn begins with a rest
     cdef tuple ports
     cdef tuple sources
     cdef dict source_fds
@@ -55,6 +58,7 @@ cdef class Pump:
     cdef bint scheduled         # a turn waits in the loop's queue
     cdef bint dirty             # the stack may have events or frames for us
     cdef bint looked            # at the sources, in this breath
+    cdef uint64_t source_events
     cdef int64_t wake           # when `timer` fires
     cdef object timer
     cdef object link_timer

@@ -3,7 +3,8 @@
 One breath: read the clock, take a burst from every NIC, let the stack work, tell the applications, send what the stack
 has to say. While there is work breath follows breath, up to a budget; then the loop's other callbacks get their share.
 When work ends, the pump keeps looking for some microseconds, since the answer to what was just sent is often that near,
-and then sleeps in epoll until a NIC, an application or a timer wakes it. Where others wait for a processor it sleeps at once.
+and then sleeps in epoll until a NIC, an application or a timer wakes it. Where others wait for a processor it does not look
+on; it rests, and takes what has come by then in one turn.
 """
 
 import asyncio
@@ -23,11 +24,13 @@ from mm import crowd
 from mm.frame import RxBurst, TxBurst
 from mm.histogram import Histogram
 from rustosd.busy_poll import BusyPoll
+from rustosd.moderation import Moderation
 
 if not cython.compiled:
     raise ImportError("rustosd.pump must be compiled: python setup.py build_ext --inplace")
 
 BUSY_POLL_US = 50
+COALESCE_US = 100
 LINK_CHECK_S = 1.0
 
 log = structlog.get_logger(__name__)
@@ -52,8 +55,8 @@ class Source:
 
     @cython.cfunc
     @cython.exceptval(check=False)
-    def look(self) -> cython.bint:
-        """Do what there is to do; whether there was anything."""
+    def look(self) -> cython.int:
+        """Do what there is to do; how much that was."""
 
 
 @cython.final
@@ -72,7 +75,7 @@ class Pump:
     """Runs a stack and its NICs on a loop, in the loop's thread; what callbacks raise is logged and stops nothing."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, stack: PacketStack, on_events: Callable[[], None], *,
-                 busy_poll_us: int = BUSY_POLL_US) -> None:
+                 busy_poll_us: int = BUSY_POLL_US, coalesce_us: int = COALESCE_US) -> None:
         """`stack` is on the clock of `time.monotonic_ns`. `on_events` hands to applications what it reports: each time it has
         worked and `tell` says that there is something.
         """
@@ -80,6 +83,7 @@ class Pump:
         self.stack = stack
         self.on_events = on_events
         self.poll = BusyPoll(busy_poll_us * 1000, crowd.or_none())
+        self.moderation = Moderation(coalesce_us * 1000, crowd.or_none())
         self.ports, self.sources = (), ()
         self.rx, self.tx = RxBurst(), TxBurst()
         self.rx_bursts, self.tx_bursts, self.turns = Histogram(), Histogram(), Histogram()
@@ -167,6 +171,10 @@ class Pump:
         """How long to look again before sleeping, from now on."""
         self.poll.set_while(microseconds * 1000)
 
+    def set_coalesce(self, microseconds: int) -> None:
+        """How long what comes may wait for more of it where others wait for a processor, from now on."""
+        self.moderation.set_most(microseconds * 1000)
+
     def watch(self, period_s: float, alive: Callable[[], None]) -> None:
         """From now on take a turn at least every `period_s`, and call `alive` when it ended without an error."""
         self.watch_timer = self.loop.call_later(period_s, self._on_watch, period_s, alive)
@@ -174,7 +182,7 @@ class Pump:
     def statistics(self) -> dict:
         """Counters since the pump was made."""
         counts: dict = self.counts
-        return counts | {"busy_polls": self.poll.vain_looks}
+        return counts | {"busy_polls": self.poll.vain_looks, "rests": self.moderation.rests}
 
     def histograms(self) -> dict:
         """Rows of `mm.histogram.Histogram`: frames of bursts, rx_burst and tx_burst, and turns that found work, in ns."""
@@ -240,15 +248,18 @@ class Pump:
 
     @cython.cfunc
     def turn(self):
-        """Breathe while there is work, within the budget; then give way, or keep looking for a moment, or sleep.
+        """Breathe while there is work, within the budget; then give way, or keep looking for a moment, or rest, or sleep.
 
         Looking in vain goes on here for a spell: to come back by way of the loop takes longer than a look.
         """
         before: uint64_t = self.counts.rx_frames
         breaths: cython.int
-        now: int64_t = now_ns()
+        rested: cython.bint = self.resting
+        now: int64_t = self.moderation.rest(now_ns()) if rested else now_ns()
         began: int64_t = now
         until: int64_t = now + SPELL_NS
+        taken: uint64_t = before + self.source_events
+        self.resting = False
         while not (self.running or self.closed):
             breaths = self.breathe_on(now)
             if self.closed:
@@ -257,8 +268,15 @@ class Pump:
             self.arm(now)
             if breaths:
                 self.turns.observe(now - began)
+            if rested:
+                self.moderation.gathered(self.counts.rx_frames + self.source_events - taken)
+                rested = False
             if breaths == BUDGET:
                 self.counts.yields += 1
+                self.schedule()
+                break
+            if breaths and self.moderation.due(now):
+                self.resting = True
                 self.schedule()
                 break
             if not ((breaths or self.poll.until) and self.poll.go_on(now, breaths > 0, self.counts.rx_frames != before)):
@@ -313,11 +331,12 @@ class Pump:
     def look(self) -> cython.bint:
         """Let all sources do what they have to do; whether there was anything."""
         source: Source
-        worked: cython.bint = False
+        count: cython.int = 0
         self.looked = True
         for source in self.sources:
-            worked |= source.look()
-        return worked
+            count += source.look()
+        self.source_events += count
+        return count > 0
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)

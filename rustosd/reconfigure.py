@@ -123,7 +123,9 @@ class Reconfigurer:
     async def _pump(self, _: Sequence[Change]) -> None:
         pump = self._daemon.pump
         self._undo.callback(pump.set_busy_poll, self._old.pump.busy_poll_us)
+        self._undo.callback(pump.set_coalesce, self._old.pump.coalesce_us)
         pump.set_busy_poll(self._new.pump.busy_poll_us)
+        pump.set_coalesce(self._new.pump.coalesce_us)
 
     async def _limits(self, _: Sequence[Change]) -> None:
         self._undo.callback(set_limits, self._daemon, self._old)

@@ -83,8 +83,8 @@ class Watch(Source):
 
     @cython.cfunc
     @cython.exceptval(check=False)
-    def look(self) -> cython.bint:
-        return self.look_once() > 0
+    def look(self) -> cython.int:
+        return self.look_once()
 
     @cython.cfunc
     @cython.exceptval(check=False)

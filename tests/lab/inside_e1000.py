@@ -17,7 +17,7 @@ from drivers.e1000.nic import E1000
 from mm.frame import RxBurst, TxBurst
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
-from rustosd.pump import BUSY_POLL_US, Pump
+from rustosd.pump import BUSY_POLL_US, COALESCE_US, Pump
 from rustosd.services.echo import EchoService
 from rustosd.services.http import HttpService
 from rustosd.services.iperf3 import Iperf3Service
@@ -139,7 +139,8 @@ def command(argv: list[str]) -> int:
 async def _serve(nic: E1000, addresses: Sequence[str]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     stack = Stack(hashlib.sha256(nic.mac).digest(), now=time.monotonic_ns())
-    pump = Pump(loop, stack, lambda: network.dispatch(), busy_poll_us=FOR_GOOD_US if nic.polling else BUSY_POLL_US)
+    pump = Pump(loop, stack, lambda: network.dispatch(), busy_poll_us=FOR_GOOD_US if nic.polling else BUSY_POLL_US,
+                coalesce_us=0 if nic.polling else COALESCE_US)
     network = AsyncStack(stack, loop, pump.kick)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)

@@ -1,6 +1,7 @@
 """The pump on uvloop: order, fairness, timers, failures. The stack is a fake; the NIC is a Tap over a socket pair."""
 
 import asyncio
+import contextlib
 import functools
 import socket
 import time
@@ -24,6 +25,12 @@ MAC = bytes.fromhex("02000000000a")
 @pytest.fixture(autouse=True)
 def an_empty_machine(monkeypatch):
     monkeypatch.setattr(crowd, "or_none", lambda: None)
+
+
+@pytest.fixture
+def a_crowded_machine(monkeypatch, tmp_path):
+    (tmp_path / "loadavg").write_text("0 0 0 9/99 1\n")
+    monkeypatch.setattr(crowd, "or_none", lambda: crowd.Crowd(str(tmp_path / "loadavg"), 2))
 
 
 def frame(number: int) -> bytes:
@@ -365,6 +372,58 @@ async def test_polling_goes_on_while_it_pays():
         house.far.send(frame(number))
         assert await house.arrive(1) == [frame(number)]
     assert house.pump.statistics()["wakeups"] <= 2
+
+
+async def bursts(house: House, seconds: float) -> int:
+    """Frames come all the time, in another thread; how many that were."""
+    until = time.monotonic() + seconds
+
+    def send() -> int:
+        number = 0
+        while time.monotonic() < until:
+            with contextlib.suppress(BlockingIOError):
+                house.far.send(frame(number))
+                number += 1
+        return number
+
+    return await asyncio.to_thread(send)
+
+
+@pumped
+@pytest.mark.usefixtures("a_crowded_machine")
+async def test_where_others_wait_for_a_processor_frames_are_taken_several_at_a_time():
+    house = House(busy_poll_us=50, coalesce_us=500)
+    sent = await bursts(house, 0.1)
+    await asyncio.sleep(0.01)
+    statistics = house.pump.statistics()
+    assert statistics["rests"] > 10
+    assert len(house.stack.received) == statistics["rx_frames"] == sent
+
+
+@pumped
+async def test_where_nobody_waits_nothing_is_kept():
+    house = House(coalesce_us=500)
+    await bursts(house, 0.05)
+    assert house.pump.statistics()["rests"] == 0
+
+
+@pumped
+@pytest.mark.usefixtures("a_crowded_machine")
+async def test_who_goes_to_and_fro_alone_is_hardly_kept_waiting():
+    house = House(echo=True, busy_poll_us=50, coalesce_us=500)
+    for number in range(400):
+        house.far.send(frame(number))
+        assert await house.arrive(1) == [frame(number)]
+    assert house.pump.statistics()["rests"] <= 12
+
+
+@pumped
+@pytest.mark.usefixtures("a_crowded_machine")
+async def test_rests_can_be_switched_off():
+    house = House(busy_poll_us=50, coalesce_us=500)
+    house.pump.set_coalesce(0)
+    await bursts(house, 0.05)
+    assert house.pump.statistics()["rests"] == 0
 
 
 @pumped
