@@ -61,6 +61,7 @@ class SwappedRegion:
                          for what, work in (("faults", self._pager.serve), ("watch", self._watch))]
         for thread in self._threads:
             thread.start()
+        self._pager.await_service()
 
     def __buffer__(self, flags: int) -> memoryview:
         return memoryview(self.memory)

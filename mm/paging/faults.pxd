@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from mm.awake cimport Awake
+from mm.paging.assistant cimport Assistant, sem_t
 from mm.paging.space cimport Space
 from mm.swap.store cimport SwapStore
 from mm.swap.sys cimport pthread_mutex_t
@@ -37,9 +38,11 @@ cdef class FaultServer:
     cdef int epoll
     cdef int wake               # eventfd: look at what is deferred, or stop
     cdef int told               # eventfd: there is something for whoever evicts
+    cdef sem_t serving          # faults are answered from now on
     cdef bint stopping
     cdef bint looks_on          # for the next fault, before it sleeps: there is another processor for who faults
     cdef Awake awake            # None: processors sleep as they like
+    cdef Assistant assistant    # None: there is no other processor, or nobody serves
     cdef uint8_t *buffer        # RUN_PAGES pages
     cdef uint8_t *zeros         # ZERO_PAGES pages
     cdef Deferred *deferred
@@ -68,6 +71,8 @@ cdef class FaultServer:
     cdef int _bring_zero(self, Space *space, uint64_t page, bint write) noexcept nogil
     cdef int _bring(self, Space *space, uint64_t page, bint write) noexcept nogil
     cdef uint32_t _cluster(self, Space *space, uint64_t page) noexcept nogil
+    cdef uint64_t _bring_here(self, Space *space, uint64_t page, uint32_t count, bint writable, int *error) noexcept nogil
+    cdef void _arrived(self, Space *space, uint64_t page, uint64_t count, bint keep, bint asked) noexcept nogil
     cdef uint64_t _install(self, Space *space, uint64_t page, uint32_t count, const uint8_t *data, bint keep, bint asked,
                            int *error) noexcept nogil
     cdef int _unprotect(self, Space *space, uint64_t page) noexcept nogil

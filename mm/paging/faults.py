@@ -4,6 +4,7 @@
 """
 
 import os
+import threading
 
 import cython
 from cython.cimports.libc.errno import EAGAIN, EEXIST, EINTR, EMFILE, ENOENT, ENOMEM, ESRCH, errno
@@ -12,6 +13,7 @@ from cython.cimports.libc.stdlib import calloc, free, realloc
 from cython.cimports.libc.string import memset
 from cython.cimports.mm.awake import LULL_MS
 from cython.cimports.mm.hw import now_ns
+from cython.cimports.mm.paging.assistant import SHARED_PAGES, sem_destroy, sem_init, sem_post, sem_wait
 from cython.cimports.mm.paging.space import (
     RUN_PAGES,
     Space,
@@ -69,6 +71,7 @@ from cython.cimports.posix.signal import kill
 from cython.cimports.posix.unistd import close
 
 from mm.awake import or_none
+from mm.paging.assistant import Assistant
 
 if not cython.compiled:
     raise ImportError("mm.paging.faults must be compiled: python setup.py build_ext --inplace")
@@ -89,6 +92,7 @@ class FaultServer:
 
     def __cinit__(self):
         pthread_mutex_init(cython.address(self.lock), cython.NULL)
+        sem_init(cython.address(self.serving), 0, 0)
         self.epoll = self.wake = self.told = -1
 
     def __init__(self, store: SwapStore):
@@ -124,12 +128,29 @@ class FaultServer:
         for fd in (self.epoll, self.wake, self.told):
             if fd >= 0:
                 close(fd)
+        sem_destroy(cython.address(self.serving))
         pthread_mutex_destroy(cython.address(self.lock))
 
     def serve(self) -> None:
         """Answer faults until `stop`."""
+        assistant: Assistant = Assistant(self.store)
+        thread = threading.Thread(target=assistant.work, name="faults-2", daemon=True)
+        if self.looks_on:
+            thread.start()
+            assistant.await_work()
+            self.assistant = assistant
         with cython.nogil:
+            sem_post(cython.address(self.serving))
             self._serve()
+        self.assistant = None
+        if self.looks_on:
+            assistant.stop()
+            thread.join()
+
+    def await_service(self) -> None:
+        """Until `serve` has begun, once: whoever faults with the GIL before waits for ever."""
+        with cython.nogil:
+            sem_wait(cython.address(self.serving))
 
     def stop(self) -> None:
         """End `serve`. What is touched then waits for ever: do away with the memory first."""
@@ -390,27 +411,21 @@ class FaultServer:
     @cython.exceptval(check=False)
     def _bring(self, space: cython.pointer[Space], page: uint64_t, written: cython.bint) -> cython.int:
         """A page from swap, with those behind it that are likely to be next. 0, or an errno."""
-        failure: Failure
         count: uint32_t = self._cluster(space, page)
-        done: uint64_t = 0
+        here: uint32_t = count // 2 if count >= SHARED_PAGES and self.assistant is not None else count
+        there: uint32_t = 0
+        done: uint64_t
         error: cython.int = 0
-        wanted: uint32_t = count
+        writable: cython.bint = written or self.spare or guess_written(cython.address(space.guess))
         space.counts.faults += 1
-        count = read_slots(space, page, wanted, self.buffer, self.store, cython.address(failure))
-        if count == 0 and wanted > 1:                   # the page that is asked for may be whole
-            count = read_slots(space, page, 1, self.buffer, self.store, cython.address(failure))
-        if count == 0:
-            self._fail(space, page, _EBADMSG if failure.corrupt else failure.error,
-                       slot_of(cython.address(space.table), page) - 1)
-            return 0
-        if not (written or self.spare or guess_written(cython.address(space.guess))):
-            guess_sample(cython.address(space.guess), page)
-            done = self._install(space, page, count, self.buffer, True, True, cython.address(error))
-        else:
-            done = self._install(space, page, 1, self.buffer, False, True, cython.address(error))
-            if done and count > 1:
-                done += self._install(space, page + 1, count - 1, self.buffer + PAGE, not self.spare, False,
-                                      cython.address(error))
+        if here < count:
+            self.assistant.begin(space, page + here, count - here, self.buffer + (here << PAGE_BITS), not self.spare)
+        done = self._bring_here(space, page, here, writable, cython.address(error))
+        if here < count:
+            there = self.assistant.end()
+            self._arrived(space, page + here, there, not self.spare, False)
+        if done == here:
+            done += there
         if done:
             space.counts.pages_in += done
             space.last_ahead = cython.cast(uint32_t, done - 1)
@@ -418,6 +433,29 @@ class FaultServer:
             space.next_page = page + done
             return 0
         return error
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _bring_here(self, space: cython.pointer[Space], page: uint64_t, wanted: uint32_t, writable: cython.bint,
+                    error: cython.pointer[cython.int]) -> uint64_t:
+        """The page that is asked for and those behind it, from swap. How many are there, or else an errno."""
+        failure: Failure
+        done: uint64_t
+        count: uint32_t = read_slots(space, page, wanted, self.buffer, self.store, cython.address(failure))
+        if count == 0 and wanted > 1:                   # the page that is asked for may be whole
+            count = read_slots(space, page, 1, self.buffer, self.store, cython.address(failure))
+        if count == 0:
+            self._fail(space, page, _EBADMSG if failure.corrupt else failure.error,
+                       slot_of(cython.address(space.table), page) - 1)
+            return 0
+        if not writable:
+            guess_sample(cython.address(space.guess), page)
+            return self._install(space, page, count, self.buffer, True, True, error)
+        done = self._install(space, page, 1, self.buffer, False, True, error)
+        if done and count > 1:
+            done += self._install(space, page + 1, count - 1, self.buffer + PAGE, not self.spare, False, error)
+        return done
 
     @cython.cfunc
     @cython.nogil
@@ -430,27 +468,35 @@ class FaultServer:
         `asked`: the first is what the fault is about.
         """
         done: uint64_t = 0
-        i: uint64_t
-        chunk: cython.pointer[Chunk]
         error[0] = uffd_copy(space.fd, page << PAGE_BITS, data, cython.cast(uint64_t, count) << PAGE_BITS, keep,
                              cython.address(done))
         if error[0] == ENOENT and count > 1:            # the mapping ends before
             error[0] = uffd_copy(space.fd, page << PAGE_BITS, data, PAGE, keep, cython.address(done))
         done >>= PAGE_BITS
-        for i in range(done):
+        self._arrived(space, page, done, keep, asked)
+        return done
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _arrived(self, space: cython.pointer[Space], page: uint64_t, count: uint64_t, keep: cython.bint,
+                 asked: cython.bint) -> cython.void:
+        """Pages are in memory: see `_install`."""
+        i: uint64_t
+        chunk: cython.pointer[Chunk]
+        for i in range(count):
             if keep:
                 chunk = chunk_of(cython.address(space.table), page + i)
                 set_bit(chunk.present, page + i)
             else:
                 forget_slot(space, page + i, self.store)
             policy_arrive(cython.address(space.policy), page + i, asked and i == 0)
-        if done:
+        if count:
             space.copied_at_ns = now_ns()
             if space.pid:
-                self.resident += done
+                self.resident += count
             else:
-                space.resident += done
-        return done
+                space.resident += count
 
     @cython.cfunc
     @cython.nogil

@@ -275,6 +275,36 @@ def test_a_page_that_cannot_be_had_is_told_and_never_made_up(how: str, number: i
     assert os.strerror(number) in done.stdout
 
 
+ONE_LOST = """
+import ctypes, os, sys, threading
+from mm.region import SwappedRegion
+from mm.swap.device import RamDevice
+from mm.swap.store import SwapStore
+device, over, told = RamDevice(1024 * 4096), threading.Event(), []
+region = SwappedRegion(512 * 4096, 16 * 4096, SwapStore(device), on_failure=lambda why: (told.append(why), over.set()))
+for page in range(512):
+    region.memory[page * 4096:page * 4096 + 2] = (page % 200 + 3).to_bytes(2, "little")
+region.set_limit(0)                     # from now on pages only come
+device.flip(int(sys.argv[1]) * 4096, 1)
+touch = ctypes.CDLL(None).memchr        # without the GIL
+threading.Thread(target=touch, args=(ctypes.c_void_p(region.address), 255, ctypes.c_size_t(512 * 4096)), daemon=True).start()
+assert over.wait(20)
+lost = int(told[0].split()[2].rstrip(":"), 16) // 4096
+found = [int.from_bytes(region.memory[page * 4096:page * 4096 + 2], "little") if page != lost else 0 for page in range(512)]
+got = [page for page in range(512) if page != lost and found[page] != page % 200 + 3]
+print(lost, got, told[0], flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("slot", [100, 200, 211, 256, 300])     # in first and second halves of runs, and at their ends
+def test_one_damaged_page_takes_no_other_along(slot: int) -> None:
+    done = subprocess.run([sys.executable, "-c", ONE_LOST, str(slot)],
+                          capture_output=True, text=True, timeout=60, check=True)
+    lost, got, why = done.stdout.split(maxsplit=2)
+    assert abs(int(lost) - slot) <= 16 and got == "[]" and os.strerror(errno.EBADMSG) in why
+
+
 @pytest.mark.parametrize(("size", "limit"), [(0, LIMIT), (PAGE + 1, LIMIT), (64 * PAGE, PAGE)])
 def test_sizes_that_make_no_sense_are_refused(store: SwapStore, size: int, limit: int) -> None:
     with pytest.raises(ValueError, match="whole pages"):
