@@ -16,8 +16,8 @@ from tests.rustosd.process.test_memory import pytestmark as where_paging_can_be
 pytestmark = [
     where_paging_can_be, pytest.mark.timeout(900),      # the first time it builds for a minute or two
     pytest.mark.skipif(sanitize.runtime() is None, reason="gcc's libasan is not installed (Debian: package gcc)")]
-REGIONS = ("every_page_comes_back or one_damaged or only_read or system_calls or share_a_file or full_leaves or not_answered_for"
-           " or never_made_up")
+REGIONS = ("every_page_comes_back or one_damaged or only_read or system_calls or share_a_file or full_leaves"
+           " or not_answered_for or never_made_up")
 
 
 @pytest.fixture(scope="module")
