@@ -19,6 +19,7 @@ cdef struct UdpEndpoint:
     uint16_t local_port
     uint16_t remote_port        # 0: not connected
     uint8_t in_use
+    uint8_t v6only              # `::` is no IPv4 address of ours as well
     uint8_t reuse               # may share its port with others that may; the newest of equals gets the datagrams
     uint8_t ready_queued        # already on the ready list
     uint8_t hop_limit           # of what it sends
@@ -65,5 +66,5 @@ cdef class Udp:
     cdef int _at(self, object id) except -1
     cdef int _look_up(self, object host) except -1
     cdef object _text(self, const Addr *a)
-    # Python face in udp.py: bind(host, port, reuse=False) -> id, connect(id, host, port), send(id, data, host=None, port=0),
+    # Python face in udp.py: bind(host, port, reuse=False, v6only=False) -> id, connect(id, host, port), send(id, data, host=None, port=0),
     # receive(id, most) -> list[(bytes, host, port)], ready() -> list[id], error(id), close(id), local(id), remote(id), rows()

@@ -180,7 +180,7 @@ def _score(e: cython.pointer[UdpEndpoint], port: uint16_t, local: cython.pointer
         return score + 2 if same_address(cython.address(e.local), local) else -1
     if is_v4(cython.address(e.local)):
         return score + 1 if is_v4(local) else -1
-    return score
+    return -1 if e.v6only and is_v4(local) else score
 
 
 @cython.cfunc
@@ -270,9 +270,9 @@ def _send_along(t: cython.pointer[UdpTable], e: cython.pointer[UdpEndpoint], pat
 @cython.nogil
 @cython.exceptval(check=False)
 def udp_speaks_to(e: cython.pointer[cython.const[UdpEndpoint]], to: cython.pointer[cython.const[Addr]]) -> cython.bint:
-    """An endpoint bound to `::` speaks both families, any other its own."""
+    """An endpoint bound to `::` speaks both families, if it is not for one only, any other its own."""
     return is_v4(cython.address(e.local)) == is_v4(to) or (
-        is_unspecified(cython.address(e.local)) and not is_v4(cython.address(e.local)))
+        is_unspecified(cython.address(e.local)) and not is_v4(cython.address(e.local)) and not e.v6only)
 
 
 # --- datagrams to the application -----------------------------------------------------------------------------------
@@ -299,14 +299,15 @@ def udp_drop(e: cython.pointer[UdpEndpoint]) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def _in_use(t: cython.pointer[UdpTable], local: cython.pointer[cython.const[Addr]], port: uint16_t,
-            reuse: cython.bint) -> cython.bint:
+            reuse: cython.bint, v6only: cython.bint) -> cython.bint:
     """Whether an endpoint that does not share has this port on this address, or on any when one of both is any."""
     e: cython.pointer[UdpEndpoint]
     id: int32_t = _bucket(t, port)[0]
     while id >= 0:
         e = cython.address(t.endpoints[id])
         id = e.next
-        if e.local_port == port and not (reuse and e.reuse) and _overlap(cython.address(e.local), local):
+        if (e.local_port == port and not (reuse and e.reuse)
+                and _overlap(cython.address(e.local), e.v6only, local, v6only)):
             return True
     return False
 
@@ -314,26 +315,36 @@ def _in_use(t: cython.pointer[UdpTable], local: cython.pointer[cython.const[Addr
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _overlap(a: cython.pointer[cython.const[Addr]], b: cython.pointer[cython.const[Addr]]) -> cython.bint:
-    """Whether a datagram can be for both: `::` stands for both families, 0.0.0.0 for its own."""
-    if same_address(a, b):
-        return True
-    if is_unspecified(a) and (not is_v4(a) or is_v4(b)):
-        return True
-    return is_unspecified(b) and (not is_v4(b) or is_v4(a))
+def _overlap(a: cython.pointer[cython.const[Addr]], a_only: cython.bint, b: cython.pointer[cython.const[Addr]],
+             b_only: cython.bint) -> cython.bint:
+    """Whether a datagram can be for both: `::` stands for both families, if it is not only for one, 0.0.0.0 for its own."""
+    return same_address(a, b) or _stands_for(a, a_only, b) or _stands_for(b, b_only, a)
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _stands_for(any_host: cython.pointer[cython.const[Addr]], v6only: cython.bint,
+                other: cython.pointer[cython.const[Addr]]) -> cython.bint:
+    """Whether one address is any, and the other may be of these."""
+    if not is_unspecified(any_host):
+        return False
+    return is_v4(other) if is_v4(any_host) else not (v6only and is_v4(other))
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _ephemeral_port(t: cython.pointer[UdpTable], local: cython.pointer[cython.const[Addr]]) -> uint16_t:
+def _ephemeral_port(t: cython.pointer[UdpTable], local: cython.pointer[cython.const[Addr]],
+                    v6only: cython.bint) -> uint16_t:
     """A free port, the first from a random one on (RFC 6056 3.3.1); 0: all are taken."""
     start: uint32_t = random_below(t.net, EPHEMERAL_COUNT)
     port: uint16_t
     i: cython.int
     for i in range(EPHEMERAL_COUNT):
         port = cython.cast(uint16_t, EPHEMERAL_FIRST + (start + i) % EPHEMERAL_COUNT)
-        if not _in_use(t, local, port, False):
+        if not _in_use(t, local, port, False, v6only):
             return port
     return 0
 
@@ -341,8 +352,8 @@ def _ephemeral_port(t: cython.pointer[UdpTable], local: cython.pointer[cython.co
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _open(t: cython.pointer[UdpTable], local: cython.pointer[cython.const[Addr]], port: uint16_t,
-          reuse: cython.bint) -> int32_t:
+def _open(t: cython.pointer[UdpTable], local: cython.pointer[cython.const[Addr]], port: uint16_t, reuse: cython.bint,
+          v6only: cython.bint) -> int32_t:
     """Take a free endpoint, of which there is one, and put it in front of its chain."""
     id: int32_t = t.free
     if id >= 0:
@@ -355,6 +366,7 @@ def _open(t: cython.pointer[UdpTable], local: cython.pointer[cython.const[Addr]]
     e.local = local[0]
     e.local_port = port
     e.reuse = reuse
+    e.v6only = v6only
     e.hop_limit = HOP_LIMIT
     e.in_use = True
     e.octet_limit = UDP_QUEUE_OCTETS
@@ -466,12 +478,12 @@ class Udp:
         self._sender_text = text
         return text
 
-    def bind(self, host: str | None, port: int, reuse: bool = False) -> int:
+    def bind(self, host: str | None, port: int, reuse: bool = False, v6only: bool = False) -> int:
         """Open an endpoint on an address of ours and return its id; port 0 picks a random ephemeral one.
 
-        Any address: `::` (or None) for both families, 0.0.0.0 for IPv4. `reuse` lets endpoints that all ask for it
-        share a port; the newest of equally specific ones gets the datagrams. Raises ValueError for what is no address
-        or port, OSError: EADDRINUSE, EADDRNOTAVAIL (not ours, or still tentative), EMFILE (the table is full).
+        Any address: `::` (or None) for both families, with `v6only` for IPv6 alone, 0.0.0.0 for IPv4. `reuse` lets endpoints
+        that all ask for it share a port; the newest of equally specific ones gets the datagrams. Raises ValueError for what is
+        no address or port, OSError: EADDRINUSE, EADDRNOTAVAIL (not ours, or still tentative), EMFILE (the table is full).
         """
         t: cython.pointer[UdpTable] = cython.address(self.table)
         chosen: cython.int = _checked_port(port, 0)
@@ -482,12 +494,12 @@ class Udp:
         if t.count == t.limit:
             raise OSError(errno.EMFILE, f"all {t.limit} UDP endpoints are in use")
         if chosen == 0:
-            chosen = _ephemeral_port(t, cython.address(local))
+            chosen = _ephemeral_port(t, cython.address(local), v6only)
             if chosen == 0:
                 raise OSError(errno.EADDRINUSE, "all ephemeral UDP ports are in use")
-        elif _in_use(t, cython.address(local), chosen, reuse):
+        elif _in_use(t, cython.address(local), chosen, reuse, v6only):
             raise OSError(errno.EADDRINUSE, f"UDP port {chosen} is in use")
-        return _open(t, cython.address(local), chosen, reuse)
+        return _open(t, cython.address(local), chosen, reuse, v6only)
 
     def connect(self, id: int, host: str, port: int) -> None:
         """Exchange datagrams with one peer only, from the address that leads there if none was bound.

@@ -49,7 +49,7 @@ class DatagramSocket:
         if self.endpoint is not None:
             raise OSError(errors.EINVAL, "the socket is bound already")
         network = self.broker.network
-        self.endpoint = network.udp.bind(host or any_host(self.family), port, bool(self.options.get("reuse_port")))
+        self.endpoint = network.udp.bind(host or any_host(self.family), port, bool(self.options.get("reuse_port")), v6only)
         self.splice = network.endpoints[self.endpoint] = DatagramSplice(network.udp, self.endpoint, self.end.fileno(), self)
         self.note_policies()
         self.broker.watch(self.end.fileno(), self.splice)

@@ -4,6 +4,7 @@ What they raise as OSError is the caller's errno. Compiled: one of them runs per
 """
 
 import errno
+import fcntl
 import socket
 
 from cython.cimports.rustosd.process.call import Call
@@ -15,6 +16,8 @@ from rustosd.process.notify import LONGEST
 from rustosd.process.options import get_option, set_option
 from rustosd.process.sockaddr import family_of, parse
 from rustosd.process.sockets import GuestSocket, error
+
+IFREQ_OCTETS = 40
 
 
 def connect(one: GuestSocket, call: Call) -> None:
@@ -82,9 +85,18 @@ def recvmmsg(one: GuestSocket, call: Call) -> None:
     one.receive_messages(call)
 
 
+def ioctl(one: GuestSocket, call: Call) -> None:
+    """netdevice(7): what Linux says of the interfaces of the program's network, which show the stack's addresses."""
+    if one.family != socket.AF_INET:
+        raise error(errno.ENOTTY)
+    at = call.pointer(2)
+    call.write(at, fcntl.ioctl(one.loop.network, call.int(1), call.read(at, IFREQ_OCTETS)))
+    call.answer()
+
+
 HANDLERS = {
     nr.CONNECT: connect, nr.BIND: bind, nr.LISTEN: listen, nr.ACCEPT: accept, nr.ACCEPT4: accept4,
     nr.GETSOCKNAME: getsockname, nr.GETPEERNAME: getpeername, nr.SETSOCKOPT: set_option, nr.GETSOCKOPT: get_option,
     nr.SENDTO: sendto, nr.RECVFROM: recvfrom, nr.SENDMSG: sendmsg, nr.RECVMSG: recvmsg, nr.SENDMMSG: sendmmsg,
-    nr.RECVMMSG: recvmmsg,
+    nr.RECVMMSG: recvmmsg, nr.IOCTL: ioctl,
 }

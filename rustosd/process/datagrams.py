@@ -111,7 +111,7 @@ class DatagramSocket(GuestSocket):
     # names
 
     def bind(self, call: Call, endpoint: Endpoint) -> None:
-        self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port, v6only=False))
+        self.note_names(self.ask("bind", host=endpoint.host, port=endpoint.port, v6only=self.v6only))
         self._bound = True
         call.answer()
 
@@ -143,7 +143,7 @@ class DatagramSocket(GuestSocket):
         self._open()
         self.local = None
         if bound and local is not None:
-            self.note_names(self.ask("bind", host=local.host, port=local.port, v6only=False))
+            self.note_names(self.ask("bind", host=local.host, port=local.port, v6only=self.v6only))
 
     def listen(self, call: Call, backlog: int) -> None:
         raise error(errno.EOPNOTSUPP)
@@ -190,7 +190,7 @@ class DatagramSocket(GuestSocket):
                 raise error(errno.EDESTADDRREQ)
             return HEADER.pack(*_PEER, 0, source) + data
         if self.local is None:
-            self.note_names(self.ask("bind", host="", port=0, v6only=False))
+            self.note_names(self.ask("bind", host="", port=0, v6only=self.v6only))
         host = LOOPBACK[self.family] if endpoint.host == ANY[self.family] else endpoint.host
         if self._policed and endpoint not in self._allowed:
             self.ask("may", host=host, port=endpoint.port)      # to know at once; the daemon looks at each datagram anyway

@@ -23,6 +23,8 @@ _AF_VSOCK: Final = 40
 _AF_XDP: Final = 44
 _LOAD, _JUMP_EQUAL, _JUMP_ABOVE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NR_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16      # struct seccomp_data
+# Of an interface's IPv4 addresses (SIOCGIFADDR, DSTADDR, BRDADDR, NETMASK): only Linux's own IPv4 sockets answer.
+INTERFACE_REQUESTS: Final = (0x8915, 0x8917, 0x8919, 0x891B)
 IPPROTO_LEVELS: Final = (0, 6, 17, 41, 136)     # IP, TCP, UDP, IPv6, UDP-Lite
 
 
@@ -89,6 +91,7 @@ RULES: Final[dict[int, list[Rule]]] = {
     nr.RECVFROM: [Rule(NOTIFY, (NotNull(4),))],
     nr.GETSOCKOPT: _options(GET_OPTIONS),
     nr.SETSOCKOPT: _options(SET_OPTIONS),
+    nr.IOCTL: [Rule(NOTIFY, (Is(1, request),)) for request in INTERFACE_REQUESTS],
     # It can make sockets and connect them without any of the calls above.
     **{number: [Rule(refuse(_ENOSYS))] for number in (nr.IO_URING_SETUP, nr.IO_URING_ENTER, nr.IO_URING_REGISTER)},
 }

@@ -26,6 +26,7 @@ _NEW_LISTENER: Final = 1 << 3
 _SIOCSIFFLAGS, _SIOCSIFADDR, _IFF_UP = 0x8914, 0x8916, 1
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127      # exit statuses, as shells have them
 _REPORT_OCTETS: Final = 4096
+_DESCRIPTORS: Final = struct.Struct("=ii")       # the filter's listener, a socket in the network
 _ATTEND_MS: Final = 5
 _SUPERVISED: Final = ("a supervisor has a seccomp listener on this process already (a container runtime, or another "
                       "rustosctl run), and the kernel allows one; run it outside of that")
@@ -59,6 +60,7 @@ class Started:
 
     pid: int
     listener: int                           # of the filter; ours to close
+    network: int                            # a socket of Linux's in its network; ours to close
     _gate: int
     _report: int
 
@@ -97,11 +99,11 @@ def launch(program: Program, filtering: bytes, output: int = -1) -> Started:
     os.close(child_gate)
     try:
         first = os.read(report, _REPORT_OCTETS)
-        if len(first) != 4:
+        if len(first) != _DESCRIPTORS.size:
             _raise(first)
         process = os.pidfd_open(pid)
         try:
-            listener = _take_descriptor(process, *struct.unpack("=i", first))
+            listener, network = (_take_descriptor(process, number) for number in _DESCRIPTORS.unpack(first))
         finally:
             os.close(process)
     except BaseException:
@@ -110,7 +112,7 @@ def launch(program: Program, filtering: bytes, output: int = -1) -> Started:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
-    return Started(pid, listener, gate, report)
+    return Started(pid, listener, network, gate, report)
 
 
 def _take_descriptor(process: int, number: int) -> int:
@@ -142,11 +144,13 @@ def _child(program: Program, identity: pwd.struct_passwd | None, filtering: byte
             _enter_directory(program.directory)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT):      # Python's, and ours
             signal.signal(number, signal.SIG_DFL)
+        network = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         listener = _install(filtering)
-        os.write(report, struct.pack("=i", listener))
+        os.write(report, _DESCRIPTORS.pack(listener, network.fileno()))
         if not os.read(gate, 1):
             os._exit(1)                 # nobody lets it go
         os.close(listener)
+        network.close()
         os.execvpe(program.argv[0], list(program.argv), dict(program.environment))
     except BaseException as error:
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL

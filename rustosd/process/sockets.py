@@ -21,6 +21,7 @@ NON_BLOCKING: Final = socket.SOCK_NONBLOCK
 CLOSE_ON_EXEC: Final = socket.SOCK_CLOEXEC
 ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 LOOPBACK: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+_V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 class State(IntEnum):
@@ -38,6 +39,7 @@ class Loop(Protocol):
 
     link: Link
     refused: Counter[str]
+    network: int            # a socket of Linux's in the programs' network, to ask about interfaces
     roots_own: bool         # the daemon takes the programs for root, whatever they make of themselves
 
     def wait(self, call: Call, fd: int, events: int, attempt: Callable[[int], bool]) -> None:
@@ -91,6 +93,11 @@ class GuestSocket(ABC):
     def connected(self) -> bool:
         """Whether it has a peer."""
         return self.state == State.CONNECTED
+
+    @property
+    def v6only(self) -> bool:
+        """Whether any address of the host, to which it is bound, is none of IPv4."""
+        return any(self.options.get(_V6ONLY, b""))
 
     def settle(self) -> None:
         """Take note of what has happened to it since."""

@@ -47,7 +47,6 @@ _CLOSE_ON_EXEC = cython.declare(cython.int, CLOSE_ON_EXEC)
 _AF_INET = cython.declare(cython.int, socket.AF_INET)
 _FAMILY_4: Final = struct.pack("=H", socket.AF_INET)
 _FAMILY_6: Final = struct.pack("=H", socket.AF_INET6)
-_V6ONLY: Final = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 class StreamSocket(GuestSocket):
@@ -97,7 +96,7 @@ class StreamSocket(GuestSocket):
     def bind(self, call: Call, endpoint: Endpoint) -> None:
         if self.state == State.FAILED:
             self._reopen(call)
-        v6only = any(self.options.get(_V6ONLY, b""))
+        v6only = self.v6only
         if endpoint == (ANY[self.family], 0) and self._port and self.local is None:
             self._bound = {"bound": True, "v6only": v6only}
             self.local = Endpoint(ANY[self.family], self._port)

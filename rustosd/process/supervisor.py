@@ -106,6 +106,7 @@ class Supervisor:
         self._kill_at = float("inf")
         self._alone = False                 # the daemon has ended
         self.roots_own = False              # the daemon takes it for root, whatever it makes of itself
+        self.network = -1
         self._probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def run(self, program: Program, executed: Callable[[int], None] = lambda _pid: None) -> int:
@@ -121,7 +122,7 @@ class Supervisor:
         open_files.raise_limit(_DESCRIPTORS)        # not the program's
         self._calls = Calls(Notifications(started.listener), self._threads, self._epoll.fileno(), self.table.sockets, HANDLERS,
                             self._opening.socket)
-        self._child = started.pid
+        self._child, self.network = started.pid, started.network
         wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         previous = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         handlers = {number: signal.signal(number, self._on_signal) for number in (*FORWARDED, signal.SIGCHLD)}
@@ -156,6 +157,7 @@ class Supervisor:
             os.close(wake)
             os.close(waker)
             self._close(started.listener)
+            os.close(self.network)
 
     def _restrict(self, program: Program) -> None:
         """Have the daemon judge by who the program is. Raises LaunchFailed, OSError."""

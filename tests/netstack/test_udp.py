@@ -167,6 +167,22 @@ def test_most_specific_endpoint_gets_the_datagram(host, udp):
         bound: [("10.77.0.9", 4000), (PEER_V4, 4001)], connected: [(PEER_V4, 4000)]}
 
 
+def test_any_address_of_ipv6_alone_stands_beside_any_of_ipv4(host, udp):
+    six = udp.bind("::", 5000, v6only=True)
+    with pytest.raises(OSError, match="in use"):
+        udp.bind("::", 5000)
+    with pytest.raises(OSError, match="in use"):
+        udp.bind(V6, 5000)
+    four = udp.bind("0.0.0.0", 5000)
+    host.receive(datagram(family=6), datagram())
+    assert [(row[1], row[2]) for row in udp.receive(six)] == [(PEER_V6, 4000)]
+    assert [(row[1], row[2]) for row in udp.receive(four)] == [(PEER_V4, 4000)]
+    udp.close(four)
+    assert host.receive(datagram()) == "udp_port_closed"
+    with pytest.raises(OSError, match="of another family"):
+        udp.send(six, b"no", PEER_V4, 4000)
+
+
 def test_newest_of_equal_endpoints_gets_the_datagram(host, udp):
     ids = [udp.bind(None, 5000, reuse=True) for _ in range(3)]
     host.receive(datagram())

@@ -411,6 +411,39 @@ def sharing():
     alone.close()
 
 
+def families():
+    """Any address of both families, or of one (IPV6_V6ONLY), beside any address of IPv4."""
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        for v6only in (1, 0):
+            for first in (socket.AF_INET, socket.AF_INET6):
+                with socket.socket(socket.AF_INET, kind) as four, socket.socket(socket.AF_INET6, kind) as six:
+                    six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+                    one, other = (four, six) if first == socket.AF_INET else (six, four)
+                    one.bind(("", 0))
+                    if kind == socket.SOCK_STREAM:
+                        one.listen()
+                    say("both at one port", kind, v6only, first, reason(other.bind, ("", one.getsockname()[1])))
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as four:
+        six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        six.bind(("", 0))
+        four.bind(("", six.getsockname()[1]))
+        with datagram() as sender:
+            sender.sendto(b"for one", (OWN, four.getsockname()[1]))
+            mine, other = (four, six) if FAMILY == socket.AF_INET else (six, four)
+            mine.settimeout(PATIENCE_S)
+            say("each gets its own", mine.recv(99), reason(other.recv, 99, socket.MSG_DONTWAIT))
+
+
+def interfaces():
+    """netdevice(7), as those ask who know nothing of netlink: of IPv4's addresses only IPv4's sockets tell."""
+    with datagram() as one, stream() as two:
+        for request in (0x8915, 0x8917, 0x8919, 0x891B, 0x8913, 0x8921, 0x8933):    # ADDR to NETMASK, FLAGS, MTU, INDEX
+            for name in (b"lo", b"no such"):
+                asked = struct.pack("16s24x", name)
+                answers = (reason(fcntl.ioctl, it, request, asked) for it in (one, two))
+                say("of an interface", hex(request), name, *(it if isinstance(it, str) else it[:24] for it in answers))
+
+
 def options():
     t = connected()
     for name in ("TCP_NODELAY", "TCP_QUICKACK", "TCP_CORK"):
@@ -523,6 +556,6 @@ def churn():
 
 
 for part in (udp_names, udp_connected, udp_addresses, tcp_connect, tcp_fails, tcp_nonblocking, descriptors, serving, sharing,
-             options, numbers, lengths, loops, churn):
+             families, interfaces, options, numbers, lengths, loops, churn):
     part()
 say("done")

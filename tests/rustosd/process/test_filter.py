@@ -57,6 +57,9 @@ PROGRAM = assemble(RULES)
     ((nr.SOCKET, socket.AF_NETLINK, socket.SOCK_RAW), ALLOW),
     ((nr.SOCKET, 17, socket.SOCK_RAW), EPERM),
     ((nr.CONNECT, 3), NOTIFY),
+    ((nr.IOCTL, 3, 0x891B), NOTIFY),
+    ((nr.IOCTL, 3, 0x8912), ALLOW),
+    ((nr.IOCTL, 3, 0x541B), ALLOW),
     ((nr.SENDTO, 3, 0x1000, 5, 0, 0), ALLOW),
     ((nr.SENDTO, 3, 0x1000, 5, 0, 0x7FFF_0000), NOTIFY),
     ((nr.SENDTO, 3, 0x1000, 5, 0, 1 << 32), NOTIFY),                            # a pointer whose low half is zero
