@@ -4,20 +4,17 @@ What they raise as OSError is the caller's errno. Compiled: one of them runs per
 """
 
 import errno
-import fcntl
 import socket
 
 from cython.cimports.rustosd.process.call import Call
 
 from rustosd.policy import PORTS_OF_ROOT
-from rustosd.process import inventory
+from rustosd.process import interfaces, inventory
 from rustosd.process import syscalls as nr
 from rustosd.process.notify import LONGEST
 from rustosd.process.options import get_option, set_option
 from rustosd.process.sockaddr import family_of, parse
 from rustosd.process.sockets import GuestSocket, error
-
-IFREQ_OCTETS = 40
 
 
 def connect(one: GuestSocket, call: Call) -> None:
@@ -85,18 +82,9 @@ def recvmmsg(one: GuestSocket, call: Call) -> None:
     one.receive_messages(call)
 
 
-def ioctl(one: GuestSocket, call: Call) -> None:
-    """netdevice(7): what Linux says of the interfaces of the program's network, which show the stack's addresses."""
-    if one.family != socket.AF_INET:
-        raise error(errno.ENOTTY)
-    at = call.pointer(2)
-    call.write(at, fcntl.ioctl(one.loop.network, call.int(1), call.read(at, IFREQ_OCTETS)))
-    call.answer()
-
-
 HANDLERS = {
     nr.CONNECT: connect, nr.BIND: bind, nr.LISTEN: listen, nr.ACCEPT: accept, nr.ACCEPT4: accept4,
     nr.GETSOCKNAME: getsockname, nr.GETPEERNAME: getpeername, nr.SETSOCKOPT: set_option, nr.GETSOCKOPT: get_option,
     nr.SENDTO: sendto, nr.RECVFROM: recvfrom, nr.SENDMSG: sendmsg, nr.RECVMSG: recvmsg, nr.SENDMMSG: sendmmsg,
-    nr.RECVMMSG: recvmmsg, nr.IOCTL: ioctl,
+    nr.RECVMMSG: recvmmsg, nr.IOCTL: interfaces.ioctl,
 }

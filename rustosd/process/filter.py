@@ -23,8 +23,7 @@ _AF_VSOCK: Final = 40
 _AF_XDP: Final = 44
 _LOAD, _JUMP_EQUAL, _JUMP_ABOVE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NR_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16      # struct seccomp_data
-# Of an interface's IPv4 addresses (SIOCGIFADDR, DSTADDR, BRDADDR, NETMASK): only Linux's own IPv4 sockets answer.
-INTERFACE_REQUESTS: Final = (0x8915, 0x8917, 0x8919, 0x891B)
+INTERFACE_REQUESTS: Final = (0x8910, 0x8980)    # SIOCGIFNAME to SIOCSIFMAP: of interfaces, where the socket was made
 IPPROTO_LEVELS: Final = (0, 6, 17, 41, 136)     # IP, TCP, UDP, IPv6, UDP-Lite
 
 
@@ -49,6 +48,14 @@ class AtLeast(NamedTuple):
     value: int
 
 
+class Within(NamedTuple):
+    """An argument's low 32 bits are at least the one, and below the other."""
+
+    argument: int
+    first: int
+    end: int
+
+
 class NotNull(NamedTuple):
     """An argument is a pointer to something."""
 
@@ -59,7 +66,7 @@ class Rule(NamedTuple):
     """What happens when all conditions hold."""
 
     action: int
-    conditions: tuple[Is | Has | AtLeast | NotNull, ...] = ()
+    conditions: tuple[Is | Has | AtLeast | Within | NotNull, ...] = ()
 
 
 def refuse(number: int) -> int:
@@ -91,7 +98,7 @@ RULES: Final[dict[int, list[Rule]]] = {
     nr.RECVFROM: [Rule(NOTIFY, (NotNull(4),))],
     nr.GETSOCKOPT: _options(GET_OPTIONS),
     nr.SETSOCKOPT: _options(SET_OPTIONS),
-    nr.IOCTL: [Rule(NOTIFY, (Is(1, request),)) for request in INTERFACE_REQUESTS],
+    nr.IOCTL: [Rule(NOTIFY, (Within(1, *INTERFACE_REQUESTS),))],
     # It can make sockets and connect them without any of the calls above.
     **{number: [Rule(refuse(_ENOSYS))] for number in (nr.IO_URING_SETUP, nr.IO_URING_ENTER, nr.IO_URING_REGISTER)},
 }
@@ -159,13 +166,16 @@ def _rule(rule: Rule) -> list[bytes]:
     return code
 
 
-def _condition(condition: Is | Has | AtLeast | NotNull, rest: int) -> list[bytes]:
+def _condition(condition: Is | Has | AtLeast | Within | NotNull, rest: int) -> list[bytes]:
     """Instructions that skip the `rest` behind them unless the condition holds."""
     at = _ARGUMENTS_AT + 8 * condition.argument
     if isinstance(condition, Is):
         return [_instruction(_LOAD, at), _instruction(_JUMP_EQUAL, condition.value, 0, rest)]
     if isinstance(condition, Has):
         return [_instruction(_LOAD, at), _instruction(_JUMP_SET, condition.bits, 0, rest)]
+    if isinstance(condition, Within):
+        return [_instruction(_LOAD, at), _instruction(_JUMP_ABOVE, condition.first, 0, rest + 1),
+                _instruction(_JUMP_ABOVE, condition.end, rest, 0)]
     if isinstance(condition, AtLeast):                  # of less than 4 GiB
         return [_instruction(_LOAD, at + 4), _instruction(_JUMP_EQUAL, 0, 0, 2),
                 _instruction(_LOAD, at), _instruction(_JUMP_ABOVE, condition.value, 0, rest)]

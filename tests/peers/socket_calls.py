@@ -437,6 +437,12 @@ def families():
 def interfaces():
     """netdevice(7), as those ask who know nothing of netlink: of IPv4's addresses only IPv4's sockets tell."""
     with datagram() as one, stream() as two:
+        for it in (one, two):
+            rows = ctypes.create_string_buffer(4096)
+            octets, = struct.unpack("i12x", fcntl.ioctl(it, 0x8912, struct.pack("iP", 4096, ctypes.addressof(rows))))
+            say("all interfaces", octets % 40, octets > 40, rows.raw[:2], rows.raw[20:24] == socket.inet_aton("127.0.0.1"))
+            room, = struct.unpack("i12x", fcntl.ioctl(it, 0x8912, struct.pack("iP", 4096, 0)))
+            say("the room they take", room == octets, reason(fcntl.ioctl, it, 0x8912, struct.pack("iP", 40, 1)))
         for request in (0x8915, 0x8917, 0x8919, 0x891B, 0x8913, 0x8921, 0x8933):    # ADDR to NETMASK, FLAGS, MTU, INDEX
             for name in (b"lo", b"no such"):
                 asked = struct.pack("16s24x", name)

@@ -18,6 +18,7 @@ from rustosd.process.filter import (
     Is,
     NotNull,
     Rule,
+    Within,
     assemble,
     joined,
     memory_rules,
@@ -58,7 +59,10 @@ PROGRAM = assemble(RULES)
     ((nr.SOCKET, 17, socket.SOCK_RAW), EPERM),
     ((nr.CONNECT, 3), NOTIFY),
     ((nr.IOCTL, 3, 0x891B), NOTIFY),
-    ((nr.IOCTL, 3, 0x8912), ALLOW),
+    ((nr.IOCTL, 3, 0x8910 | 7 << 32), NOTIFY),
+    ((nr.IOCTL, 3, 0x897F), NOTIFY),
+    ((nr.IOCTL, 3, 0x890F), ALLOW),
+    ((nr.IOCTL, 3, 0x8980), ALLOW),
     ((nr.IOCTL, 3, 0x541B), ALLOW),
     ((nr.SENDTO, 3, 0x1000, 5, 0, 0), ALLOW),
     ((nr.SENDTO, 3, 0x1000, 5, 0, 0x7FFF_0000), NOTIFY),
@@ -106,7 +110,8 @@ def test_another_architectures_calls_do_not_exist():
 
 conditions = st.one_of(st.builds(Is, st.integers(0, 5), st.integers(0, 3)), st.builds(NotNull, st.integers(0, 5)),
                        st.builds(Has, st.integers(0, 5), st.integers(1, 3)),
-                       st.builds(AtLeast, st.integers(0, 5), st.integers(0, 3)))
+                       st.builds(AtLeast, st.integers(0, 5), st.integers(0, 3)),
+                       st.builds(Within, st.integers(0, 5), st.integers(0, 2), st.integers(0, 4)))
 rules = st.lists(st.builds(Rule, st.sampled_from([NOTIFY, EPERM, ENOSYS]), st.lists(conditions, max_size=3).map(tuple)),
                  max_size=4)
 
@@ -120,6 +125,8 @@ def test_the_first_rule_that_holds_decides(table, number, arguments):
             return bool(value & condition.bits)
         if isinstance(condition, AtLeast):
             return value >= condition.value
+        if isinstance(condition, Within):
+            return condition.first <= value & 0xFFFF_FFFF < condition.end
         return value != 0 if isinstance(condition, NotNull) else value & 0xFFFF_FFFF == condition.value
 
     expected = next((rule.action for rule in table.get(number, ()) if all(map(holds, rule.conditions))), ALLOW)
