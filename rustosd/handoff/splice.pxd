@@ -82,6 +82,8 @@ cdef class StreamSplice(Follower):
     cdef Py_ssize_t receive(self, Tcb *c, uint32_t n)
     cdef void drop_chaff(self)
     cdef bint client_is_gone(self)
+    cpdef tidy(self)
+    cpdef clear(self)
 
 cdef class DatagramSplice:
     cdef Udp udp

@@ -292,7 +292,8 @@ class StreamSplice:
                 self.held -= cython.cast(uint32_t, got)
         self.peeks = 0
 
-    def tidy(self) -> None:
+    @cython.ccall
+    def tidy(self):
         """Make room in the client's end: who uses many tiny messages may wait for what only held ones take."""
         self.flags &= ~cython.cast(uint32_t, TIDIED_LATER)
         if not self.flags & ENDED:
@@ -405,7 +406,8 @@ class StreamSplice:
             got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
             self.chaff = self.chaff - cython.cast(uint32_t, got) if got > 0 else 0
 
-    def clear(self) -> None:
+    @cython.ccall
+    def clear(self):
         """Empty our queue, so that closing `fd` is EOF for the client and no reset."""
         if recv(self.fd, scratch, DATAGRAM_MOST, MSG_DONTWAIT) != self.held:
             _empty(self.fd)

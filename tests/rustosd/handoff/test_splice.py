@@ -381,21 +381,21 @@ async def test_who_writes_tiny_messages_gets_the_room_back_that_held_ones_take(h
     server.close()
 
 
-async def test_a_failing_owner_is_told_of_and_stops_no_other_connection(host, monkeypatch):
+async def test_a_failing_owner_is_told_of_and_stops_no_other_connection(host):
     accepted = []
     server = await host.network.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     failing, one = await host.connected(port)
     _, other = await host.connected(port)
     await until(lambda: len(accepted) == 2)
-    settle = stream.StreamSocket.settle
+    note_fate = host.handoff.note_fate
 
-    def fail(self, ending, error):
-        if self.id == failing:
+    def fail(identity, error):
+        if identity.hex() == failing:
             raise RuntimeError("on purpose")
-        settle(self, ending, error)
+        note_fate(identity, error)
 
-    monkeypatch.setattr(stream.StreamSocket, "settle", fail)
+    host.handoff.note_fate = fail
     with structlog.testing.capture_logs() as logs:
         for transport in (accepted[0].transport, accepted[1].transport):
             transport.abort()
