@@ -109,6 +109,7 @@ class Watch(Source):
     @cython.cfunc
     @cython.exceptval(check=False)
     def close_ends(self) -> cython.void:
+        end: End
         for end in self.closing:
             end.close()
         self.closing.clear()
