@@ -165,7 +165,6 @@ class StreamSocket:
         if bits & EVENT_CONNECTED:
             self.adopt(self.handle, self.chaff)
             self.splice.heard(bits, error)
-            self.broker.network.kick_if_touched()
         elif bits & EVENT_CLOSED:
             self.settle(RESET, error or errors.ECONNABORTED)
 
