@@ -24,6 +24,13 @@ cdef enum:
 
 cdef Py_ssize_t send_with(int fd, bytes octets, int passed) noexcept
 cpdef tuple receive_with(int fd, int most)
+cpdef send_now(int fd, bytes octets)
+cpdef tuple make_pair(int kind, int buffer_octets)
 
 cdef class End:
     cdef int fd
+    cpdef close(self)
+    cpdef limit(self, int octets)
+    cpdef send(self, bytes octets)
+    cpdef int drain(self) noexcept
+    cpdef bint hand_over(self, bytes octets, End other) except? -1

@@ -28,33 +28,41 @@ class End:
         """Its number; -1 once it is closed."""
         return self.fd
 
-    def close(self) -> None:
+    @cython.ccall
+    def close(self):
         """May be called twice."""
         if self.fd >= 0:
             close_descriptor(self.fd)
             self.fd = -1
 
-    def limit(self, octets: cython.int) -> None:
+    @cython.ccall
+    def limit(self, octets: cython.int):
         """How much may lie between it and the other end, as SO_SNDBUF has it. Goes beyond the system's limit if it may."""
         if setsockopt(self.fd, SOL_SOCKET, SO_SNDBUFFORCE, cython.address(octets), cython.sizeof(octets)) < 0:
             setsockopt(self.fd, SOL_SOCKET, SO_SNDBUF, cython.address(octets), cython.sizeof(octets))
 
-    def send(self, octets: bytes) -> None:
+    @cython.ccall
+    def send(self, octets: bytes):
         """Raises OSError."""
         send_now(self.fd, octets)
 
-    def drain(self) -> int:
+    @cython.ccall
+    @cython.exceptval(check=False)
+    def drain(self) -> cython.int:
         """Take octets that are there, and drop them; how many. There may be more than ROOM."""
         room: cython.char[ROOM]
-        return max(0, recv(self.fd, room, ROOM, MSG_DONTWAIT))
+        return cython.cast(cython.int, max(0, recv(self.fd, room, ROOM, MSG_DONTWAIT)))
 
-    def hand_over(self, octets: bytes, other: End) -> bool:
+    @cython.ccall
+    @cython.exceptval(-1, check=True)
+    def hand_over(self, octets: bytes, other: End) -> cython.bint:
         """Send octets, with another end for whoever reads them; it is closed here. Whether they went."""
         sent: cython.Py_ssize_t = send_with(self.fd, octets, other.fd)
         other.close()
         return sent == len(octets)
 
 
+@cython.ccall
 def make_pair(kind: cython.int, buffer_octets: cython.int) -> tuple:
     """Two ends of a socketpair of a type, each with so much room. Raises OSError (EMFILE, ENFILE)."""
     numbers: cython.int[2]
@@ -66,7 +74,8 @@ def make_pair(kind: cython.int, buffer_octets: cython.int) -> tuple:
     return ours, theirs
 
 
-def send_now(fd: cython.int, octets: bytes) -> None:
+@cython.ccall
+def send_now(fd: cython.int, octets: bytes):
     """All of it, without waiting. Raises OSError."""
     if send_octets(fd, PyBytes_AS_STRING(octets), len(octets), MSG_DONTWAIT | MSG_NOSIGNAL) != len(octets):
         raise OSError(c_errno or errno.EAGAIN, os.strerror(c_errno))

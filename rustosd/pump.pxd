@@ -59,8 +59,9 @@ cdef class Pump:
     cdef bint dirty             # the stack may have events or frames for us
     cdef bint looked            # at the sources, in this breath
     cdef uint64_t source_events
-    cdef int64_t wake           # when `timer` fires
+    cdef int64_t wake           # when the stack wants to be woken; 0: by nothing but frames
     cdef object timer
+    cdef int64_t timer_at       # what it was set for
     cdef object link_timer
     cdef object watch_timer
     cdef dict silent_until
@@ -76,5 +77,6 @@ cdef class Pump:
     cdef deliver(self)
     cdef bint send(self, int64_t now) except? -1
     cdef bint send_by(self, Port port, int64_t now) except? -1
+    cdef note_wake(self, int64_t now)
     cdef arm(self, int64_t now)
     cdef complain(self, str what)

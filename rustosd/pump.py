@@ -265,7 +265,7 @@ class Pump:
             if self.closed:
                 break
             now = now_ns()
-            self.arm(now)
+            self.note_wake(now)
             if breaths:
                 self.turns.observe(now - began)
             if rested:
@@ -285,6 +285,8 @@ class Pump:
                 self.schedule()
                 break
             began = now
+        if not (self.scheduled or self.running or self.closed):
+            self.arm(now)
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)
@@ -438,11 +440,8 @@ class Pump:
     # Time.
 
     @cython.cfunc
-    def arm(self, now: int64_t):
-        """See that the loop wakes us when the stack wants it. An earlier timer serves too: it is cheaper than another.
-
-        At least 1 ms ahead, the loop's resolution; a deadline already past is put off so far, lest we spin on it.
-        """
+    def note_wake(self, now: int64_t):
+        """When the stack wants to be woken. A deadline already past is put off once, lest we spin on it."""
         wake: int64_t
         try:
             due = self.stack.wake_at()
@@ -452,12 +451,25 @@ class Pump:
         if due is None:
             return
         wake = due
+        if wake > now:
+            self.wake = wake
+        elif not 0 < self.wake < now + MS:      # else it is put off already, or the next breath sees to it
+            self.wake = now + MS
+
+    @cython.cfunc
+    def arm(self, now: int64_t):
+        """Before sleep: see that the loop wakes us then. An earlier timer serves too: it is cheaper than another.
+
+        At least 1 ms ahead, the loop's resolution.
+        """
+        if self.wake == 0:
+            return
         if self.timer is not None:
-            if 0 < self.wake <= wake:
+            if self.timer_at <= self.wake:
                 return
             self.timer.cancel()
-        self.wake = wake if wake > now else now + MS
-        self.timer = self.loop.call_later(max(1, (wake - now + MS - 1) // MS) / 1000.0, self._on_timer)
+        self.timer_at = self.wake
+        self.timer = self.loop.call_later(max(1, (self.wake - now + MS - 1) // MS) / 1000.0, self._on_timer)
 
     @cython.cfunc
     def complain(self, what: str):

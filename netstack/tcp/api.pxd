@@ -10,15 +10,26 @@ cdef enum:
 cdef class Follower:
     cdef void heard(self, int news, int error) noexcept
 
+cdef class Acceptor:
+    cdef void accepted(self, object handle, int news, int error) noexcept
+
 cdef class Tcp:
     cdef NetState state
     cdef TcpTable table
     cdef list followers         # by index of the block; None: its news are for `ready`
+    cdef list acceptors         # by index of the listener; None: its connections are for `ready`
     cdef public bint touched    # a follower has taken or left octets since somebody set this to False
     cdef follow(self, object handle, Follower follower)
+    cdef accept_by(self, object handle, Acceptor acceptor)
     cdef bint tell_followers(self) noexcept
     cdef Tcb *take_ready(self) noexcept
     cdef bint serve(self, Tcb *c) noexcept
+    cdef bint pass_on(self, Tcb *c) noexcept
+    cdef void told(self, Tcb *c) noexcept
+    cpdef set_held(self, object handle, int count)
+    cpdef abort(self, object handle)
+    cpdef release(self, object handle)
+    cpdef bytes ends(self, object handle)
     cdef Tcb *_at(self, object handle)
     cdef Tcb *_any(self, uint64_t handle) noexcept
     cdef _abort(self, Tcb *c)

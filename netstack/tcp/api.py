@@ -21,8 +21,8 @@ from cython.cimports.netstack.tcp.state import (
     ACTIVE_OPEN, CLOSED, CLOSING, FIN_WAIT_2, LISTEN, STATES, SYN_RECEIVED, SYN_SENT, TIME_WAIT)
 from cython.cimports.netstack.tcp.tcb import (
     F_ACCEPTING, F_ACK_NOW, F_EOF_TOLD, F_FIN_ARRIVED, F_FIN_QUEUED, F_FOLLOWED, F_KEEPALIVE, F_NODELAY, F_READY,
-    F_RECOVERY, F_RELEASED, F_REPORTED, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, F_WANT_WRITE, NEWS_EOF,
-    PORT_BUCKETS, TcpLimits, listener_find, receive_room, set_state, table_create, table_destroy, tcb_arm,
+    F_RECOVERY, F_RELEASED, F_REPORTED, F_RTO_RECOVERY, F_SACK, F_SCALE, F_SYN_DUE, F_TIMESTAMPS, F_WANT_WRITE, NEWS_ACCEPTED,
+    NEWS_EOF, PORT_BUCKETS, TcpLimits, listener_find, receive_room, set_state, table_create, table_destroy, tcb_arm,
     tcb_close, tcb_dirty, tcb_enter, tcb_fin_wait_2, tcb_find, tcb_free, tcb_new, tcb_news, tcb_reap)
 from cython.cimports.netstack.verdict import TCP_MULTICAST
 from cython.cimports.netstack.wire.address import Addr, address_from, address_text, is_unspecified, is_v4, same_address
@@ -56,6 +56,16 @@ class Follower:
         """EVENT_* bits, and the errno that comes with CLOSED."""
 
 
+@cython.cclass
+class Acceptor:
+    """Hears of a listener's new connections in the same way: see `Tcp.accept_by`."""
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def accepted(self, handle: object, news: cython.int, error: cython.int) -> cython.void:
+        """What `Tcp.ready` tells of each else."""
+
+
 @cython.final
 @cython.cclass
 class Tcp:
@@ -83,6 +93,7 @@ class Tcp:
         limits.time_wait_ns = time_wait_ns
         limits.rto_min_ns = rto_min_ns
         self.followers = []
+        self.acceptors = [None] * listeners
         table_create(cython.address(self.table), state.net, cython.address(limits), memory)
 
     def __dealloc__(self):
@@ -211,12 +222,19 @@ class Tcp:
             tcb_reap(t, c)
         x.in_use = 0
         x.generation = (x.generation + 1) & 0xFFFFFF
+        self.acceptors[index] = None
 
     def set_backlog(self, handle: int, backlog: int) -> None:
         """As of `listen`, from now on."""
         self._listener(handle).backlog = max(1, backlog)
 
-    def set_held(self, handle: int, count: int) -> None:
+    @cython.cfunc
+    def accept_by(self, handle: object, acceptor: Acceptor):
+        """From now on new connections of a listener are told to `acceptor`, not by `ready`."""
+        self.acceptors[self._listener(handle) - self.table.listeners] = acceptor
+
+    @cython.ccall
+    def set_held(self, handle: object, count: cython.int):
         """So many connections of a listener were told of and wait elsewhere: they count against its backlog."""
         self._listener(handle).held = count
 
@@ -322,12 +340,8 @@ class Tcp:
             c = self.take_ready()
             if self.serve(c):
                 continue
-            if c.flags & F_ACCEPTING:
-                c.flags &= ~cython.cast(uint32_t, F_ACCEPTING)
-                t.listeners[c.listener].waiting -= 1
-            c.flags &= ~cython.cast(uint32_t, F_READY)
             out.append((c.index | cython.cast(int64_t, c.generation) << 32, c.news, c.error))
-            c.news = 0
+            self.told(c)
         return out
 
     @cython.cfunc
@@ -372,7 +386,7 @@ class Tcp:
         follower: Follower
         news: cython.int = c.news
         if not c.flags & (F_RELEASED | F_FOLLOWED):
-            return False
+            return news & NEWS_ACCEPTED and c.listener >= 0 and self.pass_on(c)
         c.news = 0
         c.flags &= ~cython.cast(uint32_t, F_READY)
         if c.flags & F_RELEASED:
@@ -381,6 +395,28 @@ class Tcp:
             follower = cython.cast(Follower, self.followers[c.index])
             follower.heard(news, c.error)
         return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def pass_on(self, c: cython.pointer[Tcb]) -> cython.bint:
+        """Tell of a new connection whoever accepts those of its listener; whether there is somebody."""
+        acceptor: Acceptor
+        news: cython.int = c.news
+        if self.acceptors[c.listener] is None:
+            return False
+        acceptor = cython.cast(Acceptor, self.acceptors[c.listener])
+        self.told(c)
+        acceptor.accepted(c.index | cython.cast(int64_t, c.generation) << 32, news, c.error)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def told(self, c: cython.pointer[Tcb]) -> cython.void:
+        """Its news are told: it leaves its listener's queue."""
+        if c.flags & F_ACCEPTING:
+            self.table.listeners[c.listener].waiting -= 1
+        c.flags &= ~cython.cast(uint32_t, F_ACCEPTING | F_READY)
+        c.news = 0
 
     @property
     def pending(self) -> int:
@@ -493,7 +529,8 @@ class Tcp:
         c.flags |= F_FIN_QUEUED
         tcb_dirty(cython.address(self.table), c)
 
-    def abort(self, handle: int) -> None:
+    @cython.ccall
+    def abort(self, handle: object):
         """Reset the connection and release the handle."""
         self._abort(self._at(handle))
 
@@ -515,7 +552,8 @@ class Tcp:
         tcb_close(t, c, errno.ECONNABORTED)
         tcb_reap(t, c)
 
-    def release(self, handle: int) -> None:
+    @cython.ccall
+    def release(self, handle: object):
         """The application is done with it. What was written still goes out, then FIN; unread octets make it a reset."""
         t: cython.pointer[TcpTable] = cython.address(self.table)
         c: cython.pointer[Tcb] = self._at(handle)
@@ -583,7 +621,8 @@ class Tcp:
         c: cython.pointer[Tcb] = self._at(handle)
         return address_text(cython.address(c.path.destination)), c.remote_port
 
-    def ends(self, handle: int) -> bytes:
+    @cython.ccall
+    def ends(self, handle: object) -> bytes:
         """Address (16 octets, IPv4 as ::ffff:a.b.c.d) and port, in network order, of the peer and then of our end."""
         c: cython.pointer[Tcb] = self._at(handle)
         octets: uint8_t[36]

@@ -5,32 +5,27 @@ from __future__ import annotations
 import contextlib
 import errno as errors
 import ipaddress
-import secrets
 import socket
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import structlog
 
 from netstack.sockets import AsyncStack
 from rustosd import open_files
-from rustosd.descriptors import End, make_pair
+from rustosd.descriptors import End
 from rustosd.handoff import protocol as p
 from rustosd.handoff.datagram import DatagramSocket
 from rustosd.handoff.shared_port import SharedPorts
-from rustosd.handoff.splice import StreamSplice
-from rustosd.handoff.stream import ANCHOR, TIDY_S, Listener, StreamSocket
-from rustosd.handoff.watch import Watch
+from rustosd.handoff.stream import StreamSocket
+from rustosd.handoff.table import SocketTable
 from rustosd.policy import ROOT, Policies, Subject
 from rustosd.pump import Pump
 from rustosd.services.base import Sample
 
 FATES_MOST = 4096
-ID_OCTETS = 8
-IDS_AT_ONCE = 64
 SPARE_DESCRIPTORS = 512
 PORT_ATTEMPTS = 64
 
@@ -47,7 +42,7 @@ class Limits:
     buffer_octets: int = 1 << 20    # what may wait in the kernel, per socket and direction, on its way to or from a program
 
 
-class Handoff:
+class Handoff(SocketTable):
     """Sockets for other processes on one stack. Everything happens on the loop's thread."""
 
     def __init__(self, network: AsyncStack, limits: Limits | None = None, policies: Policies | None = None,
@@ -55,27 +50,17 @@ class Handoff:
         """`audit`: told of what a policy denies, as `rustosd.audit.AuditLog.write`. `pump`: looks at the sockets in every
         breath; else the loop does.
         """
-        self.network = network
-        self.limits = limits or Limits()
+        super().__init__(network, limits or Limits())
         self.policies = policies or Policies()
         self.audit = audit
-        self.sockets: dict[str, Socket] = {}
-        self.sessions: set[Session] = set()
-        self.opened = 0                                     # sockets since the start
-        self.refused = 0                                    # ... and those that a limit did not let be
-        self.starved: set[Listener] = set()                 # they have connections for which there was no room
         self.kept_ports: set[int] = set()                   # for sockets that may want any port
-        self._by_process: Counter[int] = Counter()
-        self._ids: list[str] = []                           # drawn ahead
-        self._fates: OrderedDict[str, int] = OrderedDict()
+        self._fates: OrderedDict[bytes, int] = OrderedDict()
         self.shared_ports = SharedPorts(network)
-        self._watch = Watch()
-        self._untidy: list[StreamSplice] = []
         self._pump = pump
         if pump is None:
-            network.loop.add_reader(self._watch.fileno(), self.catch_up)
+            network.loop.add_reader(self.ends.fileno(), self.catch_up)
         else:
-            pump.look_at(self._watch, self._watch.fileno())
+            pump.look_at(self.ends, self.ends.fileno())
         open_files.raise_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
 
     def set_policies(self, policies: Policies) -> None:
@@ -88,9 +73,9 @@ class Handoff:
 
     def open_session(self, pid: int, subject: Subject = ROOT) -> socket.socket:
         """The client's end of a new session of process `pid`, which is `subject`'s. Raises OSError (EMFILE, ENFILE)."""
-        self._check_room(pid)
+        self.check_room(pid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._by_process[pid] += 1
+        self.one_more(pid)
         self.sessions.add(Session(self, ours, pid, subject))
         return theirs
 
@@ -98,50 +83,10 @@ class Handoff:
         """Its sockets live on, as long as anybody has them."""
         if session in self.sessions:
             self.sessions.discard(session)
-            self._one_less(session.pid)
+            self.one_less(session.pid)
             session.close()
 
-    # the table
-
-    def pair(self, pid: int, kind: int) -> tuple[str, End, End]:
-        """An id for a new socket, our end and the client's. Raises OSError (EMFILE, ENFILE)."""
-        self._check_room(pid)
-        ours, theirs = make_pair(kind, self.limits.buffer_octets // 2)
-        if kind == socket.SOCK_STREAM:
-            theirs.send(ANCHOR)
-        if not self._ids:
-            drawn = secrets.token_hex(ID_OCTETS * IDS_AT_ONCE)
-            self._ids = [drawn[at:at + 2 * ID_OCTETS] for at in range(0, len(drawn), 2 * ID_OCTETS)]
-        return self._ids.pop(), ours, theirs
-
-    def add(self, one: Socket) -> None:
-        """Enter a socket that has a pair from `pair`; `forget` takes it out. Whatever it becomes has its end watched."""
-        self.sockets[one.id] = one
-        self._by_process[one.pid] += 1
-        self.opened += 1
-
-    def watch(self, fd: int, who: Any, wanted: int = 0) -> None:
-        """Tell `who`, a splice or what has `woken(events)`, from now on."""
-        self._watch.watch(fd, who, wanted)
-
-    def forget(self, one: Socket) -> None:
-        """Close our end: the client sees that the socket is over."""
-        if self.sockets.pop(one.id, None) is None:
-            return
-        self._one_less(one.pid)
-        self.kept_ports.discard(one.kept_port)
-        self._watch.forget(one.end)
-
-    def tidy_later(self, splice: StreamSplice) -> None:
-        """Call `tidy` of it in a while."""
-        if not self._untidy:
-            self.network.loop.call_later(TIDY_S, self._tidy)
-        self._untidy.append(splice)
-
-    def _tidy(self) -> None:
-        untidy, self._untidy = self._untidy, []
-        for splice in untidy:
-            splice.tidy()
+    # ports and fates
 
     def free_port(self) -> int:
         """One that nobody listens on, and that is kept for nobody. Raises OSError (EADDRINUSE)."""
@@ -150,7 +95,17 @@ class Handoff:
                 return port
         raise OSError(errors.EADDRINUSE, "no ephemeral port is free")
 
-    def note_fate(self, identity: str, error: int) -> None:
+    def keep_port(self) -> int:
+        """As `free_port`, and nobody else gets it until `give_port`."""
+        port = self.free_port()
+        self.kept_ports.add(port)
+        return port
+
+    def give_port(self, port: int) -> None:
+        """It is for anybody again."""
+        self.kept_ports.discard(port)
+
+    def note_fate(self, identity: bytes, error: int) -> None:
         """Remember how a connection ended, for the client that asks."""
         self._fates[identity] = error
         if len(self._fates) > FATES_MOST:
@@ -166,27 +121,9 @@ class Handoff:
             yield Sample("rustos_policy_denied_total", "counter", "What a policy has denied to programs.", count,
                          {"policy": policy, "what": what})
 
-    def _check_room(self, pid: int) -> None:
-        held, every = self._by_process[pid], len(self.sockets) + len(self.sessions)
-        if held >= self.limits.sockets_per_process:
-            self.refused += 1
-            raise OSError(errors.EMFILE, f"process {pid} has {held} sockets, as many as max_sockets_per_process under "
-                                         "[sockets] allows")
-        if every >= self.limits.sockets:
-            self.refused += 1
-            raise OSError(errors.ENFILE, f"there are {every} sockets, as many as max_sockets under [sockets] allows")
-
-    def _one_less(self, pid: int) -> None:
-        self._by_process[pid] -= 1
-        if self._by_process[pid] <= 0:
-            del self._by_process[pid]
-        if self.starved:
-            starved, self.starved = self.starved, set()
-            self.network.loop.call_soon(_deliver, starved)
-
     def catch_up(self) -> None:
         """Take note of everything that clients have done to their sockets."""
-        self._watch.catch_up()
+        self.ends.catch_up()
         self.network.kick_if_touched()
 
     # what is asked on sessions
@@ -217,38 +154,38 @@ class Handoff:
     def _open(self, session: Session, request: p.Open) -> tuple[p.Answer, list[End]]:
         identity, theirs = self._new(session, request)
         identities, ends = [identity], [theirs]
-        answer = {"id": identity, "buffer": self.limits.buffer_octets // 2,
+        answer = {"id": identity.hex(), "buffer": self.limits.buffer_octets // 2,
                   "policed": self.policies.permit(session.subject).restricts}
         with contextlib.suppress(OSError):
             # Not the last ones: somebody may want another kind.
-            while len(identities) <= request.more and self._by_process[session.pid] < self.limits.sockets_per_process // 2:
+            while len(identities) <= request.more and self.held(session.pid) < self.limits.sockets_per_process // 2:
                 identity, theirs = self._new(session, request)
                 identities.append(identity)
                 ends.append(theirs)
         if request.more:
-            answer["more"] = identities[1:]
+            answer["more"] = [one.hex() for one in identities[1:]]
         if request.ports:
             answer["ports"] = [self.sockets[one].keep_port() for one in identities]
         return answer, ends
 
-    def _new(self, session: Session, request: p.Open) -> tuple[str, End]:
+    def _new(self, session: Session, request: p.Open) -> tuple[bytes, End]:
         """A socket: its id and the client's end. Raises OSError (EMFILE, ENFILE)."""
         stream = request.type == "stream"
         identity, ours, theirs = self.pair(session.pid, socket.SOCK_STREAM if stream else socket.SOCK_SEQPACKET)
         kind = StreamSocket if stream else DatagramSocket
         one = kind(self, identity, ours, session.pid, request.family, session.subject)
-        self.add(one)
-        self.watch(ours.fileno(), one)
+        self.add(identity, session.pid, one)
+        self.ends.watch(ours.fileno(), one)
         return identity, theirs
 
     def _carry_out(self, session: Session, request: p.Request) -> p.Answer:
         if isinstance(request, p.Error):
-            return {"fate": self._fates.pop(request.id, 0)}
+            return {"fate": self._fates.pop(_key(request.id), 0)}
         if isinstance(request, p.Addresses):
             return {"addresses": self._addresses()}
         if isinstance(request, p.Restrict):
             return self._restrict(session, request)
-        one = self.sockets.get(request.id)
+        one = self.sockets.get(_key(request.id))
         if one is None:
             raise OSError(errors.ENOTCONN, "the socket is closed")
         if isinstance(request, (p.Connect, p.Listen)) and request.bound:
@@ -317,7 +254,7 @@ class Handoff:
 
     def close(self) -> None:
         """End every session and socket: the programs see resets and ends of file. May be called twice."""
-        if self._watch.fileno() < 0:
+        if self.ends.fileno() < 0:
             return
         for session in tuple(self.sessions):
             self.end_session(session)
@@ -327,10 +264,10 @@ class Handoff:
             else:
                 one.close()
         if self._pump is None:
-            self.network.loop.remove_reader(self._watch.fileno())
+            self.network.loop.remove_reader(self.ends.fileno())
         else:
-            self._pump.look_away(self._watch)
-        self._watch.close()
+            self._pump.look_away(self.ends)
+        self.ends.close()
 
 
 def _set_all(one: Socket, options: dict[str, int]) -> None:
@@ -338,10 +275,12 @@ def _set_all(one: Socket, options: dict[str, int]) -> None:
         one.set(option, value)
 
 
-def _deliver(listeners: set[Listener]) -> None:
-    for listener in listeners:
-        if listener.owner.listener is listener:
-            listener.deliver()
+def _key(identity: str) -> bytes:
+    """An id as the table has it."""
+    try:
+        return bytes.fromhex(identity)
+    except ValueError:
+        return b""      # nobody's
 
 
 class Session:

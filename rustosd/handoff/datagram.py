@@ -25,7 +25,7 @@ class DatagramSocket:
 
     protocol: Protocol = "udp"
 
-    def __init__(self, broker: Handoff, identity: str, end: End, pid: int, family: int, subject: Subject):
+    def __init__(self, broker: Handoff, identity: bytes, end: End, pid: int, family: int, subject: Subject):
         self.broker = broker
         self.id = identity
         self.end = end
@@ -36,7 +36,6 @@ class DatagramSocket:
         self.options: dict[str, int] = {}
         self.endpoint: int | None = None
         self.splice: DatagramSplice | None = None
-        self.kept_port = 0
 
     def woken(self, events: int) -> None:
         if events & GONE:
@@ -52,7 +51,7 @@ class DatagramSocket:
         self.endpoint = network.udp.bind(host or any_host(self.family), port, bool(self.options.get("reuse_port")), v6only)
         self.splice = network.endpoints[self.endpoint] = DatagramSplice(network.udp, self.endpoint, self.end.fileno(), self)
         self.note_policies()
-        self.broker.watch(self.end.fileno(), self.splice)
+        self.broker.ends.watch(self.end.fileno(), self.splice)
         network.again(self.splice)      # something may be there already, from either side
         return self.names()
 
@@ -124,11 +123,11 @@ class DatagramSocket:
         network.endpoints.pop(self.endpoint, None)
         network.udp.close(self.endpoint)
         self.endpoint = None
-        self.broker.forget(self)
+        self.broker.remove(self.id, self.pid, self.end)
 
     def close(self) -> None:
         """Give back whatever there is. May be called twice."""
         if self.splice is not None:
             self.splice.close()
         else:
-            self.broker.forget(self)
+            self.broker.remove(self.id, self.pid, self.end)

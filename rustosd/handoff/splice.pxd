@@ -77,11 +77,14 @@ cdef class StreamSplice(Follower):
     cdef bint pull_few(self, Tcb *c)
     cdef bint pull_much(self, Tcb *c)
     cdef Py_ssize_t peek(self, bint *goes_on) noexcept
+    cdef void skip_held(self) noexcept
     cdef void drop_held(self) noexcept
     cdef int take(self, Tcb *c, uint32_t n, bint all_of_it)
     cdef Py_ssize_t receive(self, Tcb *c, uint32_t n)
     cdef void drop_chaff(self)
     cdef bint client_is_gone(self)
+    cpdef tidy(self)
+    cpdef clear(self)
 
 cdef class DatagramSplice:
     cdef Udp udp

@@ -244,12 +244,12 @@ class StreamSplice:
             if got == FEW:
                 self.flags |= IN_BULK
                 return self.pull_much(c)
-            if goes_on:
-                return True
+        if goes_on:
+            return True
         self.flags &= ~cython.cast(uint32_t, C_NEWS)        # epoll tells of whatever has come since
         if self.held > HELD_MOST or self.peeks >= PEEKS_MOST:
             self.drop_held()
-        elif self.held > 1 and not self.flags & TIDIED_LATER:
+        elif self.held > 1 and not self.flags & (TIDIED_LATER | C_SHUT):
             self.flags |= TIDIED_LATER
             self.owner.tidy_later(self)
         return False
@@ -261,25 +261,40 @@ class StreamSplice:
 
         It may go on where the client has sent descriptors along: the kernel stops there, and drops them.
         """
-        part: iovec
+        parts: iovec[2]
         message: msghdr
         got: cython.Py_ssize_t
-        if not self.flags & PEEKS:
-            self.flags |= PEEKS
-            setsockopt(self.fd, SOL_SOCKET, SO_PEEK_OFF, cython.address(self.held), cython.sizeof(uint32_t))
+        octet: uint8_t
+        before: uint32_t
+        if self.held > 1 and not self.flags & PEEKS:
+            self.skip_held()
+        before = 0 if self.flags & PEEKS else self.held     # a single one, which is cheaper to read again than to skip
         memset(cython.address(message), 0, cython.sizeof(msghdr))
-        message.msg_iov = cython.address(part)
-        message.msg_iovlen = 1
-        part.iov_base = scratch
-        part.iov_len = FEW
+        message.msg_iov = parts
+        message.msg_iovlen = 2
+        parts[0].iov_base = cython.address(octet)
+        parts[0].iov_len = before
+        parts[1].iov_base = scratch
+        parts[1].iov_len = FEW
         got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT | MSG_PEEK)
+        if got > 0:
+            got -= before
+            goes_on[0] = message.msg_flags & MSG_CTRUNC != 0
+            if got == 0 and goes_on[0]:     # they came with the held octet
+                self.skip_held()
         if got < 0 and c_errno == ECONNRESET:       # told once, to whoever asks first: epoll will not
             self.flags |= C_BROKEN
         if got > 0:
             self.held += cython.cast(uint32_t, got)
             self.peeks += 1
-            goes_on[0] = message.msg_flags & MSG_CTRUNC != 0
         return got
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def skip_held(self) -> cython.void:
+        """Have the kernel count what was peeked at, from here on."""
+        self.flags |= PEEKS
+        setsockopt(self.fd, SOL_SOCKET, SO_PEEK_OFF, cython.address(self.held), cython.sizeof(uint32_t))
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -292,7 +307,8 @@ class StreamSplice:
                 self.held -= cython.cast(uint32_t, got)
         self.peeks = 0
 
-    def tidy(self) -> None:
+    @cython.ccall
+    def tidy(self):
         """Make room in the client's end: who uses many tiny messages may wait for what only held ones take."""
         self.flags &= ~cython.cast(uint32_t, TIDIED_LATER)
         if not self.flags & ENDED:
@@ -405,7 +421,8 @@ class StreamSplice:
             got = recvmsg(self.fd, cython.address(message), MSG_DONTWAIT)
             self.chaff = self.chaff - cython.cast(uint32_t, got) if got > 0 else 0
 
-    def clear(self) -> None:
+    @cython.ccall
+    def clear(self):
         """Empty our queue, so that closing `fd` is EOF for the client and no reset."""
         if recv(self.fd, scratch, DATAGRAM_MOST, MSG_DONTWAIT) != self.held:
             _empty(self.fd)

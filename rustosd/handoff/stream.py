@@ -1,64 +1,69 @@
-"""Stream sockets of other processes: from the fresh socket to the connection or the listener it becomes."""
+"""Stream sockets of other processes: from the fresh socket to the connection or the listener it becomes.
+
+Compiled: each connection that is handed out goes through it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno as errors
-import select
 import socket
 from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import cython
+import structlog
+from cython.cimports.libc.stdint import uint32_t
+from cython.cimports.netstack.tcp.api import Acceptor
+from cython.cimports.rustosd.descriptors import End
+from cython.cimports.rustosd.epoll import EPOLLERR, EPOLLHUP, EPOLLIN
+from cython.cimports.rustosd.handoff.splice import ABORT, RELEASE, RESET, StreamSplice
+from cython.cimports.rustosd.handoff.table import SocketTable
+
 from netstack.sockets.addresses import fate, text
-from netstack.tcp.api import EVENT_CLOSED, EVENT_CONNECTED
-from rustosd.handoff.splice import Ending, StreamSplice
+from netstack.tcp import api
 
 if TYPE_CHECKING:
     from netstack.sockets import AsyncStack
-    from rustosd.descriptors import End
-    from rustosd.handoff.broker import Handoff
     from rustosd.handoff.protocol import Answer
-    from rustosd.policy import Protocol, Subject
+    from rustosd.policy import Subject
+
+if not cython.compiled:
+    raise ImportError("rustosd.handoff.stream must be compiled: python setup.py build_ext --inplace")
 
 ORPHAN_S = 60.0         # as Linux's tcp_fin_timeout: how long what a dead client has written may wait for its peer
-TIDY_S = 0.02           # how long small messages that were passed on may take up room in our queue
-WINDOW = 16             # accepted connections on their way to the client; more wait here
+WINDOW = cython.declare(cython.int, 16)         # accepted connections on their way to the client; more wait here
 BACKLOG_MOST = 4096     # as Linux's net.core.somaxconn
-ANCHOR = b"\0"          # the octet that rustosd.handoff.splice holds, before the client has written one
-GONE = select.EPOLLHUP | select.EPOLLERR
+NO_OPTIONS: Mapping[str, int] = MappingProxyType({})
+ANYWHERE = (None, 0)
+STREAM = cython.declare(cython.int, socket.SOCK_STREAM)
+EVENT_CONNECTED = cython.declare(cython.int, api.EVENT_CONNECTED)
+EVENT_CLOSED = cython.declare(cython.int, api.EVENT_CLOSED)
+
+log = structlog.get_logger(__name__)
 
 
+@cython.final
+@cython.cclass
 class StreamSocket:
     """One stream socket of a client: fresh, connecting, connected (then it has a splice), or listening."""
 
-    protocol: Protocol = "tcp"
+    def __init__(self, broker: SocketTable, identity: bytes, end: End, pid: cython.int, family: cython.int,
+                 subject: Subject) -> None:
+        self.broker, self.id, self.end, self.pid, self.family, self.subject = broker, identity, end, pid, family, subject
+        self.source, self.options = ANYWHERE, NO_OPTIONS
 
-    # As it is at first. Most sockets differ in little, and making one should cost little.
-    source: tuple[str | None, int] = (None, 0)
-    bound = False
-    kept_port = 0                               # nobody else gets it who asks for any
-    options: Mapping[str, int] = MappingProxyType({})
-    handle: int | None = None
-    chaff = 0
-    splice: StreamSplice | None = None
-    listener: Listener | None = None
-    origin: Listener | None = None              # of an accepted one, until the client has taken it
-    _orphan: int | None = None                  # octets that waited when the client was found gone
-
-    def __init__(self, broker: Handoff, identity: str, end: End, pid: int, family: int, subject: Subject):
-        self.broker = broker
-        self.id = identity
-        self.end = end
-        self.pid = pid
-        self.family = family
-        self.subject = subject
+    @property
+    def protocol(self) -> str:
+        """As a policy has it."""
+        return "tcp"
 
     # what epoll tells before there is a splice
 
-    def woken(self, events: int) -> None:
-        if events & GONE:
+    def woken(self, events: uint32_t) -> None:
+        if events & (EPOLLHUP | EPOLLERR):
             self.close()
 
     # what the client asks
@@ -71,7 +76,7 @@ class StreamSocket:
         if port and self.broker.shared_ports.admits(self, source, port):
             self.source = source, port
         else:
-            tcp = self.broker.network.tcp
+            tcp = self.broker.tcp
             probe = tcp.listen(source, port or self.broker.free_port(), 1)      # says what keeps it from working
             try:
                 self.source = source, tcp.listener_port(probe)
@@ -83,8 +88,7 @@ class StreamSocket:
     def keep_port(self) -> int:
         """Have a port that its client may take for bound without asking; 0: there is none."""
         with contextlib.suppress(OSError):
-            self.kept_port = self.broker.free_port()
-            self.broker.kept_ports.add(self.kept_port)
+            self.kept_port = self.broker.keep_port()
         return self.kept_port
 
     def bind_as_told(self, v6only: bool) -> None:
@@ -127,11 +131,12 @@ class StreamSocket:
     def set(self, option: str, value: int) -> Answer:
         self.options = {**self.options, option: value}
         if self.handle is not None:
-            self._apply(option, value)
+            self.apply(option, value)
         return {}
 
-    def _apply(self, option: str, value: int) -> None:
-        tcp = self.broker.network.tcp
+    @cython.cfunc
+    def apply(self, option: str, value: object):
+        tcp = self.broker.tcp
         if option == "nodelay":
             tcp.set_nodelay(self.handle, bool(value))
         elif option == "keepalive":
@@ -142,7 +147,7 @@ class StreamSocket:
 
     def names(self) -> Answer:
         """Who is at both ends, as far as that is settled."""
-        tcp = self.broker.network.tcp
+        tcp = self.broker.tcp
         if self.handle is not None:
             return {"local": tcp.local(self.handle), "remote": tcp.remote(self.handle)}
         host, port = self.source
@@ -152,25 +157,27 @@ class StreamSocket:
         """Raises OSError (ENOTCONN) when there is no connection."""
         if self.handle is None:
             raise OSError(errors.ENOTCONN, "the socket is not connected")
-        return {key: value for key, value in self.broker.network.tcp.info(self.handle).items() if key not in HIDDEN}
+        return {key: value for key, value in self.broker.tcp.info(self.handle).items() if key not in HIDDEN}
 
     # what the stack tells while it connects
 
-    def _event(self, bits: int, error: int) -> None:
+    def _event(self, bits: cython.int, error: cython.int) -> None:
         if bits & EVENT_CONNECTED:
             self.adopt(self.handle, self.chaff)
-            self.splice._event(bits, error)
+            self.splice.heard(bits, error)
         elif bits & EVENT_CLOSED:
-            self.settle(Ending.RESET, error or errors.ECONNABORTED)
+            self.settle(RESET, error or errors.ECONNABORTED)
 
-    def adopt(self, handle: int, chaff: int = 0) -> None:
+    @cython.cfunc
+    def adopt(self, handle: object, chaff: uint32_t):
         """It is connected: from here on the splice hears all news."""
         self.handle = handle
-        self.splice = StreamSplice(self.broker.network.tcp, handle, self.end.fileno(), self, chaff)
-        for option, value in self.options.items():
-            self._apply(option, value)
-        self.broker.network.connections[handle] = self.splice
-        self.broker.watch(self.end.fileno(), self.splice)
+        self.splice = StreamSplice(self.broker.tcp, handle, self.end.fd, self, chaff)
+        if self.options:
+            for option, value in self.options.items():
+                self.apply(option, value)
+        self.broker.connections[handle] = self.splice
+        self.broker.ends.watch(self.end.fd, self.splice)
 
     def note_policies(self) -> None:
         """What may be connected to is asked once, and was."""
@@ -186,37 +193,35 @@ class StreamSocket:
     def tidy_later(self, splice: StreamSplice) -> None:
         self.broker.tidy_later(splice)
 
-    def settle(self, ending: int, error: int) -> None:
+    def settle(self, ending: cython.int, error: cython.int) -> None:
         """It is over: let go of the connection, and show the client how it went."""
-        network = self.broker.network
         if self.origin is not None:
             self.origin.count_taken()
             if self.origin is not None:     # its listener was closed before it was taken
-                ending = Ending.ABORT
-        if ending == Ending.ABORT or self.options.get("reset_on_close"):
-            network.reset(self.handle)
-        else:
-            network.release(self.handle)
+                ending = ABORT
+        self.broker.let_go(self.handle, ending == ABORT or bool(self.options.get("reset_on_close")))
         self.handle = None
-        if ending == Ending.RELEASE and self.splice is not None:
-            self.splice.clear()
+        if self.splice is not None:
+            if ending == RELEASE:
+                self.splice.clear()
+            self.splice = None      # each of them has the other: none would go before the next collection
         if error:
             self.broker.note_fate(self.id, error)
-        self.broker.forget(self)
+        self.leave()
 
     def orphaned(self) -> None:
         """The client is gone, and what it has written does not fit the send ring: the peer has a minute to take some."""
-        if self._orphan is None:
-            self._orphan = self.splice.waiting()
+        if self.orphan is None:
+            self.orphan = self.splice.waiting()
             self.broker.network.loop.call_later(ORPHAN_S, self._look_after_orphan)
 
     def _look_after_orphan(self) -> None:
         if self.handle is None:
             return
-        if self.splice.waiting() == self._orphan:
+        if self.splice.waiting() == self.orphan:
             self.splice.abort()
         else:
-            self._orphan = None
+            self.orphan = None
             self.orphaned()
 
     # the end
@@ -229,14 +234,22 @@ class StreamSocket:
         if self.listener is not None:
             self.listener.shut()
         if self.handle is not None:
-            self.broker.network.release(self.handle)
+            self.broker.let_go(self.handle, False)
             self.handle = None
-        self.broker.forget(self)
+        self.leave()
+
+    @cython.cfunc
+    def leave(self):
+        """The table."""
+        if self.kept_port:
+            self.broker.give_port(self.kept_port)
+            self.kept_port = 0
+        self.broker.remove(self.id, self.pid, self.end)
 
     def abort(self) -> None:
         """The stack closes while we are connecting."""
         if self.handle is not None:
-            self.settle(Ending.RESET, errors.ECONNABORTED)
+            self.settle(RESET, errors.ECONNABORTED)
 
 
 class Waiting:
@@ -259,7 +272,9 @@ class Waiting:
     close = abort
 
 
-class Listener:
+@cython.final
+@cython.cclass
+class Listener(Acceptor):
     """A listening socket: what `AsyncStack.servers` has for the listener of the core.
 
     Each connection is joined to a pair, whose other end travels to the client as a descriptor on the listening socket,
@@ -268,80 +283,109 @@ class Listener:
     the backlog: when that is full, the core leaves SYNs unanswered, as Linux does.
     """
 
-    def __init__(self, owner: StreamSocket, backlog: int):
-        self.owner = owner
-        self.backlog = backlog
-        self.network = owner.broker.network
+    def __init__(self, owner: StreamSocket, backlog: cython.int) -> None:
+        self.owner, self.backlog = owner, backlog
+        self.network, self.tcp = owner.broker.network, owner.broker.tcp
         self.waiting: deque[Waiting] = deque()
         self.travelling: deque[StreamSocket] = deque()
-        self.shared = owner.broker.shared_ports.join(self) if owner.options.get("reuse_port") else None
-        if self.shared is None:
-            self.listener = self.network.tcp.listen(*owner.source, backlog)
+        if owner.options.get("reuse_port"):
+            self.shared = owner.broker.shared_ports.join(self)
+        else:
+            self.listener = self.tcp.listen(*owner.source, backlog)
             self.network.servers[self.listener] = self
+            self.tcp.accept_by(self.listener, self)
         owner.end.drain()       # the octet that is held: nobody resets a listener
-        owner.broker.watch(owner.end.fileno(), self, select.EPOLLIN)
+        owner.broker.ends.watch(owner.end.fd, self, EPOLLIN)
 
-    def woken(self, events: int) -> None:
+    def woken(self, events: uint32_t) -> None:
         self.count_taken()
-        if events & GONE:
+        if events & (EPOLLHUP | EPOLLERR):
             self.owner.close()
         else:
             self.deliver()
 
-    def count_taken(self) -> None:
+    @cython.cfunc
+    def count_taken(self):
         """The client says so before it does anything with one, its close included."""
+        taken: StreamSocket
         for _ in range(self.owner.end.drain()):
             if self.travelling:
-                self.travelling.popleft().origin = None
+                taken = self.travelling.popleft()
+                taken.origin = None
 
-    def _accept(self, handle: int, bits: int, error: int) -> None:
-        """A connection is established."""
-        if self.waiting or len(self.travelling) >= WINDOW or not self._send(handle, bits, error):
-            self.waiting.append(Waiting(self.network, handle, bits, error))
-        self.deliver()
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def accepted(self, handle: object, news: cython.int, error: cython.int) -> cython.void:
+        try:
+            self.take_in(handle, news, error)
+        except Exception:
+            log.exception("handoff_failed", descriptor=self.owner.end.fd)
 
-    def deliver(self) -> None:
+    def _accept(self, handle: int, bits: cython.int, error: cython.int) -> None:
+        """A connection of a shared port is established."""
+        self.take_in(handle, bits, error)
+
+    @cython.cfunc
+    def take_in(self, handle: object, news: cython.int, error: cython.int):
+        if self.waiting or len(self.travelling) >= WINDOW or not self.send(handle, news, error):
+            self.waiting.append(Waiting(self.network, handle, news, error))
+        self.note_held()
+
+    @cython.ccall
+    def deliver(self):
         """Send what there is, a few at a time: those count against the limit of descriptors in flight."""
         while self.waiting and len(self.travelling) < WINDOW:
             first = self.waiting[0]
-            if not self._send(first.handle, first.bits, first.error):
+            if not self.send(first.handle, first.bits, first.error):
                 break
             self.waiting.popleft()
+        self.note_held()
+
+    @cython.cfunc
+    def note_held(self):
         if self.shared is None:
-            self.network.tcp.set_held(self.listener, self.held())
+            self.tcp.set_held(self.listener, self.held())
         else:
             self.shared.note_held()
 
-    def held(self) -> int:
+    @cython.ccall
+    @cython.exceptval(check=False)
+    def held(self) -> cython.int:
         """Connections that are not taken yet."""
         return len(self.waiting) + len(self.travelling)
 
-    def _send(self, handle: int, bits: int, error: int) -> bool:
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def send(self, handle: object, news: cython.int, error: cython.int) -> cython.bint:
         """Whether it is on its way; else it waits until there is room for it."""
-        owner, broker, tcp = self.owner, self.owner.broker, self.network.tcp
+        owner: StreamSocket = self.owner
+        broker: SocketTable = owner.broker
+        ours: End
+        theirs: End
+        accepted: StreamSocket
         try:
-            identity, ours, theirs = broker.pair(owner.pid, socket.SOCK_STREAM)
+            identity, ours, theirs = broker.pair(owner.pid, STREAM)
         except OSError:
             broker.starved.add(self)
             return False
-        if not owner.end.hand_over(bytes.fromhex(identity) + tcp.ends(handle), theirs):
+        if not owner.end.hand_over(identity + self.tcp.ends(handle), theirs):
             ours.close()            # full: another is taken before there is room; or gone: epoll tells
             return False
         accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family, owner.subject)
-        accepted.options = owner.options
-        accepted.origin = self
+        accepted.options, accepted.origin = owner.options, self
         self.travelling.append(accepted)
-        broker.add(accepted)
-        accepted.adopt(handle)
-        accepted.splice._event(bits, error)
+        broker.add(identity, owner.pid, accepted)
+        accepted.adopt(handle, 0)
+        accepted.splice.heard(news, error)
         return True
 
     def shut(self) -> None:
         """Listen no more; who was not accepted sees a reset."""
-        if not self._leave():
+        if not self.leave():
             return
+        self.owner.listener = None
         self.owner.broker.starved.discard(self)
-        for accepted in self.travelling:
+        for accepted in tuple(self.travelling):
             if accepted.splice is not None:
                 accepted.splice.abort()
         for one in self.waiting:
@@ -349,13 +393,15 @@ class Listener:
         self.waiting.clear()
         self.network.kick()
 
-    def _leave(self) -> bool:
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def leave(self) -> cython.bint:
         """No more of the core's connections are for it; whether some were."""
         if self.shared is not None:
             return self.owner.broker.shared_ports.leave(self)
         if self.network.servers.pop(self.listener, None) is None:
             return False
-        self.network.tcp.close_listener(self.listener)
+        self.tcp.close_listener(self.listener)
         return True
 
     def close(self) -> None:

@@ -6,12 +6,11 @@ import cython
 import structlog
 from cython.cimports.libc.errno import errno as c_errno
 from cython.cimports.libc.stdint import uint32_t
+from cython.cimports.rustosd.descriptors import End
 from cython.cimports.rustosd.epoll import (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, close_descriptor, epoll_create1, epoll_ctl, epoll_event, epoll_wait)
 from cython.cimports.rustosd.handoff.splice import DatagramSplice, StreamSplice
 from cython.cimports.rustosd.pump import Source
-
-from rustosd.descriptors import End
 
 if not cython.compiled:
     raise ImportError("rustosd.handoff.watch must be compiled: python setup.py build_ext --inplace")
@@ -40,7 +39,8 @@ class Watch(Source):
         """Readable while there is something to tell; -1 once closed."""
         return self.epoll
 
-    def watch(self, fd: int, who: object, wanted: uint32_t = 0) -> None:
+    @cython.ccall
+    def watch(self, fd: cython.int, who: object, wanted: uint32_t = 0):
         """From now on, until the descriptor is closed, tell `who`, instead of anybody before, and at once what is the case.
 
         Splices say themselves what they wait for; others are told of an end that is gone, and of events `wanted` besides.
@@ -60,9 +60,10 @@ class Watch(Source):
             raise OSError(c_errno, os.strerror(c_errno))
         self.watchers[fd] = who
 
-    def forget(self, end: End) -> None:
+    @cython.ccall
+    def forget(self, end: End):
         """Close it, and tell nobody any more. While events are told it is closed after them: they name it by its number."""
-        fd: cython.int = end.fileno()
+        fd: cython.int = end.fd
         if fd < len(self.watchers):
             self.watchers[fd] = None
         if self.looking:
@@ -108,6 +109,7 @@ class Watch(Source):
     @cython.cfunc
     @cython.exceptval(check=False)
     def close_ends(self) -> cython.void:
+        end: End
         for end in self.closing:
             end.close()
         self.closing.clear()

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rustosd.handoff.splice import Ending, StreamSplice
-from rustosd.handoff.stream import ANCHOR, ORPHAN_S, TIDY_S
+from rustosd.handoff.stream import ORPHAN_S
+from rustosd.handoff.table import ANCHOR, TIDY_S
 from rustosd.handoff.watch import Watch
 
 if TYPE_CHECKING:

@@ -311,6 +311,51 @@ async def test_deadline_that_stays_in_the_past_does_not_spin():
 
 
 @pumped
+async def test_a_deadline_that_has_passed_already_is_met_though_turn_follows_turn():
+    house = House()
+    await house.settle()
+    house.stack.wake_at = lambda: 1
+    until = time.monotonic_ns() + 50_000_000
+    while time.monotonic_ns() < until:
+        house.pump.kick()
+        await asyncio.sleep(0)
+    assert 10 <= house.stack.calls.count("advance") <= 60
+
+
+@pumped
+async def test_no_timer_is_asked_for_while_turn_follows_turn():
+    class CountingLoop:
+        def __init__(self) -> None:
+            self.timers: list[float] = []
+
+        def __getattr__(self, name: str):
+            return getattr(asyncio.get_running_loop(), name)
+
+        def call_later(self, delay: float, *call) -> asyncio.TimerHandle:
+            self.timers.append(delay)
+            return asyncio.get_running_loop().call_later(delay, *call)
+
+    loop = CountingLoop()
+    house = House(busy_poll_us=0, loop=loop)
+    await house.settle()
+    loop.timers.clear()
+    rounds = 0
+
+    def carry(_now: int) -> int:
+        nonlocal rounds
+        rounds += 1
+        house.stack.deadline = time.monotonic_ns() + (2000 - rounds) * 1_000_000_000     # earlier than the one before
+        return int(rounds < 1000)
+
+    house.stack.loop = carry
+    house.pump.kick()
+    while rounds < 1000:
+        await asyncio.sleep(0)
+    await house.settle()
+    assert house.pump.statistics()["yields"] > 100 and len(loop.timers) <= 2
+
+
+@pumped
 async def test_due_work_is_not_left_to_a_late_timer():
     """Sub-millisecond deadlines are met by whatever turn comes first."""
     class LateLoop:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import random
@@ -299,6 +300,76 @@ async def test_the_backlog_counts_what_the_client_has_not_taken(host):
     assert isinstance(await clients[2][1].lost, ConnectionResetError)
 
 
+async def test_new_connections_pass_by_whoever_asks_for_news(host, monkeypatch):
+    monkeypatch.delattr(type(host.network), "_accept")
+    end = await listening(host, 4000, 8, share=0)
+    clients = [(await host.connected(4000))[1] for _ in range(3)]
+    await until(lambda: all(writable(one) for one in clients))
+    await until(lambda: readable(end))
+    assert accepted_on(end) == 3
+    for one in (end, *clients):
+        one.close()
+
+
+async def test_a_connection_that_was_reset_before_anybody_heard_of_it_is_accepted_with_the_error(host):
+    end = await listening(host, 4000, 8, share=0)
+    tcp, now = host.stack.tcp, time.monotonic_ns()
+    handle = tcp.connect(now, "127.0.0.1", 4000)
+    while host.stack.loop(now):
+        pass
+    tcp.abort(handle)
+    while host.stack.loop(now):
+        pass
+    host.pump.kick()
+    await until(lambda: readable(end))
+    _, (fd,), _, _ = socket.recv_fds(end, 44, 1)
+    end.send(b"\1")
+    with socket.socket(fileno=fd) as accepted, pytest.raises(ConnectionResetError):
+        await until(lambda: readable(accepted))
+    await until(lambda: host.stack.listeners()[0]["waiting"] == 0 and len(host.handoff.sockets) == 1)
+    end.close()
+
+
+async def test_connections_that_are_over_leave_nothing_to_collect(host):
+    def sockets():
+        return sum(isinstance(one, stream.StreamSocket) for one in gc.get_objects())
+
+    end = await listening(host, 4000, 8, share=0)
+    gc.collect()
+    gc.disable()
+    try:
+        before = sockets()
+        for _ in range(3):
+            _, client = await host.connected(4000)
+            await until(lambda: readable(end))
+            assert accepted_on(end) == 1
+            client.close()
+        await until(lambda: len(host.handoff.sockets) == 1)
+        await asyncio.sleep(0.05)
+        assert sockets() == before
+    finally:
+        gc.enable()
+    end.close()
+
+
+async def test_a_listener_that_is_closed_while_it_waits_for_room_is_not_asked_again():
+    host = Host(Limits(sockets=50, sockets_per_process=3))
+    failures = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
+    identity, end = await host.stream()
+    _, other_end = await host.stream()
+    answer, _ = await host.ask("listen", id=identity, backlog=5)
+    _, client = await host.network.create_connection(Recorder, "127.0.0.1", answer["local"][1])
+    await until(lambda: host.handoff.starved)
+    end.close()
+    other_end.close()
+    assert isinstance(await client.lost, ConnectionResetError)
+    await until(lambda: not host.handoff.sockets)
+    await asyncio.sleep(0.01)
+    assert not failures
+    host.close()
+
+
 async def test_a_receive_buffer_bounds_what_the_peer_may_send(host):
     accepted = []
     server = await host.network.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
@@ -381,21 +452,21 @@ async def test_who_writes_tiny_messages_gets_the_room_back_that_held_ones_take(h
     server.close()
 
 
-async def test_a_failing_owner_is_told_of_and_stops_no_other_connection(host, monkeypatch):
+async def test_a_failing_owner_is_told_of_and_stops_no_other_connection(host):
     accepted = []
     server = await host.network.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     failing, one = await host.connected(port)
     _, other = await host.connected(port)
     await until(lambda: len(accepted) == 2)
-    settle = stream.StreamSocket.settle
+    note_fate = host.handoff.note_fate
 
-    def fail(self, ending, error):
-        if self.id == failing:
+    def fail(identity, error):
+        if identity.hex() == failing:
             raise RuntimeError("on purpose")
-        settle(self, ending, error)
+        note_fate(identity, error)
 
-    monkeypatch.setattr(stream.StreamSocket, "settle", fail)
+    host.handoff.note_fate = fail
     with structlog.testing.capture_logs() as logs:
         for transport in (accepted[0].transport, accepted[1].transport):
             transport.abort()

@@ -1,0 +1,35 @@
+# The table of all sockets that other processes have.
+from libc.stdint cimport uint64_t
+from netstack.tcp.api cimport Tcp
+from rustosd.descriptors cimport End
+from rustosd.handoff.splice cimport StreamSplice
+from rustosd.handoff.watch cimport Watch
+
+cdef enum:
+    ID_OCTETS = 8
+    IDS_AT_ONCE = 64
+
+cdef class SocketTable:
+    cdef readonly object network    # the AsyncStack
+    cdef public object limits
+    cdef readonly dict sockets      # by id
+    cdef readonly set sessions
+    cdef readonly uint64_t opened   # sockets since the start
+    cdef readonly uint64_t refused  # ... and those that a limit did not let be
+    cdef readonly set starved       # listeners that have connections for which there was no room
+    cdef readonly Watch ends        # what happens to ours
+    cdef Tcp tcp
+    cdef dict connections           # the network's
+    cdef dict held_by               # how many sockets and sessions each process has
+    cdef bytes drawn                # ids, ahead
+    cdef int used                   # octets of them
+    cdef list untidy
+    cdef bytes draw(self)
+    cdef let_go(self, object handle, bint reset)
+    cdef tidy_later(self, StreamSplice splice)
+    cpdef check_room(self, int pid)
+    cpdef one_more(self, int pid)
+    cpdef one_less(self, int pid)
+    cpdef tuple pair(self, int pid, int kind)
+    cpdef add(self, bytes identity, int pid, object one)
+    cpdef bint remove(self, bytes identity, int pid, End end) except? -1
