@@ -151,12 +151,14 @@ def _child(program: Program, identity: pwd.struct_passwd | None, filtering: byte
             os._exit(1)                 # nobody lets it go
         os.close(listener)
         network.close()
+        if not program.argv[0]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         os.execvpe(program.argv[0], list(program.argv), dict(program.environment))
     except BaseException as error:
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
         what = _SUPERVISED if number == errno.ENOTTY else getattr(error, "what", None)     # `_show` has no socket of Linux's
         status = _NOT_FOUND if number == errno.ENOENT and what is None else _CANNOT_EXECUTE
-        what = what or f"{program.argv[0]}: {os.strerror(number)}"
+        what = what or f"{program.argv[0] or repr('')}: {os.strerror(number)}"
         os.write(report, struct.pack("=ii", status, number) + os.fsencode(what)[:2000])
     finally:
         os._exit(1)

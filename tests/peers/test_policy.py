@@ -119,3 +119,18 @@ tried("after", lambda: new().connect(("10.77.0.1", 22)))
     peer.netns.run(sys.executable, "-c", CONTROL, "--socket", str(peer.control), "reload")
     (tmp_path / "seen").unlink()
     assert process.communicate(timeout=60)[0].split("\n") == ["before EACCES", "after ECONNREFUSED", ""]
+
+
+def test_options_that_were_set_before_a_bind_that_is_denied_are_there_for_the_next(peer: Peer) -> None:
+    said = tries(peer, """
+def sharing():
+    one = new()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return one
+first, second = sharing(), sharing()
+tried("denied", lambda: first.bind(("", 9000)))
+for one in (first, second):
+    tried("allowed", lambda: one.bind(("", 8081)))
+    tried("shared", one.listen)
+""", *AS_NOBODY)
+    assert said == ["denied EACCES", "allowed ok", "shared ok", "allowed ok", "shared ok"]

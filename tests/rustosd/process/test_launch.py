@@ -44,6 +44,7 @@ def test_a_supervisor_that_dies_before_takes_it_along(tmp_path):
 
 @pytest.mark.parametrize(("program", "more", "status", "words"), [
     ("/no/such/program", {}, 127, "/no/such/program: No such file or directory"),
+    ("", {}, 127, "'': No such file or directory"),
     ("/no/such/\udcff", {}, 127, "/no/such/\ufffd: No such file or directory"),
     ("/", {}, 126, "/: Permission denied"),
     ("true", {"directory": "/no/such"}, 126, "/no/such: No such file or directory"),
