@@ -351,6 +351,6 @@ class StreamTransport(_FlowControlMixin):
             return socket_address(*self._stack.tcp.local(self._handle))
         return default
 
-    def _set_option(self, set_option: str, value: bool) -> None:
+    def _set_option(self, set_option: str, value: int) -> None:
         if self._extra is None:
             getattr(self._stack.tcp, set_option)(self._handle, value)

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 SETTABLE = {
     (socket.IPPROTO_TCP, socket.TCP_NODELAY): "set_nodelay",
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE): "set_keepalive",
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): "set_keepalive_idle",
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): "set_keepalive_interval",
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): "set_keepalive_probes",
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): "set_user_timeout",
+}
+
+# Of what they are, as Linux has it: seconds, seconds, probes, milliseconds.
+RANGES = {
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): (1, 32767), (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): (1, 32767),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): (1, 127), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): (0, 0x7FFF_FFFF),
 }
 
 
@@ -48,11 +58,17 @@ class SocketView:
         return peer
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
-        """TCP_NODELAY and SO_KEEPALIVE. Raises OSError (ENOPROTOOPT) for any other."""
+        """TCP_NODELAY, SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT and TCP_USER_TIMEOUT.
+
+        Raises OSError: ENOPROTOOPT for any other, EINVAL for a value out of range.
+        """
         name = SETTABLE.get((level, option))
         if name is None or self.type != socket.SOCK_STREAM:
-            raise OSError(errno.ENOPROTOOPT, f"socket option {level}/{option} is not one of TCP_NODELAY, SO_KEEPALIVE")
-        self._transport._set_option(name, bool(value))
+            raise OSError(errno.ENOPROTOOPT, f"socket option {level}/{option} is not one of the stack's")
+        first, last = RANGES.get((level, option), (0, 0))
+        if last and not first <= value <= last:
+            raise OSError(errno.EINVAL, f"{value} is not from {first} to {last}")
+        self._transport._set_option(name, value if last else bool(value))
 
     def getsockopt(self, level: int, option: int) -> int:
         """SO_TYPE, SO_ERROR, SO_DOMAIN, SO_PROTOCOL. Raises OSError (ENOPROTOOPT) for any other."""

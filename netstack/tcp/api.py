@@ -40,7 +40,7 @@ EVENT_CLOSED = 32       # the connection is over; the errno says how, 0 for clea
 
 FIRST_EPHEMERAL = cython.declare(uint32_t, 49152)       # RFC 6335 6
 EPHEMERAL_PORTS = cython.declare(uint32_t, 16384)
-KEEPALIVE_IDLE_NS = cython.declare(int64_t, 7200 * 1_000_000_000)
+S = cython.declare(int64_t, 1_000_000_000)
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
 RECEIVE_LEAST = cython.declare(uint32_t, 4096)
 MOST = cython.declare(uint32_t, 1 << 30)
@@ -594,15 +594,41 @@ class Tcp:
             c.flags &= ~cython.cast(uint32_t, F_NODELAY)
 
     def set_keepalive(self, handle: int, on: bool) -> None:
-        """Probe an idle peer after two hours, and give it up after nine probes 75 s apart (RFC 9293 3.8.4)."""
+        """Probe an idle peer, if not told else after two hours, and give it up after nine probes 75 s apart (RFC 9293 3.8.4).
+
+        The first time counts from the last time that the stack heard of: it may be early by as long as nothing happened.
+        """
         c: cython.pointer[Tcb] = self._at(handle)
-        if on:
-            c.flags |= F_KEEPALIVE
-            c.keepalive_at = self.state.net.now + KEEPALIVE_IDLE_NS
-            tcb_arm(cython.address(self.table), c)
-        else:
+        if not on:
             c.flags &= ~cython.cast(uint32_t, F_KEEPALIVE)
             c.keepalive_at = 0
+        elif not c.flags & F_KEEPALIVE:
+            c.flags |= F_KEEPALIVE
+            c.keepalive_at = self.state.net.now + c.keepalive_idle_s * S
+            tcb_arm(cython.address(self.table), c)
+
+    def set_keepalive_idle(self, handle: int, seconds: int) -> None:
+        """How long nothing comes before the first probe, 1 to 32,767 s; it may be due at once."""
+        c: cython.pointer[Tcb] = self._at(handle)
+        before: cython.int = c.keepalive_idle_s
+        c.keepalive_idle_s = min(max(seconds, 1), 32767)
+        if c.keepalive_at and c.probes == 0:
+            c.keepalive_at = max(c.keepalive_at + (c.keepalive_idle_s - before) * S, self.state.net.now)
+            tcb_arm(cython.address(self.table), c)
+
+    def set_keepalive_interval(self, handle: int, seconds: int) -> None:
+        """How long to wait for an answer before the next probe, 1 to 32,767 s."""
+        self._at(handle).keepalive_interval_s = min(max(seconds, 1), 32767)
+
+    def set_keepalive_probes(self, handle: int, count: int) -> None:
+        """How many probes without an answer are enough to give the peer up, 1 to 127."""
+        self._at(handle).keepalive_probes = min(max(count, 1), 127)
+
+    def set_user_timeout(self, handle: int, milliseconds: int) -> None:
+        """How long what was sent, or a closed window, or keepalive's probes may go without an answer (RFC 9293 3.8.3);
+        0: as many timeouts and probes as are usual.
+        """
+        self._at(handle).user_timeout_ms = min(max(milliseconds, 0), MOST)
 
     def set_receive_buffer(self, handle: int, octets: int) -> None:
         """How many octets may stay unread: 4096 to the `receive_buffer` of all. What the peer was promised stays promised."""

@@ -7,7 +7,7 @@ from cython.cimports.netstack.counters import (
     TCP_ABORTS, TCP_CONNECT_FAILURES, TCP_DELAYED_ACKS, TCP_RETRANSMIT_TIMEOUTS, TCP_TAIL_PROBES)
 from cython.cimports.netstack.net import count
 from cython.cimports.netstack.tcp.congestion import congestion_lost, congestion_timeout
-from cython.cimports.netstack.tcp.output import rto_now, send_reset
+from cython.cimports.netstack.tcp.output import patience, rto_now, send_reset
 from cython.cimports.netstack.tcp.ring import ring_release
 from cython.cimports.netstack.tcp.state import CLOSED, SYN_RECEIVED, SYN_SENT
 from cython.cimports.netstack.tcp.tcb import (
@@ -16,8 +16,8 @@ from cython.cimports.netstack.tcp.tcb import (
 from cython.cimports.netstack.timers import timer_clear, timers_next, timers_top
 
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
-KEEPALIVE_PROBE_NS = cython.declare(int64_t, 75_000_000_000)
-KEEPALIVE_PROBES = cython.declare(cython.int, 9)
+S = cython.declare(int64_t, 1_000_000_000)
+MS = cython.declare(int64_t, 1_000_000)
 SYN_RETRANSMISSIONS = cython.declare(cython.int, 7)         # 1+2+4+...+60 s: R2 of 3 minutes (RFC 9293 MUST-23)
 SYN_ACK_RETRANSMISSIONS = cython.declare(cython.int, 5)     # an embryo nobody answers for goes after about a minute
 ORPHAN_PROBES = cython.declare(cython.int, 8)
@@ -88,31 +88,44 @@ def _give_up(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void
 @cython.nogil
 @cython.exceptval(check=False)
 def _retransmission_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
-    """RFC 6298 5.4 to 5.7; R2 is a number of timeouts (RFC 9293 3.8.3)."""
+    """RFC 6298 5.4 to 5.7; R2 is a number of timeouts, or the application's own time (RFC 9293 3.8.3)."""
     limit: cython.int = t.limits.retransmissions
     count(t.net, TCP_RETRANSMIT_TIMEOUTS, 1)
     if c.state == SYN_SENT:
         limit = SYN_RETRANSMISSIONS
     elif c.state == SYN_RECEIVED:
         limit = SYN_ACK_RETRANSMISSIONS
-    if c.backoff >= limit:
+    elif c.user_timeout_ms:
+        limit = 256                         # whatever `backoff` is, time decides
+    if c.backoff >= limit or _is_overdue(t, c):
         _give_up(t, c)
         return
+    if c.backoff == 0:
+        c.stuck_at = t.net.now - rto_now(t, c)
     if c.state == SYN_SENT or c.state == SYN_RECEIVED:
         c.backoff += 1
         c.timed_at = 0
         c.flags |= F_SYN_DUE
-        c.rto_at = t.net.now + rto_now(t, c)
+        c.rto_at = t.net.now + patience(t, c)
         tcb_dirty(t, c)
         return
     congestion_timeout(t, c)
-    c.backoff += 1
+    c.backoff = min(c.backoff + 1, 255)
     if c.snd_wnd == 0:                      # the window closed over what was in flight: probe, do not give up
         c.rto_at = 0
-        c.persist_at = t.net.now + rto_now(t, c)
+        c.persist_at = t.net.now + patience(t, c)
         return
-    c.rto_at = t.net.now + rto_now(t, c)
+    c.rto_at = t.net.now + patience(t, c)
     tcb_dirty(t, c)
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _is_overdue(t: cython.pointer[cython.const[TcpTable]], c: cython.pointer[cython.const[Tcb]]) -> cython.bint:
+    """Whether there was no answer for as long as the application is willing to wait."""
+    return c.user_timeout_ms != 0 and c.backoff != 0 and t.net.now - c.stuck_at >= c.user_timeout_ms * MS
 
 
 @cython.cfunc
@@ -134,11 +147,14 @@ def _tail_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython
 @cython.nogil
 @cython.exceptval(check=False)
 def _persist_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
-    """Ask again whether the window is open: for ever while the peer answers and an application waits (RFC 9293 MUST-37)."""
+    """Ask again whether the window is open: while the peer answers and an application waits (RFC 9293 MUST-37)."""
+    overdue: cython.bint = _is_overdue(t, c)
     c.persist_at = 0
+    if c.backoff == 0:
+        c.stuck_at = t.net.now
     if c.backoff < 16:
         c.backoff += 1
-    if c.probes >= t.limits.retransmissions or (c.flags & F_RELEASED and c.backoff > ORPHAN_PROBES):
+    if overdue or c.probes >= t.limits.retransmissions or (c.flags & F_RELEASED and c.backoff > ORPHAN_PROBES):
         send_reset(t, c)
         _give_up(t, c)
         return
@@ -153,16 +169,18 @@ def _persist_timeout(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cyt
 @cython.exceptval(check=False)
 def _keepalive(t: cython.pointer[TcpTable], c: cython.pointer[Tcb]) -> cython.void:
     """An old, empty segment that any living peer answers (RFC 9293 3.8.4)."""
+    silent_s: int64_t
     if c.snd_una != c.snd_max:          # data in flight ask already
-        c.keepalive_at = t.net.now + KEEPALIVE_PROBE_NS
+        c.keepalive_at = t.net.now + c.keepalive_interval_s * S
         return
-    if c.probes >= KEEPALIVE_PROBES:
+    silent_s = c.keepalive_idle_s + c.probes * c.keepalive_interval_s
+    if c.probes and (silent_s * 1000 >= c.user_timeout_ms if c.user_timeout_ms else c.probes >= c.keepalive_probes):
         send_reset(t, c)
         _give_up(t, c)
         return
-    c.probes += 1
+    c.probes = min(c.probes + 1, 255)
     c.flags |= F_KEEPALIVE_DUE
-    c.keepalive_at = t.net.now + KEEPALIVE_PROBE_NS
+    c.keepalive_at = t.net.now + c.keepalive_interval_s * S
     tcb_dirty(t, c)
 
 

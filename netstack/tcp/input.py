@@ -32,7 +32,6 @@ from cython.cimports.netstack.wire.tcp import ACK, FIN, RST, SYN, URG, Segment, 
 S = cython.declare(int64_t, 1_000_000_000)
 RTO_INITIAL_NS = cython.declare(int64_t, 1_000_000_000)             # RFC 6298 2.1
 TS_RECENT_LIFE_NS = cython.declare(int64_t, 24 * 86400 * 1_000_000_000)     # RFC 7323 5.5
-KEEPALIVE_IDLE_NS = cython.declare(int64_t, 7200 * 1_000_000_000)   # RFC 9293 MUST-28
 DEFAULT_MSS_V4 = cython.declare(uint16_t, 536)                      # RFC 9293 3.7.1
 DEFAULT_MSS_V6 = cython.declare(uint16_t, 1220)
 LEAST_MSS = cython.declare(uint16_t, 88)    # an MSS of nearly nothing would make us send nearly only headers
@@ -364,7 +363,7 @@ def _effects(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], view: cython.p
     if (s.flags & FIN or c.flags & F_FIN_ARRIVED) and receive_fin(t, c, s):
         verdict = DELIVERED
     if c.flags & F_KEEPALIVE:
-        c.keepalive_at = t.net.now + KEEPALIVE_IDLE_NS
+        c.keepalive_at = t.net.now + c.keepalive_idle_s * S
         c.probes = 0
     tcb_arm(t, c)
     return verdict

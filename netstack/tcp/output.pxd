@@ -15,6 +15,7 @@ cdef void send_reset(TcpTable *t, Tcb *c) noexcept nogil            # RST for a 
 cdef int path_to_peer(Net *net, Path *path, const Addr *source) noexcept nogil  # path_resolve to one host: TCP_MULTICAST for a group
 cdef bint path_refresh(TcpTable *t, Tcb *c) noexcept nogil          # False: there is no way to the peer now
 cdef uint32_t timestamp_now(const TcpTable *t, const Tcb *c) noexcept nogil
+cdef int64_t patience(const TcpTable *t, const Tcb *c) noexcept nogil    # rto_now, or until it is time to give up
 cdef int64_t rto_now(const TcpTable *t, const Tcb *c) noexcept nogil    # with backoff, ns
 cdef void tail_arm(TcpTable *t, Tcb *c) noexcept nogil
 cdef void fit_mss(Tcb *c) noexcept nogil                            # from the path, the peer's MSS and the options agreed on

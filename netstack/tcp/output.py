@@ -56,6 +56,17 @@ def rto_now(t: cython.pointer[cython.const[TcpTable]], c: cython.pointer[cython.
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def patience(t: cython.pointer[cython.const[TcpTable]], c: cython.pointer[cython.const[Tcb]]) -> int64_t:
+    """How long to wait for an answer now: `rto_now`, but not beyond the user timeout of a peer that is silent already."""
+    wait: int64_t = rto_now(t, c)
+    if c.user_timeout_ms and c.backoff:
+        wait = min(wait, max(c.stuck_at + c.user_timeout_ms * MS - t.net.now, MS))
+    return wait
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def path_to_peer(net: cython.pointer[Net], path: cython.pointer[Path],
                  source: cython.pointer[cython.const[Addr]]) -> cython.int:
     """The way from `source` to path.destination. TCP never speaks to a group (RFC 9293 MUST-57, RFC 1122 4.2.3.10)."""
@@ -564,7 +575,7 @@ def _send_probe(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], f: cython.p
     c.snd_max = seq_max(c.snd_max, c.snd_una + n)
     c.timed_at = 0
     done = _emit(t, c, f, c.snd_una, n, flags)
-    c.persist_at = t.net.now + rto_now(t, c)
+    c.persist_at = t.net.now + patience(t, c)
     tcb_arm(t, c)
     return done
 

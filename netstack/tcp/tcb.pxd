@@ -132,11 +132,21 @@ cdef struct Tcb:
     int64_t wake_at             # the deadline the heap knows: never later than the earliest above
     int64_t opened_at
     int64_t sent_at             # when data or SYN or FIN went out last
+    int64_t stuck_at            # since when there is no answer, while `backoff` is not 0
+    uint32_t user_timeout_ms    # when to give up then (RFC 9293 3.8.3); 0: after so many timeouts
+    uint16_t keepalive_idle_s   # nothing comes before the first probe
+    uint16_t keepalive_interval_s
+    uint8_t keepalive_probes
     int64_t answered_at         # when something empty and unacceptable was answered last
     uint64_t octets_sent
     uint64_t octets_received
     uint64_t octets_marked      # both together, when somebody asked last who is busiest
     uint32_t retransmits
+
+cdef enum:
+    KEEPALIVE_IDLE_S = 7200     # RFC 9293 MUST-28
+    KEEPALIVE_INTERVAL_S = 75   # these two as Linux
+    KEEPALIVE_PROBES = 9
 
 cdef struct Listener:
     Addr local

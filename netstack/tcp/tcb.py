@@ -153,6 +153,7 @@ def tcb_new(t: cython.pointer[TcpTable]) -> cython.pointer[Tcb]:
     c.dirty_next = -1
     c.ready_next = -1
     c.opened_at = t.net.now
+    c.keepalive_idle_s, c.keepalive_interval_s, c.keepalive_probes = KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES
     return c
 
 

@@ -17,7 +17,19 @@ _TOLD = {
     (socket.IPPROTO_TCP, socket.TCP_NODELAY): "nodelay",
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE): "keepalive",
     (socket.SOL_SOCKET, socket.SO_RCVBUF): "receive_buffer",
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): "keepalive_idle",
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): "keepalive_interval",
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): "keepalive_probes",
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): "user_timeout",
 }
+# What they may be, as Linux has it: seconds, seconds, probes, milliseconds.
+RANGES = {
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): (1, 32767), (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): (1, 32767),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): (1, 127), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): (0, 0x7FFF_FFFF),
+}
+VALUE_MOST = 1 << 30          # that the daemon is told
+DEFAULTS = {(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 7200, (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 75,
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 9}
 # How the stack is anyway, or what takes effect with the next bind.
 _KEPT = {(socket.SOL_SOCKET, socket.SO_REUSEADDR), (socket.SOL_SOCKET, socket.SO_BROADCAST),
          (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)}
@@ -73,15 +85,20 @@ class Options:
         return self._remote
 
     def setsockopt(self, level: int, option: int, value: Any, length: int | None = None) -> None:
-        """TCP_NODELAY, SO_KEEPALIVE, SO_LINGER, SO_RCVBUF, SO_SNDBUF, SO_REUSEADDR, SO_REUSEPORT,
-        SO_BROADCAST and IPV6_V6ONLY. Raises OSError (ENOPROTOOPT) for any other.
+        """TCP_NODELAY, SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_USER_TIMEOUT, SO_LINGER, SO_RCVBUF,
+        SO_SNDBUF, SO_REUSEADDR, SO_REUSEPORT, SO_BROADCAST and IPV6_V6ONLY.
+
+        Raises OSError: ENOPROTOOPT for any other, EINVAL for a value out of range.
         """
         key = level, option
         if key == _SO_LINGER:
             on, seconds = _LINGER.unpack(value)
             self._ask("set", option="reset_on_close", value=int(bool(on) and seconds == 0))
         elif key in _TOLD:
-            self._ask("set", option=_TOLD[key], value=_number(value))
+            first, last = RANGES.get(key, (None, None))
+            if first is not None and not first <= _number(value) <= last:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            self._ask("set", option=_TOLD[key], value=min(_number(value), VALUE_MOST))
         elif key == _REUSE_PORT:
             self._ask("set", option="reuse_port", value=_number(value))
         elif key not in _KEPT:
@@ -100,7 +117,7 @@ class Options:
         if key == _SO_LINGER:
             return _LINGER.pack(0, 0)
         if key in _TOLD or key in _KEPT or key == _REUSE_PORT:
-            return 0
+            return DEFAULTS.get(key, 0)
         raise OSError(errno.ENOPROTOOPT, f"socket option {level}/{option} is not one of the stack's")
 
     def facts(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Host = Annotated[str, msgspec.Meta(max_length=64)]
 Id = Annotated[str, msgspec.Meta(min_length=16, max_length=16)]
 
-Option = Literal["nodelay", "keepalive", "reset_on_close", "receive_buffer", "reuse_port"]
+Option = Literal["nodelay", "keepalive", "keepalive_idle", "keepalive_interval", "keepalive_probes", "user_timeout",
+                 "reset_on_close", "receive_buffer", "reuse_port"]
 Value = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
 
 

@@ -141,6 +141,14 @@ class StreamSocket:
             tcp.set_nodelay(self.handle, bool(value))
         elif option == "keepalive":
             tcp.set_keepalive(self.handle, bool(value))
+        elif option == "keepalive_idle":
+            tcp.set_keepalive_idle(self.handle, value)
+        elif option == "keepalive_interval":
+            tcp.set_keepalive_interval(self.handle, value)
+        elif option == "keepalive_probes":
+            tcp.set_keepalive_probes(self.handle, value)
+        elif option == "user_timeout":
+            tcp.set_user_timeout(self.handle, value)
         elif option == "receive_buffer":
             tcp.set_receive_buffer(self.handle, value)
             self.end.limit(min(value, self.broker.limits.buffer_octets) // 2)

@@ -10,6 +10,7 @@ import struct
 
 from cython.cimports.rustosd.process.call import Call
 
+from rustosd.client.options import DEFAULTS, RANGES, VALUE_MOST
 from rustosd.process import ancillary
 from rustosd.process.sockets import GuestSocket, State, error
 
@@ -31,12 +32,13 @@ TOLD = {
     (_TCP, socket.TCP_NODELAY): "nodelay",
     (_SOL, socket.SO_KEEPALIVE): "keepalive",
     (_SOL, socket.SO_RCVBUF): "receive_buffer",
+    (_TCP, socket.TCP_KEEPIDLE): "keepalive_idle", (_TCP, socket.TCP_KEEPINTVL): "keepalive_interval",
+    (_TCP, socket.TCP_KEEPCNT): "keepalive_probes", (_TCP, socket.TCP_USER_TIMEOUT): "user_timeout",
 }
 _SHARING = {(_SOL, socket.SO_REUSEADDR), (_SOL, socket.SO_REUSEPORT)}
 HINTS = frozenset({
     (_SOL, socket.SO_BROADCAST), (_SOL, socket.SO_OOBINLINE),
-    (_TCP, socket.TCP_CORK), (_TCP, socket.TCP_QUICKACK), (_TCP, socket.TCP_DEFER_ACCEPT), (_TCP, socket.TCP_KEEPIDLE),
-    (_TCP, socket.TCP_KEEPINTVL), (_TCP, socket.TCP_KEEPCNT), (_TCP, socket.TCP_USER_TIMEOUT), (_TCP, socket.TCP_SYNCNT),
+    (_TCP, socket.TCP_CORK), (_TCP, socket.TCP_QUICKACK), (_TCP, socket.TCP_DEFER_ACCEPT), (_TCP, socket.TCP_SYNCNT),
     (_TCP, socket.TCP_NOTSENT_LOWAT), (_TCP, socket.TCP_LINGER2), (_TCP, socket.TCP_FASTOPEN), (_TCP, _TCP_FASTOPEN_CONNECT),
     (_TCP, _TCP_FASTOPEN_NO_COOKIE), (_TCP, _TCP_THIN_LINEAR_TIMEOUTS), (_TCP, _TCP_THIN_DUPACK),
     (_IP, socket.IP_TOS), (_IP, socket.IP_TTL), (_IP, _IP_MTU_DISCOVER), (_IP, _IP_RECVERR),
@@ -48,8 +50,7 @@ HINTS = frozenset({
 """Taken and remembered: the stack does as it does (RFC 9293, 5681; nothing is fragmented), with or without them."""
 _ADDRESSES = {ancillary.WANTS_V4, ancillary.WANTS_V6}
 _DEFAULTS = {
-    (_TCP, socket.TCP_MAXSEG): 1460, (_TCP, socket.TCP_KEEPIDLE): 7200, (_TCP, socket.TCP_KEEPINTVL): 75,
-    (_TCP, socket.TCP_KEEPCNT): 9, (_IP, socket.IP_TTL): 64, (_IPV6, socket.IPV6_UNICAST_HOPS): 64,
+    **DEFAULTS, (_TCP, socket.TCP_MAXSEG): 1460, (_IP, socket.IP_TTL): 64, (_IPV6, socket.IPV6_UNICAST_HOPS): 64,
 }
 _STATES = {State.NEW: 7, State.CONNECTING: 2, State.CONNECTED: 1, State.LISTENING: 10, State.FAILED: 7}
 """As tcpi_state has them (net/tcp_states.h)."""
@@ -76,7 +77,7 @@ def set_option(one: GuestSocket, call: Call) -> None:
         on, seconds = _LINGER.unpack_from(value)
         one.tell("reset_on_close", int(bool(on) and seconds == 0))
     elif key in TOLD:
-        one.tell(TOLD[key], _number(value))
+        one.tell(TOLD[key], _within(key, value))
     elif key in _SHARING:
         if one.kind == socket.SOCK_DGRAM or name == socket.SO_REUSEPORT:     # datagram sockets share a port with either
             one.tell("reuse_port", _number(value))
@@ -149,6 +150,15 @@ def _tcp_info(one: GuestSocket) -> bytes:
     }.items():
         struct.pack_into("=I", info, at, min(int(value), 0xFFFF_FFFF))
     return bytes(info)
+
+
+def _within(key: tuple[int, int], value: bytes) -> int:
+    """An int option that may have a range. Raises OSError (EINVAL)."""
+    number = _number(value)
+    first, last = RANGES.get(key, (0, 0))
+    if last and not first <= _INT.unpack_from(value)[0] <= last:
+        raise error(errno.EINVAL)
+    return min(number, VALUE_MOST)
 
 
 def _number(value: bytes) -> int:

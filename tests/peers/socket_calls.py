@@ -459,6 +459,13 @@ def options():
     t.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
     say("keepalive", t.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
         t.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
+    with stream() as fresh:
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"):
+            number = getattr(socket, name)
+            for one in (fresh, t):
+                say(name, one is fresh and one.getsockopt(socket.IPPROTO_TCP, number),
+                    [reason(one.setsockopt, socket.IPPROTO_TCP, number, value) for value in (0, -1, 128, 32767, 32768, 7)],
+                    one.getsockopt(socket.IPPROTO_TCP, number))
     t.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     say("linger", struct.unpack("ii", t.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)))
     t.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 100000))

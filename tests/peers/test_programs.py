@@ -97,6 +97,46 @@ def test_calls_that_make_no_sense_are_refused_and_harm_nobody(peer: Peer, upperc
     assert heard == "STILL HERE" and "Traceback" not in made.stderr
 
 
+SILENT_PEER = """
+import errno, socket, sys, time
+for options in ({"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}, {"TCP_USER_TIMEOUT": 2000}):
+    one = socket.create_connection((sys.argv[1], 18091), 10)
+    for name, value in options.items():
+        one.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        if "TCP_USER_TIMEOUT" in options:
+            one.sendall(b"is anybody there?")
+        one.settimeout(60)
+        print(one.recv(100))
+    except TimeoutError as failed:
+        print(errno.errorcode.get(failed.errno), flush=True)
+    except OSError as failed:
+        print(errno.errorcode[failed.errno], flush=True)
+"""
+
+
+def test_a_peer_that_falls_silent_is_noticed_in_the_time_that_the_program_sets(peer: Peer, uppercase: None) -> None:
+    other = "10.77.0.66"
+    peer.netns.run("ip", "address", "add", f"{other}/24", "dev", "rustos0")
+    program = peer.netns.popen(*command(peer, sys.executable, "-u", "-c", SILENT_PEER, other), stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for _ in range(2):
+            assert program.stdout.readline() == "ready\n"
+            peer.netns.run("ip", "address", "del", f"{other}/24", "dev", "rustos0")
+            print("now", file=program.stdin, flush=True)
+            assert program.stdout.readline() == "ECONNRESET\n"      # the kernel's ends know no other way to fail
+            peer.netns.run("ip", "address", "add", f"{other}/24", "dev", "rustos0")
+        assert program.wait(LIMIT_S) == 0
+    finally:
+        program.kill()
+        program.communicate()
+        peer.netns.run("ip", "address", "del", f"{other}/24", "dev", "rustos0", check=False)
+
+
 BOUND_TO_ANY = """
 import errno, socket
 def bound():

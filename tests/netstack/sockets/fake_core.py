@@ -154,6 +154,14 @@ class FakeTcp:
         self._live(handle)
         self.options.append((handle, "keepalive", value))
 
+    def set_keepalive_idle(self, handle, value):
+        self._live(handle)
+        self.options.append((handle, "keepalive_idle", value))
+
+    def set_user_timeout(self, handle, value):
+        self._live(handle)
+        self.options.append((handle, "user_timeout", value))
+
     # what the network does
 
     def step(self):

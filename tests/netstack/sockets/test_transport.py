@@ -108,6 +108,13 @@ async def test_options_reach_the_core(fake):
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     assert fake.tcp.options[-2:] == [(handle, "nodelay", False), (handle, "keepalive", True)]
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+    assert fake.tcp.options[-2:] == [(handle, "keepalive_idle", 30), (handle, "user_timeout", 0)]
+    for option, value in [(socket.TCP_KEEPIDLE, 0), (socket.TCP_KEEPCNT, 128), (socket.TCP_USER_TIMEOUT, -1)]:
+        with pytest.raises(OSError, match="is not from") as caught:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        assert caught.value.errno == errno.EINVAL
     for level, option in [(socket.SOL_SOCKET, socket.SO_LINGER), (socket.IPPROTO_TCP, socket.TCP_CORK)]:
         with pytest.raises(OSError, match="option") as caught:
             sock.setsockopt(level, option, 1)

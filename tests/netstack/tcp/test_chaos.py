@@ -34,7 +34,9 @@ class Mob:
             tcp.shutdown, self.let_go,
             lambda h: tcp.set_nodelay(h, dice.random() < 0.5),
             lambda h: tcp.set_keepalive(h, dice.random() < 0.5),
-            lambda h: None], [20, 30, 3, 3, 1, 1, 42])[0]
+            lambda h: tcp.set_keepalive_idle(h, dice.choice([1, 60])),
+            lambda h: tcp.set_user_timeout(h, dice.choice([0, 30_000])),
+            lambda h: None], [20, 30, 3, 3, 1, 1, 1, 1, 40])[0]
 
     def let_go(self, handle):
         """Release or abort."""

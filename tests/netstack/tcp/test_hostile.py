@@ -260,6 +260,141 @@ def test_keepalive_waits_while_data_ask_already(timeline):
     t.quiet(7000)
 
 
+def test_keepalive_goes_by_the_times_it_is_told(timeline):
+    t = timeline().accept()
+    t.tcp.set_keepalive(t.handle, True)
+    t.at(10)
+    t.tcp.set_keepalive_idle(t.handle, 30)      # counts from when something came last
+    t.tcp.set_keepalive_interval(t.handle, 5)
+    t.tcp.set_keepalive_probes(t.handle, 3)
+    t.quiet(19.9)
+    for i in range(3):
+        t.at(30 + 5 * i)
+        t.expect("A", seq=0, ack=17)
+    t.at(45)
+    t.expect("RA", seq=1, ack=17)
+    t.news("CLOSED", error=errno.ETIMEDOUT)
+
+
+def test_keepalive_times_may_be_told_before_it_is_switched_on(timeline):
+    t = timeline().accept()
+    t.tcp.set_keepalive_idle(t.handle, 30)
+    t.quiet(100)
+    t.inject("A", ack=1)
+    t.tcp.set_keepalive(t.handle, True)
+    t.quiet(10)
+    t.tcp.set_keepalive(t.handle, True)         # again changes nothing
+    t.after(20)
+    t.expect("A", seq=0)
+    t.inject("A", ack=1)
+    t.after(30)
+    t.expect("A", seq=0)
+
+
+def test_an_idle_time_that_is_over_already_probes_at_once(timeline):
+    t = timeline().accept()
+    t.tcp.set_keepalive(t.handle, True)
+    t.at(100)
+    t.tcp.set_keepalive_idle(t.handle, 30)
+    t.after(0)
+    t.expect("A", seq=0)
+
+
+@pytest.mark.parametrize(("wanted", "idle"), [(0, 1), (-5, 1), (1 << 40, 32767)])
+def test_keepalive_times_out_of_range_are_brought_into_it(timeline, wanted, idle):
+    t = timeline().accept()
+    t.tcp.set_keepalive_idle(t.handle, wanted)
+    t.tcp.set_keepalive(t.handle, True)
+    t.quiet(idle - 0.1)
+    t.after(0.1)
+    t.expect("A", seq=0)
+
+
+def test_keepalive_gives_up_by_the_user_timeout_if_there_is_one(timeline):
+    t = timeline().accept()
+    t.tcp.set_keepalive_idle(t.handle, 30)
+    t.tcp.set_keepalive_interval(t.handle, 10)
+    t.tcp.set_user_timeout(t.handle, 45_000)
+    t.tcp.set_keepalive(t.handle, True)
+    for i in range(2):
+        t.at(30 + 10 * i)
+        t.expect("A", seq=0)
+    t.at(50)
+    t.expect("RA", seq=1)
+    t.news("CLOSED", error=errno.ETIMEDOUT)
+
+
+# -- user timeout (RFC 9293 3.8.3, RFC 5482) --------------------------------------------------------
+
+def test_data_without_an_answer_are_given_up_at_the_user_timeout(timeline):
+    t = timeline().accept()
+    t.tcp.set_user_timeout(t.handle, 1000)
+    t.write(b"hello")
+    t.expect("PA", seq=1)
+    for wait in (0.2, 0.4):                     # 0.6 s; the next would be at 1.4
+        t.after(wait)
+        t.expect("PA", seq=1)
+    t.quiet(0.39)
+    t.after(0.02)
+    t.news("CLOSED", error=errno.ETIMEDOUT)
+
+
+def test_a_user_timeout_may_be_longer_than_retransmissions_go_on_without(timeline):
+    t = timeline().accept()
+    t.tcp.set_user_timeout(t.handle, 86_400_000)
+    t.write(b"hello")
+    t.expect("PA", seq=1)
+    assert len(t.drain(86_000)) > 1000 and t.state() == "ESTABLISHED"
+    t.drain(500)
+    t.news("CLOSED", error=errno.ETIMEDOUT)
+
+
+def test_an_answer_begins_the_user_timeout_anew(timeline):
+    t = timeline().accept()
+    t.tcp.set_user_timeout(t.handle, 1000)
+    for start, waits in ((1, (0.2, 0.4)), (6, (0.8,))):     # Karn: backed off until there is a new measurement
+        t.write(b"hello")
+        t.expect("PA", seq=start)
+        for wait in waits:
+            t.after(wait)
+            t.expect("PA", seq=start)
+        if start == 1:
+            t.inject("A", ack=6)
+            t.quiet(5)
+    t.quiet(0.19)
+    t.after(0.02)
+    t.news("CLOSED", error=errno.ETIMEDOUT)
+
+
+def test_a_window_that_stays_closed_is_given_up_at_the_user_timeout(timeline):
+    t = timeline().accept()
+    t.tcp.set_user_timeout(t.handle, 5000)
+    t.inject("A", ack=1, win=0)
+    t.write(b"hello")
+    probes = 0
+    while t.state() == "ESTABLISHED" and t.now < 60:
+        t.wait()
+        (sent,) = t.drain()
+        if "R" in str(sent):
+            break
+        probes += 1
+        t.inject("A", ack=1, win=0)          # it lives, and takes nothing
+    assert probes > 2 and 4.9 < t.now < 6
+    t.news("CLOSED", error=errno.ETIMEDOUT)
+
+
+def test_a_connection_that_is_not_answered_is_given_up_at_the_user_timeout(timeline):
+    t = timeline()
+    t.connect()
+    t.tcp.set_user_timeout(t.handle, 2500)
+    t.expect("S")
+    t.at(1)
+    t.expect("S")
+    t.quiet(1.49)
+    t.after(0.02)
+    t.news("CLOSED", error=errno.ETIMEDOUT)
+
+
 # -- memory ----------------------------------------------------------------------------------------
 
 def test_memory_exhausted_drops_data_and_recovers(timeline):

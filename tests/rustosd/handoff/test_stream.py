@@ -178,6 +178,21 @@ def test_a_connection_that_is_refused_becomes_writable_with_the_error(net):
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
+@pytest.mark.parametrize(("option", "usual", "good", "bad"), [
+    (socket.TCP_KEEPIDLE, 7200, 30, [0, -1, 32768]), (socket.TCP_KEEPINTVL, 75, 5, [0, 32768]),
+    (socket.TCP_KEEPCNT, 9, 127, [0, 128]), (socket.TCP_USER_TIMEOUT, 0, 30_000, [-1])])
+def test_times_of_keepalive_and_the_user_timeout_have_ranges(net, option, usual, good, bad):
+    listener = net.listener()
+    client = net.connect(listener)
+    assert client.getsockopt(socket.IPPROTO_TCP, option) == usual
+    client.setsockopt(socket.IPPROTO_TCP, option, good)
+    for value in bad:
+        with pytest.raises(OSError, match="Invalid") as refused:
+            client.setsockopt(socket.IPPROTO_TCP, option, value)
+        assert refused.value.errno == errno.EINVAL
+    assert client.getsockopt(socket.IPPROTO_TCP, option) == good
+
+
 def test_poll_tells_the_truth(net):
     client, server = net.pair()
     everything = select.POLLIN | select.POLLOUT | select.POLLRDHUP
