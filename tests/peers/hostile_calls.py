@@ -14,7 +14,7 @@ import sys
 import threading
 
 ROUNDS = 3000
-CALLS = (42, 43, 44, 45, 46, 47, 49, 50, 51, 52, 54, 55, 288, 299, 307)     # connect to getsockopt; accept4, recvmmsg, sendmmsg
+CALLS = (16, 42, 43, 44, 45, 46, 47, 49, 50, 51, 52, 54, 55, 288, 299, 307)     # ioctl; connect to getsockopt; accept4 ...
 ACCEPTS = (43, 288)
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -29,7 +29,8 @@ def pointer(choice: random.Random) -> int:
 
 
 def number(choice: random.Random) -> int:
-    return choice.choice((0, 1, 2, 4, 8, 16, 28, 128, 129, -1, 1 << 31, (1 << 64) - 1, choice.randrange(70000)))
+    return choice.choice((0, 1, 2, 4, 8, 16, 28, 128, 129, -1, 1 << 31, (1 << 64) - 1, choice.randrange(0x8910, 0x8980),
+                          choice.randrange(70000)))
 
 
 def storm(seed: int, fds: list[int], told: set[str]) -> None:
