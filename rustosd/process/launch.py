@@ -156,7 +156,7 @@ def _child(program: Program, identity: pwd.struct_passwd | None, filtering: byte
         os.execvpe(program.argv[0], list(program.argv), dict(program.environment))
     except BaseException as error:
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
-        what = _SUPERVISED if number == errno.ENOTTY else getattr(error, "what", None)     # `_show` has no socket of Linux's
+        what = getattr(error, "what", None)
         status = _NOT_FOUND if number == errno.ENOENT and what is None else _CANNOT_EXECUTE
         what = what or f"{program.argv[0] or repr('')}: {os.strerror(number)}"
         os.write(report, struct.pack("=ii", status, number) + os.fsencode(what)[:2000])
@@ -197,7 +197,11 @@ def _show(addresses: Sequence[str]) -> None:
     getaddrinfo(3) looks for no IPv6 addresses on a host that has none of its own (AI_ADDRCONFIG).
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as four, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six:
-        fcntl.ioctl(four, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
+        try:
+            fcntl.ioctl(four, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
+        except PermissionError as error:        # the network is ours: so the socket is none of Linux's
+            error.what = _SUPERVISED
+            raise
         for index, address in enumerate(addresses):
             if ":" in address:
                 octets = socket.inet_pton(socket.AF_INET6, address)
