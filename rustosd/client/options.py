@@ -27,7 +27,7 @@ RANGES = {
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): (1, 32767), (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): (1, 32767),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): (1, 127), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): (0, 0x7FFF_FFFF),
 }
-VALUE_MOST = 1 << 30          # that the daemon is told
+_VALUE_MOST = 1 << 30         # that the daemon is told
 DEFAULTS = {(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 7200, (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 75,
             (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 9}
 # How the stack is anyway, or what takes effect with the next bind.
@@ -95,10 +95,7 @@ class Options:
             on, seconds = _LINGER.unpack(value)
             self._ask("set", option="reset_on_close", value=int(bool(on) and seconds == 0))
         elif key in _TOLD:
-            first, last = RANGES.get(key, (None, None))
-            if first is not None and not first <= _number(value) <= last:
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            self._ask("set", option=_TOLD[key], value=min(_number(value), VALUE_MOST))
+            self._ask("set", option=_TOLD[key], value=within(key, _number(value)))
         elif key == _REUSE_PORT:
             self._ask("set", option="reuse_port", value=_number(value))
         elif key not in _KEPT:
@@ -123,6 +120,14 @@ class Options:
     def facts(self) -> dict[str, Any]:
         """What the stack knows of the connection, as TCP_INFO would: times in ns, sizes in octets."""
         return dict(self._ask("facts"))
+
+
+def within(key: tuple[int, int], value: int) -> int:
+    """What the daemon is told of an option. Raises OSError (EINVAL) when it is out of its range."""
+    first, last = RANGES.get(key, (value, value))
+    if not first <= value <= last:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return min(value, _VALUE_MOST)
 
 
 def _number(value: Any) -> int:

@@ -15,8 +15,8 @@ from rustosd.process.sockets import GuestSocket, error
 
 _CONF: Final = 0x8912
 _OF_IPV4: Final = frozenset((0x8915, 0x8917, 0x8919, 0x891B))           # ADDR, DSTADDR, BRDADDR, NETMASK
-_OF_ALL: Final = frozenset((0x8910, 0x8913, 0x891D, 0x8921, 0x8927, 0x8933, 0x8935, 0x8942, 0x8970))
 # NAME, FLAGS, METRIC, MTU, HWADDR, INDEX, PFLAGS, TXQLEN, MAP
+_OF_ALL: Final = frozenset((0x8910, 0x8913, 0x891D, 0x8921, 0x8927, 0x8933, 0x8935, 0x8942, 0x8970))
 _ETHTOOL: Final = 0x8946
 _UNSENT: Final = 0x894B                 # SIOCOUTQNSD, which is of TCP
 _IFREQ_OCTETS: Final = 40

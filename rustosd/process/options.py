@@ -10,7 +10,7 @@ import struct
 
 from cython.cimports.rustosd.process.call import Call
 
-from rustosd.client.options import DEFAULTS, RANGES, VALUE_MOST
+from rustosd.client.options import DEFAULTS, within
 from rustosd.process import ancillary
 from rustosd.process.sockets import GuestSocket, State, error
 
@@ -77,7 +77,7 @@ def set_option(one: GuestSocket, call: Call) -> None:
         on, seconds = _LINGER.unpack_from(value)
         one.tell("reset_on_close", int(bool(on) and seconds == 0))
     elif key in TOLD:
-        one.tell(TOLD[key], _within(key, value))
+        one.tell(TOLD[key], max(0, within(key, _signed(value))))
     elif key in _SHARING:
         if one.kind == socket.SOCK_DGRAM or name == socket.SO_REUSEPORT:     # datagram sockets share a port with either
             one.tell("reuse_port", _number(value))
@@ -152,17 +152,14 @@ def _tcp_info(one: GuestSocket) -> bytes:
     return bytes(info)
 
 
-def _within(key: tuple[int, int], value: bytes) -> int:
-    """An int option that may have a range. Raises OSError (EINVAL)."""
-    number = _number(value)
-    first, last = RANGES.get(key, (0, 0))
-    if last and not first <= _INT.unpack_from(value)[0] <= last:
-        raise error(errno.EINVAL)
-    return min(number, VALUE_MOST)
-
-
 def _number(value: bytes) -> int:
+    """As `_signed`; what is negative counts as 0."""
+    return max(0, _signed(value))
+
+
+def _signed(value: bytes) -> int:
     """An int option; one that is too short is an error, as in Linux. Raises OSError (EINVAL)."""
     if len(value) < _INT.size:
         raise error(errno.EINVAL)
-    return max(0, _INT.unpack_from(value)[0])
+    number: int = _INT.unpack_from(value)[0]
+    return number
