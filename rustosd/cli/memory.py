@@ -33,7 +33,7 @@ def list_(as_json: Json = False) -> None:
     """The programs whose memory is limited (`run --memory`), and each of their processes.
 
     AGAIN counts faults of pages that had left not long ago, WAITED those that waited because all was used that may be: if they
-    grow fast, the limit is too low. CLEAN left without being written.
+    grow fast, the limit is too low. CLEAN left without being written. Figures are up to a second old.
     """
     programs: list[p.ProgramMemory] = call("memory.list")
     if as_json:

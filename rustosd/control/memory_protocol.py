@@ -22,7 +22,7 @@ class ProcessMemory(Row):
 
 
 class ProgramMemory(Row):
-    """A program and all it has started, which share one limit."""
+    """A program and all it has started, which share one limit, as its pager told last: once a second."""
 
     group: int                  # the supervisor, `rustosctl run`
     program: str
