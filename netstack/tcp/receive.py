@@ -14,9 +14,10 @@ from cython.cimports.netstack.tcp.tcb import (
     tcb_news, tcb_time_wait)
 from cython.cimports.netstack.verdict import (
     DELIVERED, TCP_DUPLICATE, TCP_MEMORY, TCP_OUT_OF_ORDER_FULL, TCP_OUT_OF_WINDOW)
-from cython.cimports.netstack.wire.tcp import FIN, Range, seq_le, seq_lt, seq_max
+from cython.cimports.netstack.wire.tcp import FIN, PSH, Range, seq_le, seq_lt, seq_max
 
 DELAYED_ACK_NS = cython.declare(int64_t, 40_000_000)    # RFC 1122 4.2.3.2 allows 500 ms; 40 ms as Linux
+QUICK_ANSWER_NS = cython.declare(int64_t, 4_000_000)    # by then most servers have answered a request
 IDLE_NS = cython.declare(int64_t, 1_000_000_000)
 SECOND = cython.declare(int64_t, 1_000_000_000)
 ANSWER_NS = cython.declare(int64_t, 500_000_000)        # as Linux's tcp_invalid_ratelimit
@@ -93,20 +94,27 @@ def _advance(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], n: uint32_t) -
 @cython.nogil
 @cython.exceptval(check=False)
 def _acknowledge(t: cython.pointer[TcpTable], c: cython.pointer[Tcb], s: cython.pointer[Segment]) -> cython.void:
-    """Every second full segment at once, else within the delay (RFC 9293 3.8.6.3)."""
+    """Every second full segment at once, else within the delay (RFC 9293 3.8.6.3).
+
+    While the connection is young every segment is acknowledged at once, for it opens the peer's window; but for a request,
+    which is pushed and small: its answer carries the ACK, if it comes soon.
+    """
+    delay: int64_t = DELAYED_ACK_NS
     size: uint32_t = s.segment_size if s.segment_size else s.length
     if size > c.rcv_mss:
         c.rcv_mss = cython.cast(uint16_t, min(size, cython.cast(uint32_t, 65535)))
     c.unacked += s.length
     if c.quick_acks:
         c.quick_acks -= 1
-        c.flags |= F_ACK_NOW
-    elif c.unacked >= 2 * cython.cast(uint32_t, c.rcv_mss):
+        delay = QUICK_ANSWER_NS
+        if s.flags & PSH == 0 or s.length >= c.mss:
+            c.flags |= F_ACK_NOW
+    if c.unacked >= 2 * cython.cast(uint32_t, c.rcv_mss):
         c.flags |= F_ACK_NOW
     if c.flags & F_ACK_NOW:
         tcb_dirty(t, c)
     elif c.ack_at == 0:
-        c.ack_at = t.net.now + DELAYED_ACK_NS
+        c.ack_at = t.net.now + delay
 
 
 @cython.cfunc

@@ -304,6 +304,35 @@ def test_first_segments_are_acknowledged_at_once(timeline):
     t.expect("A", ack=1701)
 
 
+def test_first_request_is_acknowledged_by_its_answer(timeline):
+    t = timeline().accept(quick=True)
+    t.inject("PA", payload=100)
+    t.quiet(0.003)
+    t.write(b"answer")
+    t.expect("PA", ack=101, length=6)
+    t.inject("A", ack=7)
+    t.quiet(1)
+
+
+@pytest.mark.parametrize("push", ["A", "PA"])
+def test_first_request_without_an_answer_is_acknowledged_soon(timeline, push):
+    t = timeline().accept(quick=True)
+    t.inject("PA", payload=100)
+    t.quiet(0.004 - 1e-6)
+    t.after(1e-6)
+    t.expect("A", ack=101)
+    t.inject("PA", payload=100)
+    t.inject(push, payload=100)                     # the second one that is not acknowledged
+    t.expect("A", ack=301)
+
+
+def test_first_full_segments_are_acknowledged_at_once_though_they_are_pushed(timeline):
+    t = timeline().accept(mss=1000, quick=True)
+    for i in range(3):
+        t.inject("PA", payload=1000)                # the peer's window is to open
+        t.expect("A", ack=1001 + 1000 * i)
+
+
 def test_ack_is_delayed_40_ms(timeline):
     t = timeline().accept()
     t.inject("A", payload=100)
