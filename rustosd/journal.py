@@ -4,6 +4,7 @@ One JSON object a line: `{"id": 1, "taken": {...}}` before the act, `{"id": 1, "
 What was taken and not given back is pending.
 """
 
+import contextlib
 import fcntl
 import os
 import time
@@ -20,6 +21,8 @@ DEFAULT_PATH = Path("/run/rustosd/journal.jsonl")
 
 DYING_S = 5.0
 """How long a killed holder may take to go: the kernel unpins the memory of its devices."""
+LONG_OCTETS = 1 << 16
+"""From here on what was given back is taken out of the file."""
 _NOTICE_S = 0.1
 _PF_EXITING = 0x4
 
@@ -81,8 +84,9 @@ class JournalError(Exception):
 class Journal:
     """The journal file, held by one process at a time. A context manager.
 
-    Every method that writes has the line on disk when it returns. A line is appended; when nothing is pending, or on
-    opening, the file is replaced as a whole by a rename, so that it never grows without end and is never half new.
+    Every method that writes has the line on disk when it returns. A line is appended; when nothing is pending the file is
+    emptied, and on opening, or when it has become long, it is replaced as a whole by a rename: it never grows without end
+    and is never half new.
     """
 
     def __init__(self, path: Path = DEFAULT_PATH) -> None:
@@ -120,11 +124,24 @@ class Journal:
         """Write down that the host has it again; call after undoing it. Raises KeyError for an id not pending."""
         if number not in self._pending:
             raise KeyError(number)
-        self._append(_Line(number, given_back=True))
+        if len(self._pending) == 1:
+            os.ftruncate(self._fd, 0)       # says the same, and needs no room on a full disk
+            os.fsync(self._fd)
+        else:
+            self._append(_Line(number, given_back=True))
         del self._pending[number]
-        if not self._pending:
+        if os.fstat(self._fd).st_size > LONG_OCTETS:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        """Keep only what is pending. It can wait: the long file says the same."""
+        try:
+            fd = self._replaced()
+        except OSError as error:
+            log.warning("journal_stays_long", error=str(error))
+        else:
             os.close(self._fd)
-            self._fd = self._replaced()
+            self._fd = fd
 
     def give_back_all(self, undo: Callable[[Entry], None]) -> list[tuple[Entry, Exception]]:
         """Undo all that is pending, the last taken first; what failed stays pending and is returned with its reason.
@@ -162,17 +179,27 @@ class Journal:
             raise
 
     def _replaced(self) -> int:
-        """Put a file with only what is pending in the journal's place; its descriptor, for appending."""
+        """Put a file with only what is pending in the journal's place; its descriptor, for appending.
+
+        Raises OSError, and then the former file is still the journal.
+        """
         fresh = self.path.with_suffix(".new")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        for number, entry in self._pending.items():
-            _write_all(fd, msgspec.json.encode(_Line(number, taken=entry)) + b"\n")
-        os.fsync(fd)
-        os.replace(fresh, self.path)
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.fsync(directory)
-        os.close(directory)
-        return fd
+        try:
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                for number, entry in self._pending.items():
+                    _write_all(fd, msgspec.json.encode(_Line(number, taken=entry)) + b"\n")
+                os.fsync(fd)
+                os.replace(fresh, self.path)
+            except BaseException:
+                os.close(fd)
+                raise
+            with contextlib.suppress(OSError):      # whichever is found after a power failure, both say the same
+                os.fsync(directory)
+            return fd
+        finally:
+            os.close(directory)
 
 
 def _locked(path: Path) -> int:

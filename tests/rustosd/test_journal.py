@@ -1,5 +1,6 @@
 """The journal: what it remembers across kills, and what it refuses."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -84,6 +85,50 @@ def test_file_does_not_grow(path):
         assert path.stat().st_size == 0
         with pytest.raises(KeyError):
             journal.given_back(1)
+
+
+def test_file_does_not_grow_while_something_stays_pending(path):
+    with Journal(path) as journal:
+        stays = journal.take(TapMade("t0"))
+        for _ in range(2000):
+            journal.given_back(journal.take(TapMade("t" * 60)))
+            assert path.stat().st_size < 2 * journal_module.LONG_OCTETS
+        last = journal.take(TapMade("t1"))
+        assert journal.pending == {stays: TapMade("t0"), last: TapMade("t1")}
+    with Journal(path) as journal:
+        assert list(journal.pending) == [stays, last]
+
+
+def test_what_is_given_back_is_known_though_no_file_can_be_opened(path, monkeypatch):
+    """The daemon may be at its limit of descriptors when it gives back."""
+    def full(*_args, **_options):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(journal_module, "LONG_OCTETS", 64)
+    with Journal(path) as journal:
+        first, second = journal.take(TapMade("a")), journal.take(TapMade("b"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", full)
+            journal.given_back(first)
+        third = journal.take(TapMade("c"))
+        assert set(journal.pending) == {second, third}
+        text = path.read_bytes()
+    with Journal(path) as journal:
+        assert set(journal.pending) == {second, third}
+    assert text.count(b"\n") == 4                       # the long one is still it
+
+
+def test_last_one_is_given_back_on_a_full_disk(path, monkeypatch):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Journal(path) as journal:
+        only = journal.take(TapMade("a"))
+        monkeypatch.setattr(journal_module, "_write_all", full)
+        with pytest.raises(OSError, match="No space"):
+            journal.take(TapMade("b"))
+        journal.given_back(only)
+        assert path.read_bytes() == b""
 
 
 @given(cut=st.integers(0, 200))
