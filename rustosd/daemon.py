@@ -475,7 +475,7 @@ class Daemon(Facts):
         """Sockets for other processes as a configuration has them. What was handed out stays with who has it."""
         limits = Limits(wanted.max_sockets, wanted.max_sockets_per_process, wanted.buffer_octets)
         if self.handoff is not None:
-            self.handoff.limits = limits
+            self.handoff.set_limits(limits)
         elif wanted.enabled:
             self.handoff = Handoff(self.network, limits, audit=self.audit.write, pump=self.pump)
             self.set_policies(self.config)

@@ -128,6 +128,9 @@ class Facts:
     def disk_troubles(self) -> list[tuple[str, str, str]]:
         return list(self.storage.troubles())
 
+    def socket_usage(self) -> dict[str, int]:
+        return {} if self.handoff is None else self.handoff.usage()
+
     def swap_troubles(self) -> list[tuple[str, str, str]]:
         return list(self.swap_watch.troubles())
 

@@ -378,6 +378,9 @@ CHECKS: Final[tuple[Check, ...]] = (
           "Check or replace the SATA cable; what it was is counted: rustosctl disk ports."),
     Check("connections-nearly-full", "warning", _nearly_full("connections", "connections_limit", "TCP connections"),
           "Raise max_connections under [stack], or find out who holds them: rustosctl conn."),
+    Check("sockets-nearly-full", "warning", _nearly_full("sockets", "sockets_limit", "sockets for other processes"),
+          "Find out who holds them: rustosctl ps. Raise max_sockets under [sockets], and LimitNOFILE= of the service where the "
+          "log says that it leaves room for fewer."),
     Check("buffers-nearly-full", "warning", _nearly_full("buffer_octets", "buffer_octets_limit", "octets of TCP buffers"),
           "Raise buffers_octets under [stack], or find the slow readers: rustosctl conn."),
     Check("memory-nearly-full", "warning", _memory,

@@ -167,7 +167,11 @@ class ControlServer:
             return
         self.clients.add(task)
         try:
-            peer = self._peer_of(writer)
+            try:
+                peer = self._peer_of(writer)
+            except OSError as error:            # no descriptor is left
+                await self._send(writer, _failure(None, BUSY, f"rustosd cannot ask who this is: {error.strerror}"))
+                return
             if not peer.rights:
                 await self._send(writer, _failure(None, FORBIDDEN, f"not permitted: {_WHO_MAY['read']}"))
             elif len(self.clients) > self.max_clients + (ROOTS_OWN_CLIENTS if peer.uid == 0 else 0):
@@ -225,11 +229,11 @@ class ControlServer:
     @staticmethod
     def _hand_out(writer: asyncio.StreamWriter, handed: Handed) -> None:
         """Past the transport, whose buffer is empty, since every answer was drained."""
-        with handed.end, _socket_of(writer) as peer:
-            try:
+        try:
+            with handed.end, _socket_of(writer) as peer:
                 socket.send_fds(peer, [_encode(handed.result) + b"\n"], [handed.end.fileno()])
-            except OSError as error:
-                raise ConnectionError(f"the client does not take it: {error.strerror}") from None
+        except OSError as error:
+            raise ConnectionError(f"the client does not get it: {error.strerror}") from None
 
     def _peer_of(self, writer: asyncio.StreamWriter) -> Peer:
         """Who it is, by the kernel's word, and what that one may do."""

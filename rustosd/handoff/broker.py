@@ -8,7 +8,7 @@ import ipaddress
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import structlog
@@ -51,6 +51,7 @@ class Handoff(SocketTable):
         breath; else the loop does.
         """
         super().__init__(network, limits or Limits())
+        self.set_limits(self.limits)
         self.policies = policies or Policies()
         self.audit = audit
         self.kept_ports: set[int] = set()                   # for sockets that may want any port
@@ -61,7 +62,21 @@ class Handoff(SocketTable):
             network.loop.add_reader(self.ends.fileno(), self.catch_up)
         else:
             pump.look_at(self.ends, self.ends.fileno())
-        open_files.raise_limit(2 * self.limits.sockets + SPARE_DESCRIPTORS)
+
+    def set_limits(self, limits: Limits) -> None:
+        """From now on. There are fewer sockets where we may not have as many descriptors: some are for everything else."""
+        may = open_files.raise_limit(limits.sockets + SPARE_DESCRIPTORS)
+        room = may - min(SPARE_DESCRIPTORS, may // 2)
+        self.limits, self.bound = limits, "max_sockets under [sockets] allows"
+        if room < limits.sockets:
+            self.limits, self.bound = replace(limits, sockets=room), (
+                f"the {may} open files that rustosd may have leave room for (LimitNOFILE=, ulimit -n)")
+            log.warning("fewer_sockets", sockets=room, max_sockets=limits.sockets, open_files=may,
+                        advice="raise LimitNOFILE= of the service (ulimit -n), or lower max_sockets under [sockets]")
+
+    def usage(self) -> dict[str, int]:
+        """How many of the sockets that there may be there are."""
+        return {"sockets": len(self.sockets) + len(self.sessions), "sockets_limit": self.limits.sockets}
 
     def set_policies(self, policies: Policies) -> None:
         """From now on, for sockets that are there already, too; connections that are made stay."""

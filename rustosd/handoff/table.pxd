@@ -12,6 +12,7 @@ cdef enum:
 cdef class SocketTable:
     cdef readonly object network    # the AsyncStack
     cdef public object limits
+    cdef public str bound           # what sets the limit of all sockets, for whoever is refused one
     cdef readonly dict sockets      # by id
     cdef readonly set sessions
     cdef readonly uint64_t opened   # sockets since the start

@@ -27,7 +27,7 @@ class SocketTable:
 
     def __init__(self, network: Any, limits: Any) -> None:
         """`limits`: a rustosd.handoff.Limits, which may be replaced."""
-        self.network, self.limits = network, limits
+        self.network, self.limits, self.bound = network, limits, "there may be"
         self.tcp, self.connections = network.tcp, network.connections
         self.sockets, self.held_by = {}, {}
         self.sessions, self.starved = set(), set()
@@ -45,7 +45,7 @@ class SocketTable:
                                          "[sockets] allows")
         if every >= self.limits.sockets:
             self.refused += 1
-            raise OSError(errors.ENFILE, f"there are {every} sockets, as many as max_sockets under [sockets] allows")
+            raise OSError(errors.ENFILE, f"there are {every} sockets, as many as {self.bound}")
 
     def held(self, pid: int) -> int:
         """How many sockets and sessions a process has."""

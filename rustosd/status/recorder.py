@@ -43,6 +43,9 @@ class Watched(Protocol):
     def upkeep(self) -> Upkeep:
         """What is left to do for somebody."""
 
+    def socket_usage(self) -> dict[str, int]:
+        """Of sockets for other processes: "sockets" and "sockets_limit"; empty: there are none."""
+
     def swap_troubles(self) -> list[tuple[str, str, str]]:
         """Swap of programs that needs attention: the program, the health check's code, what is wrong."""
 
@@ -108,7 +111,8 @@ class Recorder:
         return Facts(
             now=now, before=before, gone=self.watched.gone_devices(), disks=self.watched.disk_troubles(),
             swap=self.watched.swap_troubles(),
-            drives=self.watched.disk_states(), drive_ports=self.watched.port_states(), usage=stack.tcp.usage(),
+            drives=self.watched.disk_states(), drive_ports=self.watched.port_states(),
+            usage=stack.tcp.usage() | self.watched.socket_usage(),
             resident_octets=resident_octets(), memory_octets=memory_octets(),
             upkeep=self.watched.upkeep(), temperatures=temperatures(),
             interfaces=[row for row in stack.interfaces() if row["index"] != LOOPBACK_INDEX],

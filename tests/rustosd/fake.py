@@ -470,6 +470,9 @@ class FakeCore(NetworkFakes):
     def disk_troubles(self):
         return []
 
+    def socket_usage(self):
+        return {"sockets": 3, "sockets_limit": 4096}
+
     def swap_troubles(self):
         return []
 

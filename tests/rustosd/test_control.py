@@ -1,6 +1,7 @@
 """The control socket: every method answers with its type; hostile clients get an error, bounded memory, or the door."""
 
 import asyncio
+import errno
 import itertools
 import json
 import os
@@ -196,6 +197,24 @@ async def test_clients_beyond_the_bound_are_turned_away_roots_later_than_others(
         each.close()
     await until(lambda: not server.clients)
     assert "result" in await ask(server, request("nic.list"))
+
+
+async def test_without_a_descriptor_left_clients_are_told_or_dropped_and_the_next_is_served(server, monkeypatch, caplog):
+    def none_left(_fd):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    reader, writer = await connect(server)
+    writer.write(request("nic.list") + b"\n")
+    assert "result" in json.loads(await reader.readline())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "dup", none_left)
+        assert "Too many open files" in (await ask(server, request("nic.list")))["error"]["message"]
+        writer.write(request("socket.session") + b"\n")            # is answered with a descriptor
+        assert await asyncio.wait_for(reader.read(), 60) == b""
+    writer.close()
+    await until(lambda: not server.clients)
+    assert "result" in await ask(server, request("nic.list"))
+    assert not caplog.records
 
 
 async def test_a_client_that_does_not_read_is_dropped(server, core, monkeypatch):

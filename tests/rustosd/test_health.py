@@ -66,6 +66,7 @@ SICK = [
     ("disk-sectors-unreadable", "p/0", {"drives": [DiskState("p/0", "M", None, None, (), 8)]}),
     ("disk-port-slowed", "p/1", {"drive_ports": [PortState("p/1", speed_limit=1)]}),
     ("connections-nearly-full", "", {"usage": USAGE | {"connections": 90}}),
+    ("sockets-nearly-full", "", {"usage": USAGE | {"sockets": 90, "sockets_limit": 100}}),
     ("buffers-nearly-full", "", {"usage": USAGE | {"buffer_octets": 95}}),
     ("memory-nearly-full", "", {"memory": (90, 100)}),
     ("drops-rising", "tcp_checksum", {"ended": QUIET | {"tcp_checksum": 400}}),

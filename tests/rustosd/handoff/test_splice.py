@@ -19,6 +19,7 @@ import structlog
 
 from netstack.sockets import AsyncStack
 from netstack.stack import Stack
+from rustosd import open_files
 from rustosd.client.wire import HEADER, pack_address, unpack_address
 from rustosd.handoff import Handoff, Limits, stream
 from rustosd.policy import Subject
@@ -218,6 +219,22 @@ async def test_how_a_connection_ended_is_told_once(host):
     assert (await host.ask("error", id=identity))[0] == {"fate": errno.ECONNREFUSED}
     assert (await host.ask("error", id=identity))[0] == {"fate": 0}
     end.close()
+
+
+async def test_sockets_leave_descriptors_for_the_rest_of_the_daemon(monkeypatch):
+    monkeypatch.setattr(open_files, "raise_limit", lambda wanted: min(wanted, 10))      # of which half are for sockets
+    host = Host(Limits(sockets=4096))
+    assert host.handoff.usage() == {"sockets": 1, "sockets_limit": 5}                   # our session
+    ends = [(await host.stream())[1] for _ in range(4)]
+    answer, fds = await host.ask("open", type="stream", family=4)
+    assert answer["errno"] == errno.ENFILE and "LimitNOFILE" in answer["error"] and not fds
+    host.handoff.set_limits(Limits(sockets=4))
+    answer, _ = await host.ask("open", type="stream", family=4)
+    assert answer["errno"] == errno.ENFILE and "max_sockets" in answer["error"]
+    for one in ends:
+        one.close()
+    await until(lambda: not host.handoff.sockets)
+    host.close()
 
 
 async def test_limits_are_for_all_and_for_each(monkeypatch):
