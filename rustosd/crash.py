@@ -1,9 +1,9 @@
 """What is left of a daemon that died: its last log lines, its figures and the stacks of its threads, in one report.
 
-While it runs, a daemon has a box in the crash directory: a file mapped into memory, so that what was written is there however
-it ends, and a file for faulthandler, which writes the stacks when a signal kills it. A clean end removes both. The box is on a
-disk, for the machine may stop as well; writing to it was not seen to wait for that (ext4, a thousand fsyncs a second). An
-exception that nobody caught becomes a report at once; of a box whose daemon is dead the next start makes one.
+While it runs, a daemon has a box in the crash directory: a file that is written to at once, so that it is there however it
+ends, and a file for faulthandler, which writes the stacks when a signal kills it. A clean end removes both. The box is on a
+disk, for the machine may stop as well. It is not mapped into memory, where a disk that is full, or fails, would be a signal
+that kills. An exception that nobody caught becomes a report at once; of a box whose daemon is dead the next start makes one.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import contextlib
 import faulthandler
 import fcntl
 import io
-import mmap
 import os
 import sys
 import threading
@@ -68,9 +67,9 @@ class CrashBox:
         self.directory = directory
         self.keep = keep
         self.header = Header(version, os.getpid(), _now(), _boot(), config)
-        self._map: mmap.mmap | None = None
         self._reports: list[Report] | None = None       # as they were when somebody last asked
         self._box_fd = self._fault_fd = -1
+        self._lines_octets = 0                          # of all lines so far
         self._directory_is_ours = False
         self._lock = threading.Lock()
 
@@ -95,8 +94,7 @@ class CrashBox:
         path = self.directory / f"running-{os.getpid()}.box"
         self._box_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._box_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.truncate(self._box_fd, BOX_OCTETS)
-        self._map = mmap.mmap(self._box_fd, BOX_OCTETS)
+        os.posix_fallocate(self._box_fd, 0, BOX_OCTETS)         # for when the disk is full
         self._store(0, HEADER_OCTETS, msgspec.json.encode(self.header))
         if catch_signals:
             self._fault_fd = os.open(path.with_suffix(".fault"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -109,14 +107,11 @@ class CrashBox:
             faulthandler.disable()
             os.close(self._fault_fd)
             box.with_suffix(".fault").unlink(missing_ok=True)
-        if self._map is not None:
-            with self._lock:
-                self._map.close()
-                self._map = None
-        if self._box_fd >= 0:
-            box.unlink(missing_ok=True)
-            os.close(self._box_fd)
-        self._box_fd = self._fault_fd = -1
+        with self._lock:
+            if self._box_fd >= 0:
+                box.unlink(missing_ok=True)
+                os.close(self._box_fd)
+            self._box_fd = self._fault_fd = -1
         if self._directory_is_ours:
             with contextlib.suppress(OSError):      # there are reports in it
                 self.directory.rmdir()
@@ -129,13 +124,11 @@ class CrashBox:
     def line(self, line: Line) -> None:
         """Keep a log line; any thread may call this."""
         octets = (spoken(line) + "\n").encode(errors="replace")[-LINES_OCTETS:]
-        with self._lock:
-            if self._map is None:
-                return
-            written = int.from_bytes(self._map[_LINES_AT:_LINES_AT + _SIZE])
-            for at, part in _ring_parts(written, octets):
-                self._map[_LINES_AT + _SIZE + at:_LINES_AT + _SIZE + at + len(part)] = part
-            self._map[_LINES_AT:_LINES_AT + _SIZE] = (written + len(octets)).to_bytes(_SIZE)
+        with self._lock, self._careless():
+            for at, part in _ring_parts(self._lines_octets, octets):
+                os.pwrite(self._box_fd, part, _LINES_AT + _SIZE + at)
+            os.pwrite(self._box_fd, (self._lines_octets + len(octets)).to_bytes(_SIZE), _LINES_AT)
+            self._lines_octets += len(octets)
 
     def figures(self, octets: bytes) -> None:
         """Keep what is counted now in place of what was before."""
@@ -143,11 +136,17 @@ class CrashBox:
 
     def _store(self, at: int, most: int, octets: bytes) -> None:
         """A part that does not fit is left out: half of it would be no JSON."""
-        with self._lock:
-            if self._map is not None and len(octets) <= most:
-                self._map[at:at + _SIZE] = bytes(_SIZE)
-                self._map[at + _SIZE:at + _SIZE + len(octets)] = octets
-                self._map[at:at + _SIZE] = len(octets).to_bytes(_SIZE)
+        if len(octets) > most:
+            return
+        with self._lock, self._careless():
+            os.pwrite(self._box_fd, bytes(_SIZE), at)
+            os.pwrite(self._box_fd, octets, at + _SIZE)
+            os.pwrite(self._box_fd, len(octets).to_bytes(_SIZE), at)
+
+    @staticmethod
+    def _careless() -> contextlib.suppress:
+        """What is not kept is missing in a report that may never be; a log line about it would come here, too."""
+        return contextlib.suppress(OSError)
 
     # Reports
 

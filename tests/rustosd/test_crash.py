@@ -1,6 +1,7 @@
 """Crash reports: an exception, a signal, a kill; what is in them, how many stay, and that the next start tells."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -55,6 +56,30 @@ def test_a_signal_leaves_stacks_lines_and_figures_for_the_next_start(tmp_path, h
     assert "happened text=\"sees the sea\"" in text and '"tcp_retransmits": 7' in text and 'level = "info"' in text
     assert (tmp_path / report.name).stat().st_mode & 0o777 == 0o600
     assert {path.name for path in tmp_path.iterdir()} == {report.name, f"running-{os.getpid()}.box"}
+
+
+def test_a_box_that_is_cut_or_cannot_be_written_kills_nobody(tmp_path):
+    """A disk that is full or fails is a signal to whoever has mapped a file of it."""
+    more = "os.truncate(made.directory / f'running-{os.getpid()}.box', 0); made.line(line(2)); made.figures(b'{}')"
+    assert die(tmp_path, int(signal.SIGKILL), more) == -signal.SIGKILL
+
+
+def test_a_full_disk_is_no_trouble(tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    made = box(tmp_path)
+    made.open(catch_signals=False)
+    there = tmp_path / f"running-{os.getpid()}.box"
+    assert there.stat().st_blocks * 512 >= BOX_OCTETS       # so that it can be written when the disk is full
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        made.line(line(1))
+        made.figures(b"{}")
+        made.configured("new")
+    made.line(line(2))
+    assert b"happened" in there.read_bytes()
+    made.close()
 
 
 def test_a_clean_end_leaves_nothing(tmp_path):
