@@ -83,6 +83,10 @@ FIGURES_EVERY = 10
 GATHER_EVERY: Final = 5
 """And between two questions to all programs what they have spent."""
 
+TAP_RETRY_S: Final = 1.0
+TAP_RETRY_MOST_S: Final = 60.0
+"""How long to wait before a TAP that was deleted is tried again, twice as long after each failure."""
+
 StartFailed: Final = REFUSALS
 """What keeps a daemon from starting; each carries one line for the operator."""
 
@@ -289,12 +293,30 @@ class Daemon(Facts):
         undo.callback(self.taps.pop, name)
         index = self.stack.add_interface(name, tap.nic.mac, interface.mtu, tap.nic.features)
         undo.callback(self.stack.remove_interface, index)
-        self.pump.attach(tap.nic, index)
+        self._attach_tap(name, tap, index)
         undo.callback(self.pump.detach, index)
         for cidr in interface.address:
             self.stack.add_address(index, str(cidr))
         for gateway in interface.gateway:
             self.stack.add_route("::/0" if gateway.version == 6 else "0.0.0.0/0", gateway=str(gateway), interface=index)
+
+    def _attach_tap(self, name: str, tap: HostTap, index: int) -> None:
+        self.pump.attach(tap.nic, index, on_gone=lambda: self._restore_tap(name, tap, index, TAP_RETRY_S))
+
+    def _restore_tap(self, name: str, tap: HostTap, index: int, retry_s: float) -> None:
+        """Somebody has deleted the interface on the host. What is on the stack stays: addresses, routes, connections."""
+        wanted = next((interface for interface in self.config.interface if str(interface.name) == name), None)
+        if self.taps.get(name) is not tap or wanted is None:
+            return
+        try:
+            tap.make_again([cidr.parsed for cidr in wanted.kernel_address])
+        except StartFailed as error:
+            log.error("tap_deleted", interface=name, error=str(error), next_try_s=retry_s)
+            self._loop.call_later(retry_s, self._restore_tap, name, tap, index, min(2 * retry_s, TAP_RETRY_MOST_S))
+        else:
+            self._attach_tap(name, tap, index)
+            log.warning("tap_made_again", interface=name, advice="somebody deleted it on the host; to be rid of it, take its "
+                                                                 "[[interface]] out of the configuration and restart")
 
     def _add_route(self, route: RouteConfig) -> None:
         """A static route; those over a device's interface come and go with the device."""

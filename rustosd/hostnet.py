@@ -45,18 +45,32 @@ class HostTap:
                  mac: bytes | None = None) -> None:
         """`addresses` are the kernel's. `mac` is the stack's (default: stable for this machine and name)."""
         check_free(addresses)
+        self._name, self._mac, self._mtu, self._offload = name, mac or stable_mac(name, "stack"), mtu, offload
         self._journal = journal
         self._entry = journal.take(TapMade(name))
         try:
-            self.nic = Tap.open(name, mac or stable_mac(name, "stack"), mtu, offload)
-            try:
-                configure(self.nic.name, mac=stable_mac(name, "host"), mtu=mtu, addresses=addresses)
-            except BaseException:
-                self.nic.close()
-                raise
+            self.nic = self._made(addresses)
         except BaseException:
             journal.given_back(self._entry)
             raise
+
+    def _made(self, addresses: Sequence[Interface]) -> Tap:
+        nic = Tap.open(self._name, self._mac, self._mtu, self._offload)
+        try:
+            configure(nic.name, mac=stable_mac(self._name, "host"), mtu=self._mtu, addresses=addresses)
+        except BaseException:
+            nic.close()
+            raise
+        return nic
+
+    def make_again(self, addresses: Sequence[Interface]) -> None:
+        """Somebody has deleted the interface, and `nic` is detached from the pump: there is another then.
+
+        Raises as the constructor does; then try again later.
+        """
+        self.nic.close()
+        check_free(addresses)
+        self.nic = self._made(addresses)
 
     def close(self) -> None:
         """Close the NIC, which takes the interface with it. Detach it from the pump before. May be called twice."""

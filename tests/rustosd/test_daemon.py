@@ -322,6 +322,36 @@ def test_a_disk_keeps_what_was_written_and_goes_away_while_nothing_was(netns, tm
     assert daemon.stop() == 0 and image.exists()
 
 
+TALK = """
+import socket, sys
+with socket.create_connection(("10.77.0.2", 7), timeout=60) as one:
+    for line in sys.stdin:
+        one.sendall(line.encode())
+        print(one.makefile().readline(), end="", flush=True)
+"""
+
+
+def test_an_interface_that_is_deleted_on_the_host_comes_back_with_its_connections(running):
+    with running.netns.popen(sys.executable, "-c", TALK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        def talk(words):
+            client.stdin.write(words)
+            client.stdin.flush()
+            return client.stdout.readline()
+
+        assert talk("before\n") == "before\n"
+        for _ in range(2):
+            running.netns.run("ip", "link", "delete", "rustos0")
+            deadline = time.monotonic() + START_S
+            while not all(row["link"] == "up" for row in running.rows("nic")) or "rustos0" not in running.netns.links():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert talk("after\n") == "after\n"
+        client.stdin.close()
+        assert client.wait(START_S) == 0
+    assert "tap_made_again" in running.said()
+    assert running.stop() == 0 and running.netns.links() == []
+
+
 def test_half_a_start_is_undone(netns, tmp_path):
     """The second TAP cannot be made: the first goes, and nothing else stays."""
     netns.run("ip", "tuntap", "add", "second", "mode", "tap")

@@ -62,6 +62,27 @@ def no_chatter(directory: Path) -> list[bytes]:
         return frames
 
 
+def made_again(directory: Path) -> None:
+    with Journal(directory / "journal.jsonl") as journal:
+        tap = HostTap(journal, "t0", mtu=1400, addresses=ADDRESSES)
+        ip("link", "delete", "t0")
+        ip("tuntap", "add", "t0", "mode", "tap")
+        with pytest.raises(OSError, match="exists already"):
+            tap.make_again(ADDRESSES)
+        ip("link", "delete", "t0")
+        tap.make_again(ADDRESSES[:1])
+        shown = ip("address", "show", "t0")
+        assert tap.nic.link_up and "mtu 1400" in shown and "10.77.0.1/24" in shown and "fd77" not in shown
+        assert len(journal.pending) == 1
+        tap.close()
+        assert journal.pending == {}
+    assert [name for _, name in socket.if_nameindex()] == ["lo"]
+
+
+def test_made_again_when_somebody_has_deleted_it_and_its_name_is_free(netns, tmp_path):
+    netns.call(made_again, tmp_path)
+
+
 def test_kernel_asks_for_no_router_and_detects_no_duplicates(netns, tmp_path):
     kinds = {frame[54] for frame in netns.call(no_chatter, tmp_path) if frame[20] == 58}
     assert not kinds & {133, 135}, "router solicitation or neighbor solicitation"
