@@ -43,6 +43,7 @@ from rustosd.faults import Faults
 from rustosd.handoff import Handoff, Limits
 from rustosd.hostnet import HostTap
 from rustosd.journal import DEFAULT_PATH, Journal
+from rustosd.log_output import Output
 from rustosd.memory_metrics import MemoryWatch
 from rustosd.nbd import tls as nbd_tls
 from rustosd.nbd.exports import Exports
@@ -171,7 +172,7 @@ class Daemon(Facts):
             self._started = True
             log.info("started", version=version(), interfaces=self.interface_names(), services=list(self.services()))
             if announce:
-                print(self.announcement(), flush=True)
+                Output(sys.stdout).write(self.announcement())
             await self._report_ready()
             await self.stop_asked.wait()
             self.supervisor.tell("STOPPING=1")

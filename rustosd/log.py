@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 
 from rustosd.log_limit import Limiter, Source
+from rustosd.log_output import Output
 from rustosd.log_ring import Ring, trace_of
 from rustosd.secrets import hidden
 
@@ -47,10 +48,11 @@ class Logs:
         """By logger, for it and all below it; the nearest counts."""
         self.ring = Ring()
         self._to = to
+        self._output = Output(to)
         self._journal = is_journal(to, os.environ.get("JOURNAL_STREAM", ""))
         self._clock = clock
         self._limiter = Limiter()
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._render: Callable[..., Any] = structlog.processors.JSONRenderer()
         self._traces: Callable[..., Any] | None = None
         self._stamp: Callable[..., Any] = structlog.processors.TimeStamper(fmt="iso", utc=True)
@@ -103,6 +105,10 @@ class Logs:
         for burst in bursts:
             structlog.get_logger(burst.source.logger).log(
                 LEVELS.get(burst.source.level, logging.ERROR), "repeated", of=burst.source.event, more=burst.count)
+        if self._output.ready() and (lost := self._output.take_lost()):
+            structlog.get_logger(__name__).warning(
+                "log_lines_lost", lines=lost,
+                advice="whoever reads the log did not, or its disk was full; the last ones: rustosctl log tail")
 
     def _install(self) -> None:
         lowest = min(LEVELS[level] for level in (self.level, *self.levels.values()))
@@ -111,7 +117,7 @@ class Logs:
                         hidden, self._limited, self._kept, self._stamp, *((self._traces,) if self._traces else ()),
                         self._render, self._prioritized],
             wrapper_class=structlog.make_filtering_bound_logger(lowest),
-            logger_factory=lambda *name: _Writer(name[0] if name else NAMELESS, self._to),
+            logger_factory=lambda *name: _Writer(name[0] if name else NAMELESS, self._say),
             cache_logger_on_first_use=False,
         )
         # asyncio and the libraries speak through logging: from warning on unless asked, in the same form and place.
@@ -120,6 +126,10 @@ class Logs:
         for name, logger in list(logging.root.manager.loggerDict.items()):
             if isinstance(logger, logging.Logger) and not name.startswith("rustosd"):
                 logger.setLevel(LEVELS[self.levels[name]] if name in self.levels else logging.NOTSET)
+
+    def _say(self, text: str) -> None:
+        with self._writing:
+            self._output.write(text)
 
     # structlog's processors
 
@@ -158,13 +168,15 @@ class Logs:
 class _Writer:
     """Where structlog sends a line of one logger."""
 
-    def __init__(self, name: str, to: TextIO) -> None:
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
         self.name = name
         self.level = "info"
-        self._logger = structlog.WriteLogger(to)
+        self._say = say
 
-    def __getattr__(self, method: str) -> Callable[[str], None]:
-        return getattr(self._logger, method)
+    def msg(self, text: str) -> None:
+        self._say(text)
+
+    log = debug = info = warning = error = critical = exception = fatal = failure = msg
 
 
 class _Forward(logging.Handler):

@@ -1,6 +1,7 @@
 """The whole daemon as a process in a network of its own, with the kernel, ping, curl and iperf3 as its peers."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -38,14 +39,15 @@ def need(*commands):
 class Running:
     """A daemon that runs in a namespace, its output, and rustosctl beside it."""
 
-    def __init__(self, netns, directory, config=""):
+    def __init__(self, netns, directory, config="", stdout=None):
         self.netns = netns
         self.directory = directory
         self.file = directory / "rustosd.toml"
         self.file.write_text(CONFIG.format(directory=directory) + config)
         self.output = open(directory / "output", "w+")      # noqa: SIM115 (closed by stop)
         self.process = netns.popen(sys.executable, "-c", "from rustosd.cli.daemon import main; main()", "run",
-                                   "--config", str(self.file), stdout=self.output, stderr=subprocess.STDOUT)
+                                   "--config", str(self.file), stdout=self.output if stdout is None else stdout,
+                                   stderr=subprocess.STDOUT)
 
     def said(self):
         self.output.flush()
@@ -320,6 +322,23 @@ def test_a_disk_keeps_what_was_written_and_goes_away_while_nothing_was(netns, tm
     daemon.ctl("disk", "read", "disk0", "--offset", "1000", "--length", "4000", "-o", str(tmp_path / "back"))
     assert (tmp_path / "back").read_bytes() == b"kept" * 1000
     assert daemon.stop() == 0 and image.exists()
+
+
+def test_it_goes_on_when_whoever_reads_its_log_does_not_or_has_gone(netns, tmp_path):
+    reader, writer = os.pipe()
+    os.write(writer, bytes(fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)))        # it is full
+    daemon = Running(netns, tmp_path, stdout=writer)
+    os.close(writer)
+    try:
+        deadline = time.monotonic() + START_S
+        while daemon.ctl("status", check=False).returncode:
+            assert time.monotonic() < deadline
+        daemon.ctl("log", "set", "rustosd", "debug")        # which is a line in the log
+        os.close(reader)
+        daemon.ctl("log", "set", "rustosd", "info")
+        assert daemon.rows("status")["pid"] == daemon.process.pid
+    finally:
+        assert daemon.stop() == 0
 
 
 TALK = """

@@ -129,17 +129,9 @@ def test_secrets_are_not_said():
     assert "swordfish" not in to.getvalue() + repr(logs.ring.tail(1)) and "joe" in to.getvalue()
 
 
-class Journal(io.StringIO):
-    """A stream that is systemd's journal: its device and inode are those of this file."""
-
-    def fileno(self):
-        return self.file.fileno()
-
-
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_the_journal_gets_priorities_on_every_line(form, tmp_path, monkeypatch):
-    to = Journal()
-    with open(tmp_path / "stream", "w") as to.file:
+    with open(tmp_path / "stream", "w") as to:
         found = os.fstat(to.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
         log.configure("debug", form, to)
@@ -150,7 +142,7 @@ def test_the_journal_gets_priorities_on_every_line(form, tmp_path, monkeypatch):
             raise ValueError("x")
         except ValueError:
             speaker.exception("failed")
-    lines = to.getvalue().splitlines()
+    lines = (tmp_path / "stream").read_text().splitlines()
     assert [line[:3] for line in lines[:5]] == ["<7>", "<6>", "<4>", "<3>", "<3>"]
     assert all(line.startswith("<3>") for line in lines[4:])
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")     # inherited from somebody whose stderr it was
@@ -158,6 +150,43 @@ def test_the_journal_gets_priorities_on_every_line(form, tmp_path, monkeypatch):
     log.configure("info", "json", other)
     structlog.get_logger().info("said")
     assert other.getvalue().startswith("{")
+
+
+def test_a_reader_that_does_not_read_keeps_nobody_waiting():
+    reader, writer = os.pipe()
+    with open(reader) as read, open(writer, "w") as to:
+        logs = log.configure("debug", "json", to)
+        for number in range(600):
+            structlog.get_logger("rustosd").info(f"event{number}", text="x" * 3000)
+        logs.tell_repeated()                            # nothing can be told yet
+        os.set_blocking(reader, False)
+        said = read.read()
+        logs.tell_repeated()
+        structlog.get_logger("rustosd").info("the end")
+        lines = (said + read.read()).splitlines()
+    assert json.loads(lines[0])["event"] == "event0"
+    lost, last = json.loads(lines[-2]), json.loads(lines[-1])
+    whole = [json.loads(line)["event"] for line in lines[:-2] if line.endswith("}")]
+    assert whole == [f"event{number}" for number in range(len(whole))]
+    assert (lost["event"], lost["lines"], last["event"]) == ("log_lines_lost", 600 - len(whole), "the end")
+    assert [line.event for line in logs.ring.tail(601)][-3:] == ["event599", "log_lines_lost", "the end"]
+
+
+def test_a_reader_that_has_gone_and_a_full_disk_are_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as to:
+        logs = log.configure("info", "json", to)
+        structlog.get_logger("rustosd").info("said")
+        logging.getLogger("asyncio").warning("said")
+        assert logs._output.take_lost() == 2
+    structlog.get_logger("rustosd").info("said")        # it is closed
+    with open("/dev/full", "w") as to:
+        logs = log.configure("info", "console", to)
+        structlog.get_logger("rustosd").info("said")
+        logs.tell_repeated()
+        structlog.get_logger("rustosd").info("said again")
+    assert [line.event for line in logs.ring.tail(9)] == ["said", "log_lines_lost", "said again"]
 
 
 def test_every_module_logs_under_its_name():
