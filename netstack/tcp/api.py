@@ -462,7 +462,9 @@ class Tcp:
             open_ = c.rcv_edge - c.rcv_nxt if seq_lt(c.rcv_nxt, c.rcv_edge) else 0
             grown = receive_room(t, c) - open_ if receive_room(t, c) > open_ else 0
             step = min(c.rcv_limit >> 1, cython.cast(uint32_t, c.mss))     # as _window_field opens it
-            if grown >= step and (grown >= c.rcv_limit >> 2 or open_ < 2 * cython.cast(uint32_t, c.mss)):
+            # An ACK that is due soon tells of it, too, and of two segments in that much room one goes at once.
+            if (grown >= step and (grown >= c.rcv_limit >> 2 or open_ < 2 * cython.cast(uint32_t, c.mss))
+                    and not (c.ack_at and open_ >= 4 * cython.cast(uint32_t, c.mss))):
                 c.flags |= F_ACK_NOW
                 tcb_dirty(t, c)
         if c.receive.used == 0 and c.flags & F_FIN_ARRIVED and c.rcv_nxt == c.fin_seq + 1 and not c.flags & F_EOF_TOLD:
