@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rustosd.descriptors import End
 from rustosd.handoff.splice import Ending, StreamSplice
 from rustosd.handoff.stream import ORPHAN_S
 from rustosd.handoff.table import ANCHOR, TIDY_S
@@ -24,7 +25,7 @@ class StackListener:
     def __init__(self, network: AsyncStack, port: int, backlog: int, admit: Callable[[socket.socket], None]):
         """Raises OSError: the port is taken."""
         self._network, self._admit = network, admit
-        self._bridges: dict[int, _Bridge] = {}
+        self._bridges: set[_Bridge] = set()
         self._listener = network.tcp.listen(None, port, backlog)
         network.servers[self._listener] = self
         self._watch = Watch()
@@ -41,11 +42,12 @@ class StackListener:
             end.setblocking(False)
             _widen(end)
         theirs.send(ANCHOR)
-        bridge = _Bridge(self, handle, ours)
-        self._bridges[ours.fileno()] = bridge
+        end = End(ours.detach())
+        bridge = _Bridge(self, handle, end)
+        self._bridges.add(bridge)
         self._network.connections[handle] = bridge.splice
         self._network.tcp.set_nodelay(handle, True)
-        self._watch.watch(ours.fileno(), bridge.splice)
+        self._watch.watch(end.fileno(), bridge.splice)
         bridge.splice._event(bits, error)
         self._admit(theirs)
 
@@ -55,7 +57,7 @@ class StackListener:
 
     def forget(self, bridge: _Bridge) -> None:
         """It is over."""
-        self._bridges.pop(bridge.end.fileno(), None)
+        self._bridges.discard(bridge)
         self._watch.forget(bridge.end)
 
     def stop(self) -> None:
@@ -67,7 +69,7 @@ class StackListener:
     def close(self) -> None:
         """The end, also for the connections there are. May be called twice."""
         self.stop()
-        for bridge in tuple(self._bridges.values()):
+        for bridge in tuple(self._bridges):
             bridge.splice.close()
         if self._watch.fileno() >= 0:
             self._network.loop.remove_reader(self._watch.fileno())
@@ -77,7 +79,7 @@ class StackListener:
 class _Bridge:
     """One connection of the stack and our end of its pair: the owner of the splice."""
 
-    def __init__(self, listener: StackListener, handle: int, end: socket.socket):
+    def __init__(self, listener: StackListener, handle: int, end: End):
         self.end = end
         self._listener, self._network, self._handle = listener, listener._network, handle
         self._left: int | None = None       # octets that waited when the other end was found closed
