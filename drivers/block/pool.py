@@ -9,6 +9,7 @@ from cython.cimports.drivers.block.sys import (
     PREADV,
     PWRITEV,
     SEEK_DATA,
+    SEEK_END,
     SEEK_HOLE,
     SYNC,
     Work,
@@ -246,7 +247,13 @@ def _map(work: cython.pointer[Work]) -> int64_t:
         if data < 0:
             if c_errno != ENXIO:
                 return -c_errno
-            data = end                      # no more data to the file's end
+            data = lseek(work.fd, 0, SEEK_END)      # no more data to the file's end
+            if data < 0:
+                return -c_errno
+            if data - data % unit <= at:            # the file has become shorter: whoever reads there is told
+                count = _extent(out, count, (end - at) // unit, 0)
+                at = end
+                break
         data -= data % unit
         if data > at:
             until = min(data, end)

@@ -25,7 +25,7 @@ cdef extern from "<linux/falloc.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int fdatasync(int fd)
     long syscall(long number, ...)
-    enum: SEEK_DATA, SEEK_HOLE
+    enum: SEEK_DATA, SEEK_END, SEEK_HOLE
     off_t lseek(int fd, off_t offset, int whence)
     ssize_t read(int fd, void *data, size_t octets)
     ssize_t write(int fd, const void *data, size_t octets)

@@ -88,8 +88,12 @@ class Peer:
         """The daemon's resident set."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def traces(self) -> list[str]:
+        """The log's lines of exceptions that nobody expected: they are caught in places where everything must go on."""
+        return [line for line in self.log.read_text(errors="replace").splitlines() if '"exception": [' in line]
+
     def close(self) -> None:
-        """End the daemon as a service manager would, and the namespace with it."""
+        """End the daemon as a service manager would, and the namespace with it. It must not have said of a bug meanwhile."""
         try:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
@@ -98,6 +102,7 @@ class Peer:
             self.process.kill()
             self.process.wait()
             self.netns.delete()
+        assert not self.traces(), self.traces()
 
 
 @pytest.fixture(scope="module")

@@ -322,9 +322,12 @@ def test_a_file_is_opened_once_and_what_cannot_be_opened_says_what_to_do(tmp_pat
 
 def test_a_file_that_shrinks_under_us_gives_errors_and_no_more(tmp_path):
     driver = Driver(made("ring", tmp_path))
-    os.truncate(tmp_path / "disk.img", 4096)
-    assert driver.read(0, 8) == bytes(4096)
-    assert driver.read(8, 8) == errno.EIO
+    for octets in (4100, 4096):
+        os.truncate(tmp_path / "disk.img", octets)
+        assert driver.read(0, 8) == bytes(4096)
+        assert driver.read(8, 8) == errno.EIO
+        assert driver.extents(0, 100) == [(8, HOLE), (92, 0)]       # no hole, which a client would not even read
+        assert driver.extents(50, 100) == [(100, 0)]
     assert driver.write(8, b"x" * 512) == 0     # which makes it longer again
     driver.close()
 
