@@ -65,7 +65,7 @@ class Handoff(SocketTable):
 
     def set_limits(self, limits: Limits) -> None:
         """From now on. There are fewer sockets where we may not have as many descriptors: some are for everything else."""
-        may = open_files.raise_limit(limits.sockets + SPARE_DESCRIPTORS)
+        may = open_files.raise_limit(2 * limits.sockets + SPARE_DESCRIPTORS)
         room = may - min(SPARE_DESCRIPTORS, may // 2)
         self.limits, self.bound = limits, "max_sockets under [sockets] allows"
         if room < limits.sockets:
