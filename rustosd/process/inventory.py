@@ -30,7 +30,8 @@ def below(root: int, without: Container[int] = ()) -> list[int]:
         found.append(pid)
         with contextlib.suppress(OSError):
             for task in Path(f"/proc/{pid}/task").iterdir():
-                unseen += map(int, (task / "children").read_text().split())
+                with contextlib.suppress(OSError):      # this thread has ended, and another has its children
+                    unseen += map(int, (task / "children").read_text().split())
     return found[1:]
 
 

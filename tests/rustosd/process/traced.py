@@ -86,4 +86,6 @@ class Traced:
 
 def _children() -> set[int]:
     """Of this process, zombies too."""
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    while True:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):    # a thread has ended; another has its children
+            return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
