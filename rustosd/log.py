@@ -105,7 +105,9 @@ class Logs:
         for burst in bursts:
             structlog.get_logger(burst.source.logger).log(
                 LEVELS.get(burst.source.level, logging.ERROR), "repeated", of=burst.source.event, more=burst.count)
-        if self._output.ready() and (lost := self._output.take_lost()):
+        with self._writing:
+            lost = self._output.take_lost() if self._output.ready() else 0
+        if lost:
             structlog.get_logger(__name__).warning(
                 "log_lines_lost", lines=lost,
                 advice="whoever reads the log did not, or its disk was full; the last ones: rustosctl log tail")

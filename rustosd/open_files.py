@@ -6,7 +6,9 @@ import resource
 def raise_limit(wanted: int) -> int:
     """To so many at least, as far as we are allowed to; how many it is then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(soft, wanted) if soft == resource.RLIM_INFINITY else soft
+    return soft

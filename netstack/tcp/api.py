@@ -462,7 +462,7 @@ class Tcp:
             open_ = c.rcv_edge - c.rcv_nxt if seq_lt(c.rcv_nxt, c.rcv_edge) else 0
             grown = receive_room(t, c) - open_ if receive_room(t, c) > open_ else 0
             step = min(c.rcv_limit >> 1, cython.cast(uint32_t, c.mss))     # as _window_field opens it
-            # An ACK that is due soon tells of it, too, and of two segments in that much room one goes at once.
+            # An ACK that is due tells of it as well; a peer with more to send has room for two segments, which get one at once.
             if (grown >= step and (grown >= c.rcv_limit >> 2 or open_ < 2 * cython.cast(uint32_t, c.mss))
                     and not (c.ack_at and open_ >= 4 * cython.cast(uint32_t, c.mss))):
                 c.flags |= F_ACK_NOW

@@ -357,14 +357,27 @@ def test_an_interface_that_is_deleted_on_the_host_comes_back_with_its_connection
             client.stdin.flush()
             return client.stdout.readline()
 
-        assert talk("before\n") == "before\n"
-        for _ in range(2):
-            running.netns.run("ip", "link", "delete", "rustos0")
+        def until(there):
             deadline = time.monotonic() + START_S
-            while not all(row["link"] == "up" for row in running.rows("nic")) or "rustos0" not in running.netns.links():
+            while not there():
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            assert talk("after\n") == "after\n"
+
+        def is_up():
+            return "rustos0" in running.netns.links() and all(row["link"] == "up" for row in running.rows("nic"))
+
+        assert talk("before\n") == "before\n"
+        running.netns.run("ip", "link", "delete", "rustos0")
+        until(is_up)
+        assert talk("after\n") == "after\n"
+        running.process.send_signal(signal.SIGSTOP)          # before it notices, its name is somebody else's
+        running.netns.run("ip", "link", "delete", "rustos0")
+        running.netns.run("ip", "tuntap", "add", "rustos0", "mode", "tap")
+        running.process.send_signal(signal.SIGCONT)
+        until(lambda: "tap_deleted" in running.said())
+        running.netns.run("ip", "link", "delete", "rustos0")
+        until(is_up)
+        assert talk("at last\n") == "at last\n"
         client.stdin.close()
         assert client.wait(START_S) == 0
     assert "tap_made_again" in running.said()
