@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import socket as _socket
+import sys
 from asyncio.transports import _FlowControlMixin
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from rustosd.client.options import Address, View
 from rustosd.client.session import PATIENCE_S, Daemon, Door, checked, unreachable
 from rustosd.client.sock import DatagramSocket, Socket, StreamSocket, _daemon
+from rustosd.client.zero_copy import LEAST, ONE_OCTET, ZeroCopyWriter
 
 P = TypeVar("P", bound=_asyncio.BaseProtocol)
 ACCEPTS_MOST = 64           # connections a server takes before others get their turn
@@ -106,10 +108,11 @@ class Transport(_asyncio.Transport):
     def __init__(self, transport: Any, view: View):
         self._transport = transport
         self._view = view
+        self._zero_copy: ZeroCopyWriter | None = None       # writes in the transport's place while there is one
+        self._least = LEAST if ONE_OCTET and transport.get_extra_info("sslcontext") is None else sys.maxsize
+        self._is_eof = self._is_closing = False
         # Not by way of __getattr__: they are called for every piece of data.
-        self.write = transport.write
-        self.writelines = transport.writelines
-        self.is_closing = transport.is_closing
+        self._write = transport.write
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
 
@@ -135,11 +138,41 @@ class Transport(_asyncio.Transport):
     def get_protocol(self) -> _asyncio.BaseProtocol:
         return self._transport.get_protocol()
 
+    def write(self, data: Any) -> None:
+        if self._zero_copy is None and (len(data) < self._least or type(data) is not bytes or not self._goes_without_copy()):
+            self._write(data)
+        elif self._is_eof:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        elif not self._is_closing:
+            self._zero_copy.write(data if type(data) is bytes else bytes(data))
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        pieces = list(list_of_data)
+        if self._zero_copy is None and not (any(len(piece) >= self._least for piece in pieces) and self._goes_without_copy()):
+            self._transport.writelines(pieces)
+        else:
+            for piece in pieces:
+                self.write(piece)
+
+    def _goes_without_copy(self) -> bool:
+        """Whether there is a writer now. There is none where the transport may have paused the protocol."""
+        inner = self._transport
+        if not inner.is_closing() and inner.get_write_buffer_size() <= inner.get_write_buffer_limits()[0]:
+            with contextlib.suppress(OSError):      # no descriptor is left
+                self._zero_copy = ZeroCopyWriter(inner, self._writer_is_done)
+        return self._zero_copy is not None
+
+    def _writer_is_done(self, works: bool) -> None:
+        self._zero_copy = None
+        if not works:
+            self._least = sys.maxsize
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._transport.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size()
+        size: int = self._transport.get_write_buffer_size()
+        return size if self._zero_copy is None else size + self._zero_copy.size()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._transport.get_write_buffer_limits()
@@ -148,13 +181,28 @@ class Transport(_asyncio.Transport):
         return self._transport.can_write_eof()
 
     def write_eof(self) -> None:
-        self._transport.write_eof()
+        if self._zero_copy is None:
+            self._transport.write_eof()
+        elif not self._is_eof and not self._is_closing:
+            self._is_eof = True
+            self._zero_copy.then(self._transport.write_eof)
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._transport.is_closing()
 
     def close(self) -> None:
-        self._transport.close()
+        if self._zero_copy is None:
+            self._transport.close()
+        elif not self._is_closing:
+            self._is_closing = True
+            self._transport.pause_reading()
+            self._zero_copy.then(self._transport.close)
 
     def abort(self) -> None:
-        self._transport.abort()
+        if self._zero_copy is None:
+            self._transport.abort()
+        else:
+            self._zero_copy.abort()
 
 
 class _Introduction(_asyncio.Protocol):
@@ -240,6 +288,8 @@ async def create_connection(protocol_factory: Callable[[], P], host: str | None 
 async def start_tls(transport: Transport, protocol: _asyncio.BaseProtocol, sslcontext: Any, **options: Any) -> Transport:
     """As `loop.start_tls`, for a transport made here."""
     loop = _asyncio.get_running_loop()
+    if transport._zero_copy is not None:
+        transport._zero_copy.hand_over()
     return Transport(await loop.start_tls(transport._transport, protocol, sslcontext, **options), transport._view)
 
 

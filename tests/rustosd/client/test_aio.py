@@ -11,57 +11,12 @@ import threading
 import pytest
 
 from rustosd.client import aio
-from rustosd.client.sock import _daemon
 from tests.netstack.sockets.conftest import Recorder, until
 from tests.peers.conftest import V4, V6
 from tests.rustosd.client import echo_program
 from tests.rustosd.handoff.conftest import inside
 
-
-@pytest.fixture(autouse=True)
-def our_daemon(peer, monkeypatch):
-    monkeypatch.setattr(_daemon, "path", str(peer.control))
-    _daemon.close()
-
-
-class Kernel:
-    """The loop's own methods, named as in rustosd.client.aio."""
-
-    open_connection = staticmethod(asyncio.open_connection)
-    start_server = staticmethod(asyncio.start_server)
-
-    def __getattr__(self, name):
-        return getattr(asyncio.get_running_loop(), name)
-
-
-@pytest.fixture(params=["kernel", "ours"])
-def net(request):
-    return Kernel() if request.param == "kernel" else aio
-
-
-@pytest.fixture(params=["ipv4", "ipv6"])
-def host(request, net):
-    return {"ipv4": V4, "ipv6": V6}[request.param] if net is aio else {"ipv4": "127.0.0.1", "ipv6": "::1"}[request.param]
-
-
-@pytest.fixture
-def joined(net, host):
-    """A coroutine that connects two protocols; (client, server)."""
-    async def join(client_factory=Recorder, server_factory=Recorder, **options):
-        made = asyncio.get_running_loop().create_future()
-
-        def factory():
-            protocol = server_factory()
-            made.set_result(protocol)
-            return protocol
-
-        server = await net.create_server(factory, host, 0)
-        _, client = await net.create_connection(client_factory, host, server.sockets[0].getsockname()[1], **options)
-        accepted = await made
-        await until(lambda: accepted.transport)
-        server.close()
-        return client, accepted
-    return join
+pytestmark = pytest.mark.usefixtures("our_daemon")
 
 
 async def test_callbacks_come_in_the_order_of_asyncio(joined):

@@ -13,16 +13,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 import rustosd.client as ours
-from rustosd.client.sock import _daemon
 from tests.peers.clients import expected_sha256
 from tests.peers.conftest import CONTROL, V4, V6, need, url
 from tests.rustosd.handoff.conftest import inside
 
-
-@pytest.fixture(autouse=True)
-def our_daemon(peer, monkeypatch):
-    monkeypatch.setattr(_daemon, "path", str(peer.control))
-    _daemon.close()
+pytestmark = pytest.mark.usefixtures("our_daemon")
 
 
 @pytest.mark.parametrize("host", [V4, V6])

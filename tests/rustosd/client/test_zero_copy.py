@@ -1,0 +1,349 @@
+"""Large writes, whose pages the daemon copies from itself: what asyncio promises of a transport holds for them as well."""
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rustosd.client import aio, zero_copy
+from rustosd.client.aio import Transport
+from tests.netstack.sockets.conftest import Recorder, until
+from tests.peers.conftest import V4
+from tests.rustosd.handoff.conftest import inside
+
+pytestmark = [
+    pytest.mark.usefixtures("our_daemon"),
+    pytest.mark.skipif(not zero_copy.ONE_OCTET, reason="needs Linux 6.5 or newer, as the writer does"),
+]
+MIB = 1 << 20
+CONTENT = random.Random(1).randbytes(8 * MIB)
+
+
+@pytest.fixture(params=["ours"])
+def net():
+    return aio
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(joined):
+    """Every descriptor and every object a test has lent comes back."""
+    before = descriptors()
+    yield
+    patience = time.monotonic() + 10
+    gc.collect()
+    while zero_copy._adrift and time.monotonic() < patience:        # the loop was closed before
+        time.sleep(0.01)
+        zero_copy._sweep()
+    assert zero_copy._adrift == []
+    assert not [writer for writer in zero_copy._writers if writer._kept]
+    extra = descriptors() - before
+    assert len(extra) <= 2 * zero_copy.PIPES_KEPT + 8, extra        # loops, and sessions with the daemon, live longer
+
+
+def descriptors():
+    return set(os.listdir("/proc/self/fd"))
+
+
+def is_given_back(transport):
+    return transport._zero_copy is None
+
+
+async def test_arrives_whole_in_order_and_is_let_go_of(joined):
+    client, server = await joined()
+    client.transport.write(CONTENT)
+    assert isinstance(client.transport, Transport)
+    assert not is_given_back(client.transport)
+    await until(lambda: len(server.data) == len(CONTENT), 30)
+    assert server.data == CONTENT
+    await until(lambda: is_given_back(client.transport))
+    client.transport.write(b"small")
+    assert is_given_back(client.transport)
+    client.transport.close()
+    await server.lost
+    assert server.data == CONTENT + b"small"
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_small_and_large_and_what_is_no_bytes_keep_their_order(joined, seed):
+    client, server = await joined()
+    chance = random.Random(seed)
+    written = bytearray()
+    kinds = [bytes, bytearray, memoryview]
+    for _ in range(60):
+        size = chance.choice([1, 2, 100, 4095, 5000, 131_071, 131_072, 200_000, 300_001])
+        piece = chance.choice(kinds)(chance.randbytes(size))
+        if chance.random() < 0.2:
+            client.transport.writelines([b"head", piece, b"", b"tail"])
+            written += b"head" + piece + b"tail"
+        else:
+            client.transport.write(piece)
+            written += piece
+        if isinstance(piece, bytearray):
+            piece[:] = bytes(size)      # theirs again at once
+        if chance.random() < 0.3:
+            await asyncio.sleep(0)
+    client.transport.close()
+    await server.lost
+    assert server.data == bytes(written)
+
+
+async def test_many_small_ones_behind_a_large_one(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    lines = [b"line %d\n" % number for number in range(20_000)]
+    for line in lines:
+        client.transport.write(line)
+    server.transport.resume_reading()
+    client.transport.close()
+    await asyncio.wait_for(server.lost, 30)
+    assert server.data == CONTENT + b"".join(lines)
+
+
+async def test_memory_that_is_used_again_does_not_arrive(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    pieces = [CONTENT[at:at + 256 * 1024] for at in range(0, MIB, 256 * 1024)]
+    for _ in range(len(pieces)):
+        client.transport.write(pieces.pop(0))
+    litter = [os.urandom(256 * 1024) for _ in range(32)]        # where they would be, had they gone
+    server.transport.resume_reading()
+    await until(lambda: len(server.data) == MIB)
+    assert server.data == CONTENT[:MIB]
+    del litter
+    client.transport.close()
+
+
+async def test_a_header_before_the_body(joined):
+    client, server = await joined()
+    client.transport.write(b"header\r\n\r\n")
+    client.transport.write(CONTENT)
+    assert not is_given_back(client.transport)
+    client.transport.close()
+    await server.lost
+    assert server.data == b"header\r\n\r\n" + CONTENT
+
+
+async def test_while_the_other_does_not_read_the_protocol_is_paused_and_the_rest_counted(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    client.transport.write(CONTENT)
+    assert client.log == ["made", "pause"]
+    await asyncio.sleep(0.2)
+    assert len(CONTENT) < client.transport.get_write_buffer_size() < 2 * len(CONTENT)
+    server.transport.resume_reading()
+    await until(lambda: "resume" in client.log, 30)
+    assert client.transport.get_write_buffer_size() <= client.transport.get_write_buffer_limits()[0]
+    await until(lambda: len(server.data) == 2 * len(CONTENT), 30)
+    assert client.log == ["made", "pause", "resume"]
+    client.transport.close()
+
+
+async def test_a_protocol_that_writes_when_told_to_resume(joined):
+    class Source(Recorder):
+        left = 40
+
+        def resume_writing(self):
+            super().resume_writing()
+            while self.left and self.log[-1] != "pause":
+                self.left -= 1
+                self.transport.write(CONTENT[:256 * 1024])
+
+    client, server = await joined(client_factory=Source)
+    client.resume_writing()
+    await until(lambda: client.left == 0, 30)
+    client.transport.close()
+    await server.lost
+    assert server.data == CONTENT[:256 * 1024] * 40
+
+
+async def test_what_a_protocol_raises_goes_to_the_loop(joined):
+    class Broken(Recorder):
+        def pause_writing(self):
+            raise RuntimeError("of the program")
+
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+    client, server = await joined(client_factory=Broken)
+    client.transport.write(CONTENT)
+    client.transport.close()
+    await server.lost
+    assert server.data == CONTENT
+    assert told == ["of the program"]
+
+
+async def test_close_waits_for_what_is_written(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    client.transport.close()
+    client.transport.close()
+    assert client.transport.is_closing()
+    client.transport.write(b"too late")
+    client.transport.write_eof()
+    await asyncio.sleep(0.1)
+    assert "lost" not in client.log
+    server.transport.resume_reading()
+    assert await client.lost is None
+    assert await server.lost is None
+    assert server.data == CONTENT
+    await until(lambda: is_given_back(client.transport))
+
+
+async def test_end_of_file_follows_what_is_written(joined):
+    client, server = await joined(server_factory=lambda: Recorder(keep_open=True))
+    client.transport.write(CONTENT)
+    client.transport.write_eof()
+    with pytest.raises(RuntimeError):
+        client.transport.write(b"more")
+    await until(lambda: "eof" in server.log, 30)
+    assert server.data == CONTENT
+    server.transport.write(b"answer")
+    server.transport.close()
+    await client.lost
+    assert client.data == b"answer"
+
+
+async def test_abort_writes_no_more(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    client.transport.abort()
+    assert await client.lost is None
+    server.transport.resume_reading()
+    await server.lost
+    assert len(server.data) < len(CONTENT)
+    assert CONTENT.startswith(server.data)
+    await until(lambda: is_given_back(client.transport))
+
+
+async def test_a_reset_while_it_waits_is_the_exception_of_connection_lost(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    await asyncio.sleep(0.1)
+    server.transport.abort()
+    assert isinstance(await client.lost, ConnectionError)
+    await until(lambda: is_given_back(client.transport))
+
+
+@pytest.mark.parametrize("which", range(1, 7))
+async def test_where_the_kernel_refuses_the_transport_writes(joined, monkeypatch, which):
+    client, server = await joined()
+    calls = []
+
+    def refused(*_):
+        calls.append(1)
+        if len(calls) == which:
+            raise PermissionError(1, "by a filter of system calls")
+        return splice(*_)
+
+    splice = os.splice
+    monkeypatch.setattr(os, "splice", refused)
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    client.transport.write(CONTENT[:5 * MIB])
+    client.transport.write(b"end")
+    server.transport.resume_reading()
+    client.transport.close()
+    await server.lost
+    assert len(calls) == which
+    assert server.data == CONTENT + CONTENT[:5 * MIB] + b"end"
+
+
+async def test_without_descriptors_the_transport_writes(joined, monkeypatch):
+    client, server = await joined()
+
+    def none_left(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(zero_copy.os, "dup", none_left)
+    client.transport.write(CONTENT)
+    assert is_given_back(client.transport)
+    client.transport.close()
+    await server.lost
+    assert server.data == CONTENT
+
+
+async def test_a_peer_of_linux_that_reads_slowly(peer):
+    done = asyncio.get_running_loop().create_future()
+
+    async def send(_, writer):
+        for _ in range(3):
+            writer.write(CONTENT)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        done.set_result(None)
+
+    server = await aio.start_server(send, V4, 0)
+    sock = inside(peer.netns.path, socket.socket)
+    received = bytearray()
+    with sock:
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, (V4, server.sockets[0].getsockname()[1]))
+        while octets := await loop.sock_recv(sock, 100_000):
+            received += octets
+            if len(received) % 7 == 0:
+                await asyncio.sleep(0.001)
+    assert received == CONTENT * 3
+    await asyncio.wait_for(done, 10)
+    server.close()
+
+
+PROGRAM = """
+import os, sys
+import rustosd.client.aio as asyncio
+
+class Litter:
+    def __del__(self, fill=os.urandom):
+        self.litter = [fill(700_000) for _ in range(60)]
+
+sys.litter = Litter()       # goes when modules have gone
+
+async def main():
+    reader, writer = await asyncio.open_connection(sys.argv[1], int(sys.argv[2]))
+    content = os.urandom(700_000)
+    os.write(1, content)
+    sys.stdin.readline()
+    writer.write(content)
+    del content
+    {ending}
+
+asyncio.run(main())
+litter = [os.urandom(700_000) for _ in range(20)]
+"""
+
+
+@pytest.mark.parametrize("ending", ["writer.close()", "writer.close(); await writer.wait_closed()", "await asyncio.sleep(0)",
+                                    "os._exit(0)"])
+async def test_a_program_that_ends_behind_its_write_has_sent_it(peer, ending):
+    arrived = asyncio.get_running_loop().create_future()
+
+    async def take(reader, writer):
+        arrived.set_result(await reader.read(-1))
+        writer.close()
+
+    server = await aio.start_server(take, V4, 0)
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM.format(ending=ending), V4, str(server.sockets[0].getsockname()[1]),
+        env={**os.environ, "RUSTOSD_SOCKET": str(peer.control), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    content = await program.stdout.readexactly(700_000)
+    peer.process.send_signal(signal.SIGSTOP)        # it reads once the program has ended
+    try:
+        await asyncio.wait_for(program.communicate(b"go\n"), 20)
+    finally:
+        peer.process.send_signal(signal.SIGCONT)
+    assert program.returncode == 0
+    assert await asyncio.wait_for(arrived, 20) == content
+    server.close()
