@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from rustosd.client.options import Address, View
 from rustosd.client.session import PATIENCE_S, Daemon, Door, checked, unreachable
 from rustosd.client.sock import DatagramSocket, Socket, StreamSocket, _daemon
-from rustosd.client.zero_copy import LEAST, ONE_OCTET, ZeroCopyWriter
+from rustosd.client.zero_copy import LEAST, ONE_OCTET, ZeroCopyWriter, pays
 
 P = TypeVar("P", bound=_asyncio.BaseProtocol)
 ACCEPTS_MOST = 64           # connections a server takes before others get their turn
@@ -139,7 +139,7 @@ class Transport(_asyncio.Transport):
         return self._transport.get_protocol()
 
     def write(self, data: Any) -> None:
-        if self._zero_copy is None and (len(data) < self._least or type(data) is not bytes or not self._goes_without_copy()):
+        if self._zero_copy is None and (len(data) < self._least or not self._goes_without_copy(data)):
             self._write(data)
         elif self._is_eof:
             raise RuntimeError("Cannot call write() after write_eof()")
@@ -148,18 +148,19 @@ class Transport(_asyncio.Transport):
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         pieces = list(list_of_data)
-        if self._zero_copy is None and not (any(len(piece) >= self._least for piece in pieces) and self._goes_without_copy()):
+        if self._zero_copy is None and not any(len(piece) >= self._least and self._goes_without_copy(piece) for piece in pieces):
             self._transport.writelines(pieces)
         else:
             for piece in pieces:
                 self.write(piece)
 
-    def _goes_without_copy(self) -> bool:
-        """Whether there is a writer now. There is none where the transport may have paused the protocol."""
+    def _goes_without_copy(self, data: Any) -> bool:
+        """Whether there is a writer for it now. There is none where the transport may have paused the protocol."""
         inner = self._transport
-        if not inner.is_closing() and inner.get_write_buffer_size() <= inner.get_write_buffer_limits()[0]:
-            with contextlib.suppress(OSError):      # no descriptor is left
-                self._zero_copy = ZeroCopyWriter(inner, self._writer_is_done)
+        if type(data) is bytes and inner.get_write_buffer_size() <= inner.get_write_buffer_limits()[0]:
+            with contextlib.suppress(OSError):      # no descriptor is left, or it is closed
+                if pays(inner, len(data)):
+                    self._zero_copy = ZeroCopyWriter(inner, self._writer_is_done)
         return self._zero_copy is not None
 
     def _writer_is_done(self, works: bool) -> None:

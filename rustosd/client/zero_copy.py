@@ -20,7 +20,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-LEAST = 128 << 10           # octets at a time for which it pays
+LEAST = 128 << 10           # octets at a time for which it pays, when there are as many that the daemon has not read yet
+ALONE = 512 << 10           # ... and when there are none
 PIPE_OCTETS = 1 << 20       # as much as anybody may have
 PIPES_KEPT = 4
 PIECES = 8                  # that go into the pipe at once
@@ -68,6 +69,11 @@ def _one_octet() -> int:
 ONE_OCTET = _one_octet()
 
 
+def pays(transport: Any, octets: int) -> bool:
+    """Whether a write of so many is to begin with it, rather than by the loop's transport. Raises OSError: it is closed."""
+    return octets >= ALONE or _queued(transport.get_extra_info("socket").fileno()) >= LEAST
+
+
 def _sweep() -> None:
     """Let go of what was adrift and has been read since."""
     for entry in tuple(_adrift):
@@ -108,7 +114,7 @@ class ZeroCopyWriter:
         self._piped = self._sent = 0        # octets that went into the pipe, and into the socket
         self._size = 0                      # octets that the socket does not have yet
         self._is_behind = True              # the transport may have something to write before us
-        self._goes = self._paused = self._is_told = self._is_shut = False
+        self._goes = self._paused = self._is_told = self._is_used = self._is_shut = False
         self._ending: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._look_s = LOOK_FIRST_S
@@ -124,7 +130,7 @@ class ZeroCopyWriter:
             return
         self._waiting.append(data)
         self._size += len(data)
-        self._look_s = LOOK_FIRST_S
+        self._is_used = True
         if not self._goes and not self._is_told:
             self._go()
         if not self._paused and self._size > self._transport.get_write_buffer_limits()[1]:
@@ -292,21 +298,23 @@ class ZeroCopyWriter:
             self._kept.clear()      # what was dropped from the pipe
 
     def _look(self) -> None:
-        """Whether all has been read: that was it, then. Else it is looked again."""
+        """Whether all has been read, and nothing written for a while: that was it, then. Else it is looked again."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._size:
             return
         self._release()
-        if not self._kept:
+        is_closing = self._transport.is_closing()
+        if not self._kept and (is_closing or not self._is_used):
             self._end()
             return
-        if self._transport.is_closing() and not self._transport.get_write_buffer_size() and not self._is_shut:
+        self._look_s = LOOK_FIRST_S if self._is_used else min(2 * self._look_s, LOOK_LAST_S)
+        self._is_used = False
+        if is_closing and not self._transport.get_write_buffer_size() and not self._is_shut:
             self._is_shut = True        # our descriptor is not to keep the daemon from seeing that
             _shut(self._fd)
         self._timer = self._loop.call_later(self._look_s, self._look)
-        self._look_s = min(2 * self._look_s, LOOK_LAST_S)
 
     def _end(self) -> None:
         os.close(self._fd)

@@ -131,6 +131,21 @@ async def test_a_header_before_the_body(joined):
     assert server.data == b"header\r\n\r\n" + CONTENT
 
 
+async def test_what_the_transport_still_has_goes_first(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    before = 0
+    while not client.transport.get_write_buffer_size():
+        client.transport.write(bytearray(b"x" * 10))
+        before += 10
+    client.transport.write(CONTENT)
+    assert not is_given_back(client.transport)
+    server.transport.resume_reading()
+    client.transport.close()
+    await asyncio.wait_for(server.lost, 30)
+    assert server.data == b"x" * before + CONTENT
+
+
 async def test_while_the_other_does_not_read_the_protocol_is_paused_and_the_rest_counted(joined):
     client, server = await joined()
     server.transport.pause_reading()
@@ -301,8 +316,9 @@ async def test_a_peer_of_linux_that_reads_slowly(peer):
 
 
 PROGRAM = """
-import os, sys
+import gc, os, sys
 import rustosd.client.aio as asyncio
+import rustosd.client.zero_copy     # so that it goes before sys
 
 class Litter:
     def __del__(self, fill=os.urandom):
@@ -320,6 +336,7 @@ async def main():
     {ending}
 
 asyncio.run(main())
+gc.collect()
 litter = [os.urandom(700_000) for _ in range(20)]
 """
 
