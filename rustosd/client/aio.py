@@ -143,12 +143,13 @@ class Transport(_asyncio.Transport):
             self._write(data)
         elif self._is_eof:
             raise RuntimeError("Cannot call write() after write_eof()")
-        elif not self._is_closing:
+        elif not self.is_closing():
             self._zero_copy.write(data if type(data) is bytes else bytes(data))
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         pieces = list(list_of_data)
-        if self._zero_copy is None and not any(len(piece) >= self._least and self._goes_without_copy(piece) for piece in pieces):
+        large = [piece for piece in pieces if len(piece) >= self._least]
+        if self._zero_copy is None and not any(map(self._goes_without_copy, large)):
             self._transport.writelines(pieces)
         else:
             for piece in pieces:
@@ -290,7 +291,7 @@ async def start_tls(transport: Transport, protocol: _asyncio.BaseProtocol, sslco
     """As `loop.start_tls`, for a transport made here."""
     loop = _asyncio.get_running_loop()
     if transport._zero_copy is not None:
-        transport._zero_copy.hand_over()
+        await transport._zero_copy.flush()
     return Transport(await loop.start_tls(transport._transport, protocol, sslcontext, **options), transport._view)
 
 

@@ -9,7 +9,6 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
-import errno
 import fcntl
 import os
 import socket
@@ -90,10 +89,10 @@ def _keep_for_good() -> None:
 
 
 class ZeroCopyWriter:
-    """What writes to a connection from its first large write on until the daemon has read all, in the transport's place."""
+    """What writes to a connection from a large write on until the daemon has read all, in the place of the loop's transport."""
 
     def __init__(self, transport: Any, done: Callable[[bool], None]):
-        """`transport` is the loop's. `done` is called at the end: whether more of the kind may follow.
+        """`transport` is the loop's. `done` is called at the end: whether another is worth while.
 
         Raises OSError: EMFILE, EBADF (the transport is closed).
         """
@@ -115,6 +114,7 @@ class ZeroCopyWriter:
         self._size = 0                      # octets that the socket does not have yet
         self._is_behind = True              # the transport may have something to write before us
         self._goes = self._paused = self._is_told = self._is_used = self._is_shut = False
+        self._is_plain = False              # splice was refused
         self._ending: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._look_s = LOOK_FIRST_S
@@ -147,18 +147,11 @@ class ZeroCopyWriter:
         self._drop()
         self.then(self._transport.abort)
 
-    def hand_over(self) -> None:
-        """Leave the rest, and whatever follows, to the transport."""
-        pieces = [piece[max(0, self._sent - (end - len(piece))):] for end, piece in self._kept if end > self._sent]
-        pieces += [memoryview(data) for data in self._waiting]
-        if self._waiting:
-            pieces[-len(self._waiting)] = pieces[-len(self._waiting)][self._offset:]
-        self._drop()
-        self._resume()
-        self._done(False)
-        if not self._transport.is_closing():
-            self._transport.writelines(pieces)
-        self._finish_if_sent()
+    async def flush(self) -> None:
+        """Wait until all is written."""
+        written = self._loop.create_future()
+        self.then(lambda: written.set_result(None))
+        await written
 
     # moving octets
 
@@ -171,38 +164,41 @@ class ZeroCopyWriter:
             self._is_behind = False
             while self._size:
                 self._move()
+            self._watch(False)
         except BlockingIOError:
             self._watch(True)
             self._release()
-        except OSError:
-            self.hand_over()        # the transport meets the error as well, and knows what to do
-        else:
-            self._watch(False)
-            self._finish_if_sent()
+        except OSError as error:
+            self._recover(error)
         finally:
             self._goes = False
+        self._finish_if_sent()
 
     def _move(self) -> None:
         """All that waits; the last octet on its own, if the protocol has no more.
 
-        Raises BlockingIOError when the socket is full, OSError when it is broken.
+        Raises BlockingIOError when the socket is full, OSError when it is broken, or when the kernel does not want it that way.
         """
         while self._size > 1:
-            if self._piped == self._sent:
-                self._fill()
-            moved = os.splice(self._pipe[0], self._fd, self._piped - self._sent)
+            moved = self._copy() if self._is_plain else self._splice()
             self._sent += moved
             self._size -= moved
         self._resume()
         if self._size == 1:
-            os.write(self._fd, self._waiting[0][self._offset:])
+            os.write(self._fd, memoryview(self._waiting[0])[self._offset:])
             self._waiting.clear()
             self._offset = self._size = 0
             self._piped += 1
             self._sent += 1
 
+    def _splice(self) -> int:
+        """Give the socket what is in the pipe; how much it took."""
+        if self._piped == self._sent:
+            self._fill()
+        return os.splice(self._pipe[0], self._fd, self._piped - self._sent)
+
     def _fill(self) -> None:
-        """Put into the empty pipe what there is and fits, but for the last octet of all. Raises OSError."""
+        """Put into the empty pipe what there is and fits, but for the last octet of all."""
         self._join()
         count, offset = 0, self._offset
         for vector, data in zip(self._vectors, self._waiting, strict=False):
@@ -212,20 +208,61 @@ class ZeroCopyWriter:
             count += 1
         if count == len(self._waiting):
             self._vectors[count - 1].length -= 1
-        moved = _vmsplice(self._pipe[1], self._vectors, count, os.SPLICE_F_NONBLOCK)
+        moved = _vmsplice(self._pipe[1], self._vectors, count, 0)
         if moved < 0:
             code = ctypes.get_errno()
-            raise OSError(errno.EIO if code == errno.EAGAIN else code, os.strerror(code))
+            raise OSError(code, os.strerror(code))
         while moved:
-            data = self._waiting[0]
-            piece = memoryview(data)[self._offset:self._offset + moved]
-            moved -= len(piece)
-            self._piped += len(piece)
-            self._kept.append((self._piped, piece))
-            self._offset += len(piece)
-            if self._offset == len(data):
-                self._waiting.popleft()
-                self._offset = 0
+            moved -= len(self._take(moved))
+
+    def _take(self, most: int) -> memoryview:
+        """The next piece of what waits, which goes off now and is kept."""
+        data = self._waiting[0]
+        piece = memoryview(data)[self._offset:self._offset + most]
+        self._piped += len(piece)
+        self._kept.append((self._piped, piece))
+        self._offset += len(piece)
+        if self._offset == len(data):
+            self._waiting.popleft()
+            self._offset = 0
+        return piece
+
+    def _copy(self) -> int:
+        """As `_splice`, in the way of every other program."""
+        data = memoryview(self._waiting[0])[self._offset:]
+        moved = os.write(self._fd, data[:-1] if len(self._waiting) == 1 else data)
+        self._take(moved)
+        return moved
+
+    def _recover(self, error: OSError) -> None:
+        """From an error in writing."""
+        if isinstance(error, ConnectionError):
+            self._drop()
+            if not self._transport.is_closing():
+                self._transport.write(b"\0")        # meets it as well, and knows what to do
+        elif self._is_plain:
+            self._drop()
+            self._transport.abort()
+        else:
+            self._is_plain = True       # splice is refused, as by a filter of system calls
+            self._unpipe()
+            self._watch(True)
+
+    def _unpipe(self) -> None:
+        """What is in the pipe waits again."""
+        pieces = []
+        while self._piped > self._sent:
+            end, piece = self._kept.pop()
+            begin = max(end - len(piece), self._sent)
+            if begin > end - len(piece):
+                self._kept.append((begin, piece[:begin - end]))
+            pieces.append(bytes(piece[begin - end:]))
+            self._piped = begin
+        if pieces and self._offset:
+            self._waiting[0] = self._waiting[0][self._offset:]
+            self._offset = 0
+        self._waiting.extendleft(pieces)
+        self._close_pipe()
 
     def _join(self) -> None:
         """Make one of the small ones in front."""
@@ -311,7 +348,7 @@ class ZeroCopyWriter:
             return
         self._look_s = LOOK_FIRST_S if self._is_used else min(2 * self._look_s, LOOK_LAST_S)
         self._is_used = False
-        if is_closing and not self._transport.get_write_buffer_size() and not self._is_shut:
+        if is_closing and not self._is_shut:
             self._is_shut = True        # our descriptor is not to keep the daemon from seeing that
             _shut(self._fd)
         self._timer = self._loop.call_later(self._look_s, self._look)
@@ -323,7 +360,7 @@ class ZeroCopyWriter:
             _pipes.append(self._pipe)
         else:
             self._close_pipe()
-        self._done(True)
+        self._done(not self._is_plain)
 
     def _close_pipe(self) -> None:
         for end in self._pipe:

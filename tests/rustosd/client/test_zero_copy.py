@@ -162,22 +162,48 @@ async def test_while_the_other_does_not_read_the_protocol_is_paused_and_the_rest
     client.transport.close()
 
 
-async def test_a_protocol_that_writes_when_told_to_resume(joined):
-    class Source(Recorder):
-        left = 40
+class Source(Recorder):
+    """Writes whenever it may."""
 
-        def resume_writing(self):
-            super().resume_writing()
-            while self.left and self.log[-1] != "pause":
-                self.left -= 1
-                self.transport.write(CONTENT[:256 * 1024])
+    left = 40
 
+    def resume_writing(self):
+        super().resume_writing()
+        while self.left and self.log[-1] != "pause":
+            self.left -= 1
+            self.transport.write(CONTENT[self.left * 1000:][:256 * 1024])
+
+    @classmethod
+    def content(cls):
+        return b"".join(CONTENT[left * 1000:][:256 * 1024] for left in reversed(range(cls.left)))
+
+
+@pytest.mark.parametrize("refused_at", [None, 1, 2, 5, 9])
+async def test_a_protocol_that_writes_when_told_to_resume(joined, monkeypatch, refused_at):
+    refuse_splice(monkeypatch, refused_at)
     client, server = await joined(client_factory=Source)
     client.resume_writing()
     await until(lambda: client.left == 0, 30)
     client.transport.close()
     await server.lost
-    assert server.data == CONTENT[:256 * 1024] * 40
+    assert server.data == Source.content()
+    paused = [entry for entry in client.log if entry in ("pause", "resume")][1:]
+    assert paused == ["pause", "resume"] * (len(paused) // 2) + ["pause"] * (len(paused) % 2)
+
+
+def refuse_splice(monkeypatch, when):
+    """As a filter of system calls does; the calls so far."""
+    calls = []
+    splice = os.splice
+
+    def refused(*arguments):
+        calls.append(1)
+        if len(calls) == when:
+            raise PermissionError(1, "Operation not permitted")
+        return splice(*arguments)
+
+    monkeypatch.setattr(os, "splice", refused)
+    return calls
 
 
 async def test_what_a_protocol_raises_goes_to_the_loop(joined):
@@ -213,6 +239,21 @@ async def test_close_waits_for_what_is_written(joined):
     await until(lambda: is_given_back(client.transport))
 
 
+async def test_flush_is_when_all_is_written(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    flushed = asyncio.ensure_future(client.transport._zero_copy.flush())
+    await asyncio.sleep(0.05)
+    assert not flushed.done()
+    server.transport.resume_reading()
+    await asyncio.wait_for(flushed, 30)
+    assert client.transport.get_write_buffer_size() == 0
+    client.transport.close()
+    await server.lost
+    assert server.data == CONTENT
+
+
 async def test_end_of_file_follows_what_is_written(joined):
     client, server = await joined(server_factory=lambda: Recorder(keep_open=True))
     client.transport.write(CONTENT)
@@ -240,8 +281,9 @@ async def test_abort_writes_no_more(joined):
     await until(lambda: is_given_back(client.transport))
 
 
-async def test_a_reset_while_it_waits_is_the_exception_of_connection_lost(joined):
-    client, server = await joined()
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_reset_while_it_waits_is_the_exception_of_connection_lost(joined, reads):
+    client, server = await joined(client_factory=lambda: Recorder(pause=not reads))
     server.transport.pause_reading()
     client.transport.write(CONTENT)
     await asyncio.sleep(0.1)
@@ -253,16 +295,7 @@ async def test_a_reset_while_it_waits_is_the_exception_of_connection_lost(joined
 @pytest.mark.parametrize("which", range(1, 7))
 async def test_where_the_kernel_refuses_the_transport_writes(joined, monkeypatch, which):
     client, server = await joined()
-    calls = []
-
-    def refused(*_):
-        calls.append(1)
-        if len(calls) == which:
-            raise PermissionError(1, "by a filter of system calls")
-        return splice(*_)
-
-    splice = os.splice
-    monkeypatch.setattr(os, "splice", refused)
+    calls = refuse_splice(monkeypatch, which)
     server.transport.pause_reading()
     client.transport.write(CONTENT)
     client.transport.write(CONTENT[:5 * MIB])
