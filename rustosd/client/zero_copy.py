@@ -42,7 +42,7 @@ _vmsplice.restype = ctypes.c_ssize_t
 
 _Kept = deque[tuple[int, memoryview]]       # pieces, and where each ends, counted from the writer's first octet
 _pipes: list[tuple[int, int]] = []          # empty ones, for the next writer
-_adrift: list[tuple[int, _Kept]] = []       # descriptors and pieces of writers whose loop was closed
+_adrift: deque[tuple[int, _Kept]] = deque()     # descriptors and pieces of writers whose loop was closed
 _writers: "weakref.WeakSet[ZeroCopyWriter]" = weakref.WeakSet()
 
 
@@ -75,10 +75,28 @@ def pays(transport: Any, octets: int) -> bool:
 
 def _sweep() -> None:
     """Let go of what was adrift and has been read since."""
-    for entry in tuple(_adrift):
-        if _queued(entry[0]) <= ONE_OCTET:
-            _adrift.remove(entry)
-            os.close(entry[0])
+    for _ in range(len(_adrift)):
+        try:
+            fd, kept = _adrift.popleft()        # ours alone, whatever other threads do
+        except IndexError:
+            return
+        if _queued(fd) > ONE_OCTET:
+            _adrift.append((fd, kept))
+        else:
+            os.close(fd)
+
+
+def _leave_to_the_parent() -> None:
+    """A child of fork(2) has the same pipes and sockets: whatever it did to them would be done to the parent's."""
+    for writer in tuple(_writers):
+        writer.leave()
+    while _adrift:
+        os.close(_adrift.popleft()[0])
+    while _pipes:
+        _close(_pipes.pop())
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 @atexit.register
@@ -101,11 +119,13 @@ class ZeroCopyWriter:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._done = done
+        self._pipe: tuple[int, int] | None = None
+        self._fd = -1
         self._fd = os.dup(transport.get_extra_info("socket").fileno())      # to be told of room by the loop
         try:
-            self._pipe = _pipes.pop() if _pipes else _new_pipe()
+            self._pipe = _pipe()
         except OSError:
-            os.close(self._fd)
+            self.leave()
             raise
         self._vectors = (_Vector * PIECES)()
         self._waiting: deque[bytes] = deque()
@@ -150,7 +170,7 @@ class ZeroCopyWriter:
     async def flush(self) -> None:
         """Wait until all is written."""
         written = self._loop.create_future()
-        self.then(lambda: written.set_result(None))
+        self.then(lambda: written.done() or written.set_result(None))
         await written
 
     # moving octets
@@ -354,32 +374,44 @@ class ZeroCopyWriter:
         self._timer = self._loop.call_later(self._look_s, self._look)
 
     def _end(self) -> None:
-        os.close(self._fd)
-        self._fd = -1
-        if len(_pipes) < PIPES_KEPT and self._pipe[0] >= 0:
+        if len(_pipes) < PIPES_KEPT and self._pipe is not None:
             _pipes.append(self._pipe)
-        else:
-            self._close_pipe()
+            self._pipe = None
+        self.leave()
         self._done(not self._is_plain)
 
+    def leave(self) -> None:
+        """Close what we have, and nothing else."""
+        _writers.discard(self)
+        self._close_pipe()
+        os.close(self._fd)
+        self._fd = -1
+
     def _close_pipe(self) -> None:
-        for end in self._pipe:
-            if end >= 0:
-                os.close(end)
-        self._pipe = -1, -1
+        if self._pipe is not None:
+            _close(self._pipe)
+            self._pipe = None
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:       # the loop was closed before
+        if self._fd >= 0:       # the loop was closed before
             _shut(self._fd)
             _adrift.append((self._fd, self._kept))
             self._close_pipe()
 
 
-def _new_pipe() -> tuple[int, int]:
+def _pipe() -> tuple[int, int]:
+    """An empty one. Raises OSError (EMFILE)."""
+    with contextlib.suppress(IndexError):
+        return _pipes.pop()
     pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     with contextlib.suppress(OSError):      # this user has as many pages in pipes as may be
         fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_OCTETS)
     return pipe
+
+
+def _close(pipe: tuple[int, int]) -> None:
+    for end in pipe:
+        os.close(end)
 
 
 def _shut(fd: int) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -41,7 +42,7 @@ def nothing_stays(joined):
     while zero_copy._adrift and time.monotonic() < patience:        # the loop was closed before
         time.sleep(0.01)
         zero_copy._sweep()
-    assert zero_copy._adrift == []
+    assert not zero_copy._adrift
     assert not [writer for writer in zero_copy._writers if writer._kept]
     extra = descriptors() - before
     assert len(extra) <= 2 * zero_copy.PIPES_KEPT + 8, extra        # loops, and sessions with the daemon, live longer
@@ -319,6 +320,55 @@ async def test_without_descriptors_the_transport_writes(joined, monkeypatch):
     client.transport.close()
     await server.lost
     assert server.data == CONTENT
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")       # a process with threads forks
+async def test_a_child_leaves_the_parents_pipes_and_connections_alone(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    zero_copy._pipes.append(zero_copy._pipe())
+    child = os.fork()
+    if child == 0:
+        try:
+            left = not zero_copy._pipes and all(writer._fd == -1 for writer in zero_copy._writers)
+            client.transport._zero_copy.__del__()
+        finally:
+            os._exit(0 if left else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    server.transport.resume_reading()
+    client.transport.close()
+    await server.lost
+    assert server.data == CONTENT
+
+
+def test_several_loops_in_threads():
+    received = {}
+
+    async def main(number):
+        mine = CONTENT[number * 1000:][:MIB]
+        done = asyncio.get_running_loop().create_future()
+
+        async def take(reader, writer):
+            done.set_result(await reader.read(-1))
+            writer.close()
+
+        async with await aio.start_server(take, V4, 0) as server:
+            for _ in range(3):
+                done = asyncio.get_running_loop().create_future()
+                _, writer = await aio.open_connection(V4, server.sockets[0].getsockname()[1])
+                for _ in range(5):
+                    writer.write(mine)
+                    await writer.drain()
+                writer.close()
+                received.setdefault(number, []).append(await done == mine * 5)
+
+    threads = [threading.Thread(target=lambda number=number: asyncio.run(main(number))) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert received == {number: [True] * 3 for number in range(6)}
 
 
 async def test_a_peer_of_linux_that_reads_slowly(peer):
