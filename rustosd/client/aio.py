@@ -158,9 +158,9 @@ class Transport(_asyncio.Transport):
     def _goes_without_copy(self, data: Any) -> bool:
         """Whether there is a writer for it now. There is none where the transport may have paused the protocol."""
         inner = self._transport
-        if type(data) is bytes and inner.get_write_buffer_size() <= inner.get_write_buffer_limits()[0]:
-            with contextlib.suppress(OSError):      # no descriptor is left, or it is closed
-                if pays(inner, len(data)):
+        if (type(data) is bytes and not inner.is_closing()
+                and inner.get_write_buffer_size() <= inner.get_write_buffer_limits()[0] and pays(inner, len(data))):
+            with contextlib.suppress(OSError):      # no descriptor is left
                     self._zero_copy = ZeroCopyWriter(inner, self._writer_is_done)
         return self._zero_copy is not None
 

@@ -69,7 +69,7 @@ ONE_OCTET = _one_octet()
 
 
 def pays(transport: Any, octets: int) -> bool:
-    """Whether a write of so many is to begin with it, rather than by the loop's transport. Raises OSError: it is closed."""
+    """Whether a write of so many is to begin with it, rather than by the loop's transport."""
     return octets >= ALONE or _queued(transport.get_extra_info("socket").fileno()) >= LEAST
 
 
@@ -112,7 +112,7 @@ class ZeroCopyWriter:
     def __init__(self, transport: Any, done: Callable[[bool], None]):
         """`transport` is the loop's. `done` is called at the end: whether another is worth while.
 
-        Raises OSError: EMFILE, EBADF (the transport is closed).
+        Raises OSError (EMFILE).
         """
         _sweep()
         self._kept: _Kept = deque()
