@@ -441,7 +441,10 @@ class Daemon(Facts):
         undo.callback(setattr, self.logs.ring, "on_line", None)
 
     def _upkeep(self, undo: contextlib.AsyncExitStack) -> None:
-        """Once a second: what rate limits held back is told; now and then the figures are put where a crash finds them."""
+        """Once a second: what rate limits held back is told; now and then the figures are put where a crash finds them.
+
+        And programs are asked what they have spent, and it is seen to that rustosctl finds us.
+        """
         timer: list[asyncio.TimerHandle] = []
 
         def round_() -> None:
@@ -452,11 +455,20 @@ class Daemon(Facts):
             if self._rounds % GATHER_EVERY == 0:
                 self._in_background(self.scheduler.gather(self.processes))
                 self._in_background(self.memory_watch.gather())
+                self._in_background(self._keep_control())
             self._rounds += 1
 
         round_()
         undo.callback(self.logs.tell_repeated, True)
         undo.callback(lambda: timer[0].cancel())
+
+    async def _keep_control(self) -> None:
+        """Without the file of its socket the daemon could not be asked anything."""
+        try:
+            if await self.control.make_again():
+                log.warning("control_socket_made_again", path=str(self.control.path), advice="somebody removed the file")
+        except OSError as error:
+            log.error("control_socket_removed", error=str(error), next_try_s=GATHER_EVERY * UPKEEP_S)
 
     def figures(self) -> bytes:
         """What is counted now, as JSON."""

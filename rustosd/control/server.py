@@ -100,6 +100,8 @@ class ControlServer:
         self._untaken_octets = 0
         self._server: asyncio.Server | None = None
         self._directory_is_ours = False
+        self._file: tuple[int, int] | None = None       # the socket that we made, by device and inode
+        self._changing = asyncio.Lock()
 
     async def start(self) -> None:
         """Listen. Raises OSError when the path is in use or cannot be made, with what to do."""
@@ -107,7 +109,21 @@ class ControlServer:
             self._server = await asyncio.start_unix_server(self._serve, sock=self._listening, limit=MAX_REQUEST_OCTETS)
             self._open_to_groups()
             return
-        self._directory_is_ours = not self.path.parent.exists()
+        await self._listen()
+
+    async def make_again(self) -> bool:
+        """The socket, if somebody has removed its file; whether that was so. Who is connected stays. Raises OSError."""
+        async with self._changing:
+            former = self._server
+            if former is None or self.path.exists():
+                return False
+            await self._listen()
+            self._listening = None
+            former.close()
+            return True
+
+    async def _listen(self) -> None:
+        self._directory_is_ours |= not self.path.parent.exists()
         try:
             self.path.parent.mkdir(mode=0o755, exist_ok=True)
             remove_stale(self.path, "choose another with socket = ... under [control]")
@@ -117,6 +133,7 @@ class ControlServer:
                     self._serve, str(self.path), limit=MAX_REQUEST_OCTETS)
             finally:
                 os.umask(before)
+            self._file = _identity(self.path)
             self._open_to_groups()
         except OSError as error:
             self._remove_directory()
@@ -143,15 +160,17 @@ class ControlServer:
         """Close the socket and all clients, and remove the file."""
         if self._server is None:
             return
-        server, self._server = self._server, None       # who is being accepted right now finds nobody in
+        async with self._changing:
+            server, self._server = self._server, None   # who is being accepted right now finds nobody in
         server.close()
         for task in tuple(self.clients):
             task.cancel()
         await asyncio.gather(*self.clients, return_exceptions=True)
         await server.wait_closed()
-        if self._listening is None:
+        if self._file is not None:
             with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
+                if _identity(self.path) == self._file:
+                    self.path.unlink()
             self._remove_directory()
 
     def _remove_directory(self) -> None:
@@ -289,6 +308,12 @@ class ControlServer:
                      params=msgspec.to_builtins(params, enc_hook=str))
         reply = Reply(jsonrpc="2.0", id=identity, result=msgspec.Raw(octets))
         return Handed(reply, result.end) if isinstance(result, Handed) else reply
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file that is: device and inode."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino
 
 
 def _socket_of(writer: asyncio.StreamWriter) -> socket.socket:

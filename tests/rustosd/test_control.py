@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import socket
 import stat
 import tempfile
@@ -97,6 +98,53 @@ async def test_every_method_answers_with_its_type(server, core, method):
     changes_the_stack = method.changes and not method.name.startswith(
         ("export.", "process.", "program.", "sched.", "kernelswap."))
     assert core.kicks == (1 if changes_the_stack else 0)
+
+
+async def test_a_socket_that_somebody_removed_is_made_again_and_clients_stay(server):
+    reader, writer = await connect(server)
+    for remove in (server.path.unlink, lambda: shutil.rmtree(server.path.parent)):
+        remove()
+        assert await server.make_again()
+        assert not await server.make_again()
+        assert "result" in await ask(server, request("nic.list"))
+        assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
+    writer.write(request("nic.list") + b"\n")
+    assert "result" in json.loads(await reader.readline())
+    writer.close()
+    await server.stop()
+    assert not await server.make_again()
+    assert not server.path.parent.exists()
+
+
+async def test_one_that_a_service_manager_made_is_made_again_too(core, machine, tmp_path):
+    path = tmp_path / "control.sock"
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    server = ControlServer(str(path), Operations(core, root=machine.root), listening=listening)
+    await server.start()
+    path.unlink()
+    assert await server.make_again()
+    assert "result" in await ask(server, request("nic.list"))
+    await server.stop()
+    assert not path.exists()
+
+
+async def test_what_stands_in_the_place_of_the_socket_is_left_alone(server):
+    server.path.unlink()
+    server.path.write_text("theirs")
+    assert not await server.make_again()
+    await server.stop()
+    assert server.path.read_text() == "theirs"
+
+
+async def test_a_socket_that_cannot_be_made_again_says_why(server, tmp_path):
+    shutil.rmtree(server.path.parent)
+    server.path.parent.write_text("in the way")
+    with pytest.raises(OSError, match="cannot make the control socket"):
+        await server.make_again()
+    server.path.parent.unlink()
+    assert await server.make_again()
 
 
 async def test_changes_reach_the_stack(server, core):

@@ -341,6 +341,23 @@ def test_it_goes_on_when_whoever_reads_its_log_does_not_or_has_gone(netns, tmp_p
         assert daemon.stop() == 0
 
 
+def until(there):
+    deadline = time.monotonic() + START_S
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_rustosctl_finds_a_daemon_whose_socket_was_removed(running):
+    control = running.directory / "run" / "control.sock"
+    control.unlink()
+    until(control.exists)
+    assert running.rows("status")["pid"] == running.process.pid
+    assert "control_socket_made_again" in running.said()
+    assert running.stop() == 0
+    assert not control.exists()
+
+
 TALK = """
 import socket, sys
 with socket.create_connection(("10.77.0.2", 7), timeout=60) as one:
@@ -356,12 +373,6 @@ def test_an_interface_that_is_deleted_on_the_host_comes_back_with_its_connection
             client.stdin.write(words)
             client.stdin.flush()
             return client.stdout.readline()
-
-        def until(there):
-            deadline = time.monotonic() + START_S
-            while not there():
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
 
         def is_up():
             return "rustos0" in running.netns.links() and all(row["link"] == "up" for row in running.rows("nic"))
