@@ -82,7 +82,7 @@ UPKEEP_S = 1.0
 FIGURES_EVERY = 10
 """Rounds of upkeep between two notes of the figures, for a report should the daemon die."""
 GATHER_EVERY: Final = 5
-"""And between two questions to all programs what they have spent."""
+"""And between two questions to all programs what they have spent, and two looks whether rustosctl finds us."""
 
 TAP_RETRY_S: Final = 1.0
 TAP_RETRY_MOST_S: Final = 60.0

@@ -106,6 +106,7 @@ class Transport(_asyncio.Transport):
     """The loop's own transport over the descriptor, which knows what the socket is called on the network."""
 
     def __init__(self, transport: Any, view: View):
+        self._loop = _asyncio.get_running_loop()
         self._transport = transport
         self._view = view
         self._zero_copy: ZeroCopyWriter | None = None       # writes in the transport's place while there is one
@@ -139,29 +140,29 @@ class Transport(_asyncio.Transport):
         return self._transport.get_protocol()
 
     def write(self, data: Any) -> None:
-        if self._zero_copy is None and (len(data) < self._least or not self._goes_without_copy(data)):
+        if self._zero_copy is None and (len(data) < self._least or not self._begin_zero_copy(data)):
             self._write(data)
         elif self._is_eof:
             raise RuntimeError("Cannot call write() after write_eof()")
         elif not self.is_closing():
-            self._zero_copy.write(data if type(data) is bytes else bytes(data))
+            self._zero_copy.write(data if type(data) is bytes else bytes(memoryview(data)))
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         pieces = list(list_of_data)
         large = [piece for piece in pieces if len(piece) >= self._least]
-        if self._zero_copy is None and not any(map(self._goes_without_copy, large)):
+        if self._zero_copy is None and not any(map(self._begin_zero_copy, large)):
             self._transport.writelines(pieces)
         else:
             for piece in pieces:
                 self.write(piece)
 
-    def _goes_without_copy(self, data: Any) -> bool:
-        """Whether there is a writer for it now. There is none where the transport may have paused the protocol."""
+    def _begin_zero_copy(self, data: Any) -> bool:
+        """If that pays for `data`; whether it did. Not where the loop's transport may have paused the protocol."""
         inner = self._transport
         if (type(data) is bytes and not inner.is_closing()
                 and inner.get_write_buffer_size() <= inner.get_write_buffer_limits()[0] and pays(inner, len(data))):
             with contextlib.suppress(OSError):      # no descriptor is left
-                    self._zero_copy = ZeroCopyWriter(inner, self._writer_is_done)
+                    self._zero_copy = ZeroCopyWriter(self._loop, inner, self._writer_is_done)
         return self._zero_copy is not None
 
     def _writer_is_done(self, works: bool) -> None:

@@ -109,18 +109,19 @@ def _keep_for_good() -> None:
 class ZeroCopyWriter:
     """What writes to a connection from a large write on until the daemon has read all, in the place of the loop's transport."""
 
-    def __init__(self, transport: Any, done: Callable[[bool], None]):
+    _fd = -1
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Any, done: Callable[[bool], None]):
         """`transport` is the loop's. `done` is called at the end: whether another is worth while.
 
         Raises OSError (EMFILE).
         """
         _sweep()
         self._kept: _Kept = deque()
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._transport = transport
         self._done = done
         self._pipe: tuple[int, int] | None = None
-        self._fd = -1
         self._fd = os.dup(transport.get_extra_info("socket").fileno())      # to be told of room by the loop
         try:
             self._pipe = _pipe()

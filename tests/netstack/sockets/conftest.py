@@ -1,6 +1,7 @@
 """One test body, several networks: uvloop on the kernel's sockets is what ours must not be told from."""
 
 import asyncio
+import functools
 import gc
 import os
 import socket
@@ -205,23 +206,27 @@ async def fake():
         yield network
 
 
+async def join(net, client_factory=Recorder, server_factory=Recorder, host="127.0.0.1", **options):
+    """Connect two protocols; (client, server): recorders, or whatever the factories make."""
+    made = asyncio.get_running_loop().create_future()
+
+    def factory():
+        protocol = server_factory()
+        made.set_result(protocol)
+        return protocol
+
+    server = await net.create_server(factory, host, 0)
+    _, client = await net.create_connection(client_factory, host, server.sockets[0].getsockname()[1], **options)
+    accepted = await made
+    await until(lambda: accepted.transport)
+    server.close()
+    return client, accepted
+
+
 @pytest.fixture
 def joined(net):
-    """A coroutine that connects two protocols; returns (client, server) recorders or whatever the factories make."""
-    async def join(client_factory=Recorder, server_factory=Recorder, host="127.0.0.1"):
-        made = asyncio.get_running_loop().create_future()
-
-        def factory():
-            protocol = server_factory()
-            made.set_result(protocol)
-            return protocol
-
-        server = await net.create_server(factory, host, 0)
-        _, client = await net.create_connection(client_factory, host, server.sockets[0].getsockname()[1])
-        accepted = await made
-        server.close()
-        return client, accepted
-    return join
+    """`join` on this network."""
+    return functools.partial(join, net)
 
 
 async def until(condition, seconds=PATIENCE_S):

@@ -1,17 +1,18 @@
 """The daemon of the handoff's tests, and both event loops for what is asynchronous."""
 
 import asyncio
+import functools
 
 import pytest
 import uvloop
 
 from rustosd.client import aio
 from rustosd.client.sock import _daemon
-from tests.netstack.sockets.conftest import Recorder, until
+from tests.netstack.sockets.conftest import certificate, join
 from tests.peers.conftest import V4, V6
 from tests.rustosd.handoff.conftest import daemon, environment, peer, sides
 
-__all__ = ["daemon", "environment", "peer", "sides"]
+__all__ = ["certificate", "daemon", "environment", "peer", "sides"]
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -47,19 +48,5 @@ def host(request, net):
 
 @pytest.fixture
 def joined(net, host):
-    """A coroutine that connects two protocols; (client, server)."""
-    async def join(client_factory=Recorder, server_factory=Recorder, **options):
-        made = asyncio.get_running_loop().create_future()
-
-        def factory():
-            protocol = server_factory()
-            made.set_result(protocol)
-            return protocol
-
-        server = await net.create_server(factory, host, 0)
-        _, client = await net.create_connection(client_factory, host, server.sockets[0].getsockname()[1], **options)
-        accepted = await made
-        await until(lambda: accepted.transport)
-        server.close()
-        return client, accepted
-    return join
+    """`join` on this network, at this host."""
+    return functools.partial(join, net, host=host)

@@ -187,15 +187,6 @@ async def test_many_datagrams_are_all_sent_in_the_end(host):
     sink.close()
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    where = tmp_path_factory.mktemp("tls")
-    cert, key = where / "cert.pem", where / "key.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-                    "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
-    return cert, key
-
-
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 def test_the_same_program_runs_by_one_changed_import(family):
     results = []
