@@ -117,9 +117,12 @@ class ControlServer:
             former = self._server
             if former is None or self.path.exists():
                 return False
-            await self._listen()
-            self._listening = None
-            former.close()
+            try:
+                await self._listen()
+            finally:
+                if self._server is not former:
+                    self._listening = None
+                    former.close()
             return True
 
     async def _listen(self) -> None:

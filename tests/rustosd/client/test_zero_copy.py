@@ -175,6 +175,20 @@ async def test_while_the_other_does_not_read_the_protocol_is_paused_and_the_rest
     client.transport.close()
 
 
+async def test_a_protocol_that_the_transport_has_paused_is_not_paused_twice(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    client.transport.write(bytearray(CONTENT))
+    assert client.log == ["made", "pause"]
+    client.transport.write(CONTENT)
+    assert is_given_back(client.transport)
+    assert client.log == ["made", "pause"]
+    server.transport.resume_reading()
+    client.transport.close()
+    await server.lost
+    assert server.data == CONTENT * 2
+
+
 class Source(Recorder):
     """Writes whenever it may."""
 
@@ -261,6 +275,34 @@ async def test_close_waits_for_what_is_written(joined):
         assert is_given_back(client.transport)
 
 
+async def test_who_has_closed_hears_nothing_more(joined):
+    client, server = await joined()
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    client.transport.close()
+    server.transport.write(b"late")
+    await asyncio.sleep(0.1)
+    server.transport.resume_reading()
+    await client.lost
+    assert client.data == b""
+
+
+async def test_what_waits_is_written_when_the_loop_has_closed_it_behind_the_peers_end(joined):
+    """As asyncio writes what its transport has; by then connection_lost was called."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    client, server = await joined(server_factory=lambda: Recorder(keep_open=True))
+    server.transport.pause_reading()
+    client.transport.write(CONTENT)
+    server.transport.write_eof()
+    await client.lost
+    server.transport.resume_reading()
+    await until(lambda: "eof" in server.log, 30)
+    assert server.data == CONTENT
+    assert told == []
+    server.transport.close()
+
+
 async def test_flush_is_when_all_is_written(joined):
     client, server = await joined()
     server.transport.pause_reading()
@@ -327,6 +369,33 @@ async def test_where_the_kernel_refuses_it_is_copied(joined, monkeypatch, which)
     await server.lost
     assert sum(calls) == 1
     assert server.data == CONTENT + CONTENT[:5 * MIB] + b"end"
+
+
+async def test_where_it_was_refused_it_is_not_tried_again(joined, monkeypatch):
+    client, server = await joined()
+    calls = refuse_splice(monkeypatch, 1)
+    for times in (1, 2):
+        client.transport.write(CONTENT)
+        await until(lambda: len(server.data) == times * len(CONTENT), 30)       # noqa: B023
+        await until(lambda: is_given_back(client.transport))
+    assert calls == [True]
+    client.transport.close()
+
+
+async def test_what_can_be_neither_spliced_nor_copied_is_the_end_of_it(joined, monkeypatch):
+    client, server = await joined()
+    refuse_splice(monkeypatch, 1)
+
+    def short(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    client.transport.write(CONTENT)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", short)
+        await asyncio.sleep(0.01)
+    await client.lost
+    await server.lost
+    assert server.data == b""
 
 
 async def test_without_descriptors_the_transport_writes(joined, monkeypatch):
