@@ -214,9 +214,9 @@ class StreamSocket(Socket):
         fds = descriptors(ancillary)
         if len(octets) < ACCEPTED.size or not fds:
             raise OSError(errno.EINVAL, "the socket does not listen, or rustosd has stopped")
-        _base.send(self, TAKEN)
         identity, remote, remote_port, local, local_port = ACCEPTED.unpack(octets)
         made = self._of(self._daemon, identity.hex(), self._family, fds[0])
+        _base.send(made, TAKEN)
         made._note_names({"local": (unpack_address(local), local_port), "remote": (unpack_address(remote), remote_port)})
         if _stdlib.getdefaulttimeout() is None:
             made.setblocking(True)

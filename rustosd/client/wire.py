@@ -3,8 +3,8 @@
 A datagram travels behind HEADER: the other host's address and port (zeros from the program: the connected peer); from the
 daemon an errno instead of data when something came back; and our own address, which it came to or is to be sent from (zeros
 from the program: whichever the socket or the route has). A listening socket gets one ACCEPTED with one descriptor for
-each connection: its id, the peer, and the address it was made to; the program answers each with TAKEN. An address is 16
-octets, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2).
+each connection: its id, the peer, and the address it was made to; who accepts it writes TAKEN to it first of all. An address is
+16 octets, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2).
 """
 
 import socket

@@ -276,8 +276,7 @@ class Handoff(SocketTable):
         for one in tuple(self.sockets.values()):
             if one.splice is not None:
                 one.splice.abort()
-            else:
-                one.close()
+            one.close()
         if self._pump is None:
             self.network.loop.remove_reader(self.ends.fileno())
         else:

@@ -38,6 +38,7 @@ cdef enum:
     TIDIED_LATER = 0x8000       # the owner will have `tidy` called
     C_NEWS = 0x1000             # epoll told something since our queue was found empty
     C_ASKED = 0x2000            # epoll was asked to tell when there is room in the client's end
+    UNTAKEN = 0x10000           # nobody has accepted it yet: its client writes the octet that is held then
     ENDED = 0x0800              # the owner was told
 
 cpdef enum Ending:
@@ -69,6 +70,7 @@ cdef class StreamSplice(Follower):
     cdef int error
     cdef uint32_t wanted(self, int epoll) noexcept
     cdef void wake(self, uint32_t told) noexcept
+    cpdef bint taken(self) noexcept
     cdef void move(self) noexcept
     cdef deliver(self)
     cdef bint push(self, Tcb *c)

@@ -6,7 +6,7 @@ make the client's writes block.
 
 How the client learns of a reset: an AF_UNIX stream whose other end is closed while octets wait in that end's queue gets
 ECONNRESET, else EOF. So the last octet the client has written is peeked at, passed on, and left in our queue ("held")
-until the next ones come; whoever makes the pair puts a first one there. Small messages are peeked at and left as a whole, and
+until the next ones come; whoever makes the pair puts a first one there, or who accepts the connection. Small messages are peeked at and left as a whole, and
 taken out several at a time (SO_PEEK_OFF): one system call for each instead of three.
 
 Our ends are watched by edge-triggered epoll: a held octet would otherwise count as readable for ever. Epoll tells of room only
@@ -56,15 +56,19 @@ class StreamSplice:
     It is what `AsyncStack.connections` has for the handle. The owner is told once how it ends: `settle(ending, errno)`.
     """
 
-    def __init__(self, tcp: Tcp, handle: int, fd: int, owner: object, chaff: int = 0):
-        """`fd` is non-blocking and stays the owner's; its queue has `chaff` octets to be dropped, then the held one."""
+    def __init__(self, tcp: Tcp, handle: int, fd: int, owner: object, chaff: int = 0, untaken: cython.bint = False):
+        """`fd` is non-blocking and stays the owner's; its queue has `chaff` octets to be dropped, then the held one.
+
+        `untaken`: that one comes when a program accepts the connection, of which the owner is told by `was_taken()`.
+        """
         self.tcp = tcp
         self.handle = handle
         self.fd = fd
         self.owner = owner
         self.chaff = chaff
         self.epoll = -1
-        self.held = 1               # of which epoll tells when it is asked to watch
+        self.held = not untaken     # of which epoll tells when it is asked to watch
+        self.flags = UNTAKEN if untaken else 0
         tcp.follow(handle, self)
 
     def _event(self, bits: int, error: int) -> None:
@@ -96,6 +100,8 @@ class StreamSplice:
     @cython.exceptval(check=False)
     def wake(self, told: uint32_t) -> cython.void:
         """What epoll tells of our end."""
+        if self.flags & UNTAKEN and self.taken():
+            self.owner.was_taken()
         self.flags |= C_NEWS
         if told & EPOLLOUT:
             self.flags &= ~cython.cast(uint32_t, C_FULL)
@@ -106,6 +112,15 @@ class StreamSplice:
         if told & EPOLLERR:
             self.flags |= C_BROKEN
         self.move()
+
+    @cython.ccall
+    @cython.exceptval(check=False)
+    def taken(self) -> cython.bint:
+        """Whether a program has accepted it."""
+        if self.flags & UNTAKEN and _unread(self.fd):
+            self.flags &= ~cython.cast(uint32_t, UNTAKEN)
+            self.held = 1
+        return not self.flags & UNTAKEN
 
     def _deliver(self) -> None:
         """Go on."""
@@ -128,11 +143,11 @@ class StreamSplice:
         if self.flags & ENDED:
             return
         c = self.tcp._at(self.handle)
-        if self.flags & C_BROKEN:
+        if self.flags & C_BROKEN or self.flags & (C_GONE | UNTAKEN) == C_GONE | UNTAKEN:
             ending = ABORT
         else:
             more = self.push(c)
-            if self.flags & (C_NEWS | T_FULL) == C_NEWS and self.pull(c):
+            if self.flags & (C_NEWS | T_FULL | UNTAKEN) == C_NEWS and self.pull(c):
                 more = True
             if self.flags & C_BROKEN:
                 ending = ABORT

@@ -22,7 +22,7 @@ cdef class StreamSocket:
     cdef readonly Listener listener
     cdef Listener origin            # of an accepted one, until the client has taken it
     cdef object orphan              # octets that waited when the client was found gone
-    cdef adopt(self, object handle, uint32_t chaff)
+    cdef adopt(self, object handle)
     cdef apply(self, str option, object value)
     cdef leave(self)
 
@@ -37,7 +37,6 @@ cdef class Listener(Acceptor):
     cdef object listener            # of the core; None: the shared port has it
     cdef take_in(self, object handle, int news, int error)
     cdef bint send(self, object handle, int news, int error) except? -1
-    cdef count_taken(self)
     cdef note_held(self)
     cdef bint leave(self) except? -1
     cpdef int held(self) noexcept

@@ -60,10 +60,10 @@ class StreamSocket:
         """As a policy has it."""
         return "tcp"
 
-    # what epoll tells before there is a splice
+    # what epoll tells while there is no splice
 
     def woken(self, events: uint32_t) -> None:
-        if events & (EPOLLHUP | EPOLLERR):
+        if events & (EPOLLIN | EPOLLHUP | EPOLLERR):        # EPOLLIN: see `settle`
             self.close()
 
     # what the client asks
@@ -171,16 +171,16 @@ class StreamSocket:
 
     def _event(self, bits: cython.int, error: cython.int) -> None:
         if bits & EVENT_CONNECTED:
-            self.adopt(self.handle, self.chaff)
+            self.adopt(self.handle)
             self.splice.heard(bits, error)
         elif bits & EVENT_CLOSED:
             self.settle(RESET, error or errors.ECONNABORTED)
 
     @cython.cfunc
-    def adopt(self, handle: object, chaff: uint32_t):
+    def adopt(self, handle: object):
         """It is connected: from here on the splice hears all news."""
         self.handle = handle
-        self.splice = StreamSplice(self.broker.tcp, handle, self.end.fd, self, chaff)
+        self.splice = StreamSplice(self.broker.tcp, handle, self.end.fd, self, self.chaff, self.origin is not None)
         if self.options:
             for option, value in self.options.items():
                 self.apply(option, value)
@@ -201,12 +201,18 @@ class StreamSocket:
     def tidy_later(self, splice: StreamSplice) -> None:
         self.broker.tidy_later(splice)
 
+    def was_taken(self) -> None:
+        """A program has accepted it."""
+        origin: Listener = self.origin
+        self.origin = None
+        origin.travelling.remove(self)
+        origin.deliver()
+
     def settle(self, ending: cython.int, error: cython.int) -> None:
         """It is over: let go of the connection, and show the client how it went."""
-        if self.origin is not None:
-            self.origin.count_taken()
-            if self.origin is not None:     # its listener was closed before it was taken
-                ending = ABORT
+        untaken: cython.bint = self.origin is not None and not self.splice.taken()
+        if untaken:
+            ending = ABORT
         self.broker.let_go(self.handle, ending == ABORT or bool(self.options.get("reset_on_close")))
         self.handle = None
         if self.splice is not None:
@@ -215,7 +221,11 @@ class StreamSocket:
             self.splice = None      # each of them has the other: none would go before the next collection
         if error:
             self.broker.note_fate(self.id, error)
-        self.leave()
+        if untaken:
+            # Who accepts it shall see a reset, which takes an octet of theirs in our queue.
+            self.broker.ends.watch(self.end.fd, self, EPOLLIN)
+        else:
+            self.leave()
 
     def orphaned(self) -> None:
         """The client is gone, and what it has written does not fit the send ring: the peer has a minute to take some."""
@@ -238,7 +248,6 @@ class StreamSocket:
         """Give back whatever there is. May be called twice."""
         if self.splice is not None:
             self.splice.close()
-            return
         if self.listener is not None:
             self.listener.shut()
         if self.handle is not None:
@@ -249,6 +258,13 @@ class StreamSocket:
     @cython.cfunc
     def leave(self):
         """The table."""
+        origin: Listener = self.origin
+        if origin is not None:
+            self.origin = None
+            origin.travelling.remove(self)
+            origin.note_held()
+            if origin.waiting:
+                self.broker.starved.add(origin)
         if self.kept_port:
             self.broker.give_port(self.kept_port)
             self.kept_port = 0
@@ -286,7 +302,7 @@ class Listener(Acceptor):
     """A listening socket: what `AsyncStack.servers` has for the listener of the core.
 
     Each connection is joined to a pair, whose other end travels to the client as a descriptor on the listening socket,
-    which therefore is readable when there is something to accept; the client answers each with an octet. A few travel at
+    which therefore is readable when there is something to accept; who accepts one writes an octet to it. A few travel at
     a time, and only while the client may have more sockets; the others wait. Whatever was not taken yet counts against
     the backlog: when that is full, the core leaves SYNs unanswered, as Linux does.
     """
@@ -303,23 +319,11 @@ class Listener(Acceptor):
             self.network.servers[self.listener] = self
             self.tcp.accept_by(self.listener, self)
         owner.end.drain()       # the octet that is held: nobody resets a listener
-        owner.broker.ends.watch(owner.end.fd, self, EPOLLIN)
+        owner.broker.ends.watch(owner.end.fd, self)
 
     def woken(self, events: uint32_t) -> None:
-        self.count_taken()
         if events & (EPOLLHUP | EPOLLERR):
             self.owner.close()
-        else:
-            self.deliver()
-
-    @cython.cfunc
-    def count_taken(self):
-        """The client says so before it does anything with one, its close included."""
-        taken: StreamSocket
-        for _ in range(self.owner.end.drain()):
-            if self.travelling:
-                taken = self.travelling.popleft()
-                taken.origin = None
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -351,6 +355,8 @@ class Listener(Acceptor):
 
     @cython.cfunc
     def note_held(self):
+        if self.owner.listener is not self:
+            return
         if self.shared is None:
             self.tcp.set_held(self.listener, self.held())
         else:
@@ -372,7 +378,7 @@ class Listener(Acceptor):
         theirs: End
         accepted: StreamSocket
         try:
-            identity, ours, theirs = broker.pair(owner.pid, STREAM)
+            identity, ours, theirs = broker.pair(owner.pid, STREAM, False)
         except OSError:
             broker.starved.add(self)
             return False
@@ -383,7 +389,7 @@ class Listener(Acceptor):
         accepted.options, accepted.origin = owner.options, self
         self.travelling.append(accepted)
         broker.add(identity, owner.pid, accepted)
-        accepted.adopt(handle, 0)
+        accepted.adopt(handle)
         accepted.splice.heard(news, error)
         return True
 
@@ -394,8 +400,13 @@ class Listener(Acceptor):
         self.owner.listener = None
         self.owner.broker.starved.discard(self)
         for accepted in tuple(self.travelling):
-            if accepted.splice is not None:
+            if accepted.splice is None:
+                accepted.close()
+            elif accepted.splice.taken():
+                accepted.was_taken()
+            else:
                 accepted.splice.abort()
+                accepted.close()
         for one in self.waiting:
             one.abort()
         self.waiting.clear()

@@ -31,6 +31,6 @@ cdef class SocketTable:
     cpdef check_room(self, int pid)
     cpdef one_more(self, int pid)
     cpdef one_less(self, int pid)
-    cpdef tuple pair(self, int pid, int kind)
+    cpdef tuple pair(self, int pid, int kind, bint anchored=*)
     cpdef add(self, bytes identity, int pid, object one)
     cpdef bint remove(self, bytes identity, int pid, End end) except? -1

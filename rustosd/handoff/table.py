@@ -69,13 +69,16 @@ class SocketTable:
             self.starved.clear()
 
     @cython.ccall
-    def pair(self, pid: cython.int, kind: cython.int) -> tuple:
-        """An id for a new socket, our end and the client's. Raises OSError (EMFILE, ENFILE)."""
+    def pair(self, pid: cython.int, kind: cython.int, anchored: cython.bint = True) -> tuple:
+        """An id for a new socket, our end and the client's. Raises OSError (EMFILE, ENFILE).
+
+        `anchored`: a stream's queue has the octet that is held.
+        """
         ours: End
         theirs: End
         self.check_room(pid)
         ours, theirs = make_pair(kind, self.limits.buffer_octets // 2)
-        if kind == STREAM:
+        if anchored and kind == STREAM:
             theirs.send(ANCHOR)
         return self.draw(), ours, theirs
 

@@ -304,7 +304,7 @@ def _take(end: cython.int) -> tuple[bytes, int] | None:
     try:
         if len(octets) < _ACCEPTED_OCTETS or fd < 0:
             raise error(errno.EINVAL)
-        send_now(end, TAKEN)
+        send_now(fd, TAKEN)
     except OSError:
         if fd >= 0:
             os.close(fd)

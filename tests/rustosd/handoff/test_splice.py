@@ -122,7 +122,7 @@ async def test_octets_from_program_to_program_are_moved_without_asking_anybody(h
     _, client = await host.connected(answer["local"][1])
     await until(lambda: readable(listener))
     _, (fd,), _, _ = socket.recv_fds(listener, 100, 1)
-    listener.send(b"\1")
+    os.write(fd, b"\1")
     with socket.socket(fileno=fd) as server:
         await until(lambda: writable(client))
         before = host.dispatched
@@ -271,7 +271,7 @@ async def test_connections_wait_while_their_process_may_have_no_more_sockets():
     await until(lambda: readable(end))
     _, (fd,), _, _ = socket.recv_fds(end, 44, 1)
     with socket.socket(fileno=fd) as accepted:
-        end.send(b"\1")
+        accepted.send(b"\1")
         accepted.setblocking(False)
         await until(lambda: readable(accepted))
         assert accepted.recv(100) == b"patience"
@@ -308,7 +308,7 @@ async def test_the_backlog_counts_what_the_client_has_not_taken(host):
     octets, fds, _, _ = socket.recv_fds(end, 44, 1)
     assert len(octets) == 44
     assert host.stack.listeners()[0]["waiting"] == 3        # not before it says so
-    end.send(b"\1")
+    os.write(fds[0], b"\1")
     await until(lambda: host.stack.listeners()[0]["waiting"] == 2)
     os.close(fds[0])
     assert await clients[0][1].lost is None
@@ -340,7 +340,7 @@ async def test_a_connection_that_was_reset_before_anybody_heard_of_it_is_accepte
     host.pump.kick()
     await until(lambda: readable(end))
     _, (fd,), _, _ = socket.recv_fds(end, 44, 1)
-    end.send(b"\1")
+    os.write(fd, b"\1")
     with socket.socket(fileno=fd) as accepted, pytest.raises(ConnectionResetError):
         await until(lambda: readable(accepted))
     await until(lambda: host.stack.listeners()[0]["waiting"] == 0 and len(host.handoff.sockets) == 1)
@@ -574,7 +574,7 @@ def accepted_on(listener):
     count = 0
     while readable(listener):
         _, fds, _, _ = socket.recv_fds(listener, 100, 1)
-        listener.send(b"\1")
+        os.write(fds[0], b"\1")
         os.close(fds[0])
         count += 1
     return count
