@@ -32,5 +32,6 @@ cdef class End:
     cpdef close(self)
     cpdef limit(self, int octets)
     cpdef send(self, bytes octets)
+    cpdef bint offer(self, bytes octets) noexcept
     cpdef int drain(self) noexcept
     cpdef bint hand_over(self, bytes octets, End other) except? -1

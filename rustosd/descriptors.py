@@ -48,6 +48,12 @@ class End:
 
     @cython.ccall
     @cython.exceptval(check=False)
+    def offer(self, octets: bytes) -> cython.bint:
+        """Send octets if there is room for all of them; whether they went."""
+        return send_octets(self.fd, PyBytes_AS_STRING(octets), len(octets), MSG_DONTWAIT | MSG_NOSIGNAL) == len(octets)
+
+    @cython.ccall
+    @cython.exceptval(check=False)
     def drain(self) -> cython.int:
         """Take octets that are there, and drop them; how many. There may be more than ROOM."""
         room: cython.char[ROOM]

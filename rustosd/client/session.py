@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from rustosd.client.wire import MORE_MOST, REQUEST_MOST
+from rustosd.client.wire import MORE_MOST, REQUEST_MOST, SPARES_MOST
 
 DEFAULT_SOCKET = "/run/rustosd/control.sock"
 PATIENCE_S = 30.0           # the daemon answers within a turn of its loop, but realtime programs may leave it little time
@@ -177,7 +177,7 @@ def _receive(end: socket.socket, octets: int) -> tuple[bytes, list[int]]:
 
 
 def _received(end: socket.socket, octets: int) -> tuple[bytes, list[int]]:
-    data, ancillary, _, _ = end.recvmsg(octets, socket.CMSG_SPACE(4 * (MORE_MOST + 1)), socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = end.recvmsg(octets, socket.CMSG_SPACE(4 * max(MORE_MOST + 1, SPARES_MOST)), socket.MSG_CMSG_CLOEXEC)
     return data, descriptors(ancillary)
 
 

@@ -76,7 +76,7 @@ class Handoff(SocketTable):
 
     def usage(self) -> dict[str, int]:
         """How many of the sockets that there may be there are."""
-        return {"sockets": len(self.sockets) + len(self.sessions), "sockets_limit": self.limits.sockets}
+        return {"sockets": len(self.sockets) + len(self.sessions) + self.spares, "sockets_limit": self.limits.sockets}
 
     def set_policies(self, policies: Policies) -> None:
         """From now on, for sockets that are there already, too; connections that are made stay."""
@@ -153,6 +153,8 @@ class Handoff(SocketTable):
         try:
             if isinstance(request, p.Open):
                 return self._open(session, request)
+            if isinstance(request, p.Spare):
+                return self._spare(request)
             if isinstance(request, p.Set) and request.quiet:
                 with contextlib.suppress(OSError, ValueError):
                     self._carry_out(session, request)
@@ -182,6 +184,17 @@ class Handoff(SocketTable):
         if request.ports:
             answer["ports"] = [self.sockets[one].keep_port() for one in identities]
         return answer, ends
+
+    def _spare(self, request: p.Spare) -> tuple[p.Answer, list[End]]:
+        """Raises OSError (EINVAL): it does not listen."""
+        listener = getattr(self.sockets.get(_key(request.id)), "listener", None)
+        if listener is None:
+            raise OSError(errors.EINVAL, "the socket does not listen")
+        spares: list[tuple[bytes, End]] = []
+        with contextlib.suppress(OSError):
+            while len(spares) < request.count and self.held(listener.owner.pid) < self.limits.sockets_per_process // 2:
+                spares.append(listener.lay_by())
+        return {"ids": [identity.hex() for identity, _ in spares]}, [end for _, end in spares]
 
     def _new(self, session: Session, request: p.Open) -> tuple[bytes, End]:
         """A socket: its id and the client's end. Raises OSError (EMFILE, ENFILE)."""

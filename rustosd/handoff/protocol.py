@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rustosd.client.wire import MORE_MOST
+from rustosd.client.wire import MORE_MOST, SPARES_MOST
 from rustosd.client.wire import REQUEST_MOST as REQUEST_MOST
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -96,6 +96,16 @@ class Listen(_Request):
     options: dict[Option, Value] = {}       # set before, and inherited by what is accepted
 
 
+class Spare(_Request):
+    """Ends for the next connections of a listening socket, ahead: {"ids": [...]}, with their descriptors in this order.
+
+    Many at a time they travel cheaper. They count as sockets, there are as many as fit, and they go with the listening socket.
+    """
+
+    id: Id
+    count: Annotated[int, msgspec.Meta(ge=1, le=SPARES_MOST)]
+
+
 class Names(_Request):
     """{"local": [host, port], "remote": [host, port] or null}"""
 
@@ -127,7 +137,7 @@ class Addresses(_Request):
     """The host's own addresses: {"addresses": [...]}, without those of loopback and of the link."""
 
 
-Request = Addresses | Restrict | May | Open | Bind | Connect | Listen | Names | Error | Set | Facts
+Request = Addresses | Restrict | May | Open | Bind | Connect | Listen | Spare | Names | Error | Set | Facts
 decode = msgspec.json.Decoder(Request).decode
 encode = msgspec.json.Encoder().encode
 Answer = dict[str, Any]

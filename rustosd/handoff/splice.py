@@ -6,8 +6,8 @@ make the client's writes block.
 
 How the client learns of a reset: an AF_UNIX stream whose other end is closed while octets wait in that end's queue gets
 ECONNRESET, else EOF. So the last octet the client has written is peeked at, passed on, and left in our queue ("held")
-until the next ones come; whoever makes the pair puts a first one there, or who accepts the connection. Small messages are peeked at and left as a whole, and
-taken out several at a time (SO_PEEK_OFF): one system call for each instead of three.
+until the next ones come; whoever makes the pair puts a first one there, or who accepts the connection. Small messages are
+peeked at and left as a whole, and taken out several at a time (SO_PEEK_OFF): one system call for each instead of three.
 
 Our ends are watched by edge-triggered epoll: a held octet would otherwise count as readable for ever. Epoll tells of room only
 where there once was none: else every read of a client's would be an event for us.

@@ -31,12 +31,15 @@ cdef class Listener(Acceptor):
     cdef readonly int backlog
     cdef readonly object waiting
     cdef readonly object travelling
+    cdef readonly object spares     # (id, our end) of pairs whose other ends the client has, for the next connections
     cdef Tcp tcp
     cdef object network
     cdef object shared              # a rustosd.handoff.shared_port.SharedPort, or None
     cdef object listener            # of the core; None: the shared port has it
     cdef take_in(self, object handle, int news, int error)
     cdef bint send(self, object handle, int news, int error) except? -1
+    cdef StreamSocket announced(self, bytes ends)
+    cpdef tuple lay_by(self)
     cdef note_held(self)
     cdef bint leave(self) except? -1
     cpdef int held(self) noexcept

@@ -24,6 +24,7 @@ from cython.cimports.rustosd.handoff.table import SocketTable
 
 from netstack.sockets.addresses import fate, text
 from netstack.tcp import api
+from rustosd.client.wire import SPARES_MOST
 
 if TYPE_CHECKING:
     from netstack.sockets import AsyncStack
@@ -302,9 +303,10 @@ class Listener(Acceptor):
     """A listening socket: what `AsyncStack.servers` has for the listener of the core.
 
     Each connection is joined to a pair, whose other end travels to the client as a descriptor on the listening socket,
-    which therefore is readable when there is something to accept; who accepts one writes an octet to it. A few travel at
-    a time, and only while the client may have more sockets; the others wait. Whatever was not taken yet counts against
-    the backlog: when that is full, the core leaves SYNs unanswered, as Linux does.
+    which therefore is readable when there is something to accept; who accepts one writes an octet to it. A client to which
+    many come has the other ends of some pairs ahead, and is told which it is. A few travel at a time, and only while the
+    client may have more sockets; the others wait. Whatever was not taken yet counts against the backlog: when that is full,
+    the core leaves SYNs unanswered, as Linux does.
     """
 
     def __init__(self, owner: StreamSocket, backlog: cython.int) -> None:
@@ -312,6 +314,7 @@ class Listener(Acceptor):
         self.network, self.tcp = owner.broker.network, owner.broker.tcp
         self.waiting: deque[Waiting] = deque()
         self.travelling: deque[StreamSocket] = deque()
+        self.spares: deque[tuple[bytes, End]] = deque()
         if owner.options.get("reuse_port"):
             self.shared = owner.broker.shared_ports.join(self)
         else:
@@ -372,26 +375,52 @@ class Listener(Acceptor):
     @cython.exceptval(-1, check=True)
     def send(self, handle: object, news: cython.int, error: cython.int) -> cython.bint:
         """Whether it is on its way; else it waits until there is room for it."""
+        accepted: StreamSocket = self.announced(self.tcp.ends(handle))
+        if accepted is None:
+            return False
+        accepted.options, accepted.origin = self.owner.options, self
+        self.travelling.append(accepted)
+        accepted.adopt(handle)
+        accepted.splice.heard(news, error)
+        return True
+
+    @cython.cfunc
+    def announced(self, ends: bytes) -> StreamSocket:
+        """A socket for the connection between these ends, of which the client is told; None: there is no room for it."""
         owner: StreamSocket = self.owner
         broker: SocketTable = owner.broker
         ours: End
         theirs: End
         accepted: StreamSocket
+        if self.spares:
+            identity, ours = self.spares[0]
+            if not owner.end.offer(identity + ends):
+                return None         # full: another is taken before there is room; or gone: epoll tells
+            self.spares.popleft()
+            accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family, owner.subject)
+            broker.enter(identity, accepted)
+            return accepted
         try:
             identity, ours, theirs = broker.pair(owner.pid, STREAM, False)
         except OSError:
             broker.starved.add(self)
-            return False
-        if not owner.end.hand_over(identity + self.tcp.ends(handle), theirs):
-            ours.close()            # full: another is taken before there is room; or gone: epoll tells
-            return False
+            return None
+        if not owner.end.hand_over(identity + ends, theirs):
+            ours.close()
+            return None
         accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family, owner.subject)
-        accepted.options, accepted.origin = owner.options, self
-        self.travelling.append(accepted)
         broker.add(identity, owner.pid, accepted)
-        accepted.adopt(handle)
-        accepted.splice.heard(news, error)
-        return True
+        return accepted
+
+    @cython.ccall
+    def lay_by(self) -> tuple:
+        """One more pair for a connection to come: its id and the client's end. Raises OSError (EMFILE, ENFILE, ENOBUFS)."""
+        ours: End
+        if len(self.spares) >= SPARES_MOST:
+            raise OSError(errors.ENOBUFS, f"{SPARES_MOST} are ahead already")
+        identity, ours, theirs = self.owner.broker.lay_by(self.owner.pid)
+        self.spares.append((identity, ours))
+        return identity, theirs
 
     def shut(self) -> None:
         """Listen no more; who was not accepted sees a reset."""
@@ -399,6 +428,9 @@ class Listener(Acceptor):
             return
         self.owner.listener = None
         self.owner.broker.starved.discard(self)
+        for one in self.waiting:
+            one.abort()
+        self.waiting.clear()
         for accepted in tuple(self.travelling):
             if accepted.splice is None:
                 accepted.close()
@@ -407,9 +439,8 @@ class Listener(Acceptor):
             else:
                 accepted.splice.abort()
                 accepted.close()
-        for one in self.waiting:
-            one.abort()
-        self.waiting.clear()
+        while self.spares:
+            self.owner.broker.let_spare_go(self.owner.pid, self.spares.popleft()[1])
         self.network.kick()
 
     @cython.cfunc

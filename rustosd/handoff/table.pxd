@@ -22,6 +22,7 @@ cdef class SocketTable:
     cdef Tcp tcp
     cdef dict connections           # the network's
     cdef dict held_by               # how many sockets and sessions each process has
+    cdef readonly int spares        # ends that listeners have ahead
     cdef bytes drawn                # ids, ahead
     cdef int used                   # octets of them
     cdef list untidy
@@ -33,4 +34,7 @@ cdef class SocketTable:
     cpdef one_less(self, int pid)
     cpdef tuple pair(self, int pid, int kind, bint anchored=*)
     cpdef add(self, bytes identity, int pid, object one)
+    cdef tuple lay_by(self, int pid)
+    cdef enter(self, bytes identity, object one)
+    cdef let_spare_go(self, int pid, End end)
     cpdef bint remove(self, bytes identity, int pid, End end) except? -1

@@ -38,7 +38,7 @@ class SocketTable:
     def check_room(self, pid: cython.int):
         """Raises OSError (EMFILE, ENFILE): a process, or all of them, may have no more."""
         held: cython.int = self.held_by.get(pid, 0)
-        every: cython.Py_ssize_t = len(self.sockets) + len(self.sessions)
+        every: cython.Py_ssize_t = len(self.sockets) + len(self.sessions) + self.spares
         if held >= self.limits.sockets_per_process:
             self.refused += 1
             raise OSError(errors.EMFILE, f"process {pid} has {held} sockets, as many as max_sockets_per_process under "
@@ -93,9 +93,31 @@ class SocketTable:
     @cython.ccall
     def add(self, identity: bytes, pid: cython.int, one: object):
         """Enter a socket that has a pair from `pair`; `remove` takes it out. Whatever it becomes has its end watched."""
-        self.sockets[identity] = one
         self.one_more(pid)
+        self.sockets[identity] = one
         self.opened += 1
+
+    @cython.cfunc
+    def lay_by(self, pid: cython.int) -> tuple:
+        """As `pair`, of a stream, for a socket that is not there yet; it counts already."""
+        made = self.pair(pid, STREAM, False)
+        self.one_more(pid)
+        self.spares += 1
+        return made
+
+    @cython.cfunc
+    def enter(self, identity: bytes, one: object):
+        """As `add`, with a pair from `lay_by`."""
+        self.spares -= 1
+        self.sockets[identity] = one
+        self.opened += 1
+
+    @cython.cfunc
+    def let_spare_go(self, pid: cython.int, end: End):
+        """Close our end of a pair from `lay_by`, of which there was no use."""
+        self.spares -= 1
+        self.one_less(pid)
+        end.close()
 
     @cython.ccall
     @cython.exceptval(-1, check=True)

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 from rustosd.client.session import DEFAULT_SOCKET, Answer, Door, checked
-from rustosd.client.wire import MORE_MOST
+from rustosd.client.wire import MORE_MOST, SPARES_MOST
 from rustosd.process.threads import inode_of
 
 _Kind = tuple[str, int]
@@ -67,6 +67,11 @@ class Link:
             ports = answer.get("ports") or [0] * len(identities)
             stock.extend(Opened(answer, *one) for one in zip(identities, answer.fds, ports, strict=True))
         return stock.popleft()
+
+    def spares(self, identity: str) -> dict[bytes, int]:
+        """Descriptors for the next connections of a listening socket, by their ids. Raises OSError."""
+        answer = self.ask("spare", id=identity, count=SPARES_MOST)
+        return dict(zip(map(bytes.fromhex, answer["ids"]), answer.fds, strict=False))     # some may not have found room here
 
     def close(self) -> None:
         """The sockets live on, but for those that nobody has asked for."""

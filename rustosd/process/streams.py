@@ -6,11 +6,13 @@ and epoll tell the truth. A listening socket is readable while accepted connecti
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -42,6 +44,10 @@ if not cython.compiled:
 
 _CHAFF: Final = bytes(32768)
 _ACCEPTED_OCTETS = cython.declare(cython.int, ACCEPTED.size)
+_ID_OCTETS = cython.declare(cython.int, 8)
+_SPARES_LEAST = cython.declare(cython.int, 4)
+_MANY: Final = 8                            # connections within this time make it worth while to have descriptors ahead
+_MANY_WITHIN_NS: Final = 250_000_000
 _NON_BLOCKING = cython.declare(cython.int, NON_BLOCKING)
 _CLOSE_ON_EXEC = cython.declare(cython.int, CLOSE_ON_EXEC)
 _AF_INET = cython.declare(cython.int, socket.AF_INET)
@@ -59,6 +65,9 @@ class StreamSocket(GuestSocket):
     _told: Mapping[str, int] = MappingProxyType({})         # options that the daemon has not heard of
     _untold = False                                         # ... and it is over since, and no other connect was told
     _returned: tuple[tuple[bytes, int], ...] = ()           # accepted for a call that was over by then
+    _spares: dict[bytes, int] | None = None                 # descriptors for the next connections, by their ids
+    _came = 0                                               # connections whose descriptor came with them, since ...
+    _came_since = 0                                         # ... then (monotonic, ns)
 
     def __init__(self, loop: Loop, table: Table, family: int, identity: str, inode: int, buffer: int, port: int = 0) -> None:
         """`port`: the daemon keeps it for when the program wants any; 0: none."""
@@ -237,6 +246,8 @@ class StreamSocket(GuestSocket):
             raise
         if answered:
             close_descriptor(number)
+            if self._spares is None or len(self._spares) < _SPARES_LEAST:
+                self._stock_up()
         else:
             self._accept_later(call, number, flags)
 
@@ -247,7 +258,7 @@ class StreamSocket(GuestSocket):
         """Give the program the next connection, if there is one; whether the call is answered."""
         ends: bytes
         fd: cython.int
-        taken = self._take_returned() if self._returned else _take(end)
+        taken = self._take_returned() if self._returned else self._take(end)
         if taken is None:
             return False
         ends, fd = taken
@@ -268,6 +279,38 @@ class StreamSocket(GuestSocket):
             call.refuse(failed.errno or errno.EFAULT)
         close_descriptor(fd)
         return True
+
+    def _take(self, end: cython.int) -> tuple[bytes, int] | None:
+        """A connection out of the listening socket, and its descriptor. Raises OSError (EINVAL): the daemon has closed it."""
+        fd: cython.int
+        while (received := receive_with(end, _ACCEPTED_OCTETS)) is not None:
+            octets, fd = received
+            if fd >= 0:
+                self._came += 1
+            elif len(octets) == _ACCEPTED_OCTETS and self._spares is not None:
+                fd = self._spares.pop(octets[:_ID_OCTETS], -1)
+            else:
+                raise error(errno.EINVAL)
+            if fd >= 0:
+                try:
+                    send_now(fd, TAKEN)
+                except OSError:         # the daemon has given it up
+                    close_descriptor(fd)
+                else:
+                    return octets, fd
+        return None
+
+    def _stock_up(self) -> None:
+        """Have descriptors for connections to come, if many do: one at a time they cost more."""
+        if not self._spares:
+            if self._came < _MANY:
+                return
+            now = time.monotonic_ns()
+            self._came, before, self._came_since = 0, self._came_since, now
+            if now - before > _MANY_WITHIN_NS:
+                return
+        with contextlib.suppress(OSError):      # there may be no more sockets
+            self._spares = {**(self._spares or {}), **self.loop.link.spares(self.identity)}
 
     def _take_returned(self) -> tuple[bytes, int]:
         first, self._returned = self._returned[0], self._returned[1:]
@@ -291,25 +334,9 @@ class StreamSocket(GuestSocket):
             self.loop.forget(self._watched.fileno())
             self._watched.close()
             self._watched = None
-        for _, fd in self._returned:
+        for fd in (*(fd for _, fd in self._returned), *(self._spares or {}).values()):
             os.close(fd)
-        self._returned = ()
-
-
-def _take(end: cython.int) -> tuple[bytes, int] | None:
-    """A connection out of a listening socket, and its descriptor. Raises OSError (EINVAL) when the daemon has closed it."""
-    if (received := receive_with(end, _ACCEPTED_OCTETS)) is None:
-        return None
-    octets, fd = received
-    try:
-        if len(octets) < _ACCEPTED_OCTETS or fd < 0:
-            raise error(errno.EINVAL)
-        send_now(fd, TAKEN)
-    except OSError:
-        if fd >= 0:
-            os.close(fd)
-        raise error(errno.EINVAL) from None
-    return received
+        self._returned, self._spares = (), None
 
 
 def _peer_name(ends: bytes, family: cython.int) -> bytes:
