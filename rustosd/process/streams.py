@@ -45,7 +45,7 @@ if not cython.compiled:
 _CHAFF: Final = bytes(32768)
 _ACCEPTED_OCTETS = cython.declare(cython.int, ACCEPTED.size)
 _ID_OCTETS = cython.declare(cython.int, 8)
-_SPARES_LEAST = cython.declare(cython.int, 4)
+_SPARES_LEAST = cython.declare(cython.int, 24)
 _MANY: Final = 8                            # connections within this time make it worth while to have descriptors ahead
 _MANY_WITHIN_NS: Final = 250_000_000
 _NON_BLOCKING = cython.declare(cython.int, NON_BLOCKING)
