@@ -30,8 +30,8 @@ cdef class Listener(Acceptor):
     cdef readonly StreamSocket owner
     cdef readonly int backlog
     cdef readonly object waiting
-    cdef readonly object travelling
-    cdef readonly object spares     # (id, our end) of pairs whose other ends the client has, for the next connections
+    cdef readonly set travelling
+    cdef readonly list spares       # (id, our end) of pairs whose other ends the client has, for the next connections
     cdef Tcp tcp
     cdef object network
     cdef object shared              # a rustosd.handoff.shared_port.SharedPort, or None

@@ -206,7 +206,7 @@ class StreamSocket:
         """A program has accepted it."""
         origin: Listener = self.origin
         self.origin = None
-        origin.travelling.remove(self)
+        origin.travelling.discard(self)
         origin.deliver()
 
     def settle(self, ending: cython.int, error: cython.int) -> None:
@@ -262,7 +262,7 @@ class StreamSocket:
         origin: Listener = self.origin
         if origin is not None:
             self.origin = None
-            origin.travelling.remove(self)
+            origin.travelling.discard(self)
             origin.note_held()
             if origin.waiting:
                 self.broker.starved.add(origin)
@@ -313,8 +313,7 @@ class Listener(Acceptor):
         self.owner, self.backlog = owner, backlog
         self.network, self.tcp = owner.broker.network, owner.broker.tcp
         self.waiting: deque[Waiting] = deque()
-        self.travelling: deque[StreamSocket] = deque()
-        self.spares: deque[tuple[bytes, End]] = deque()
+        self.travelling, self.spares = set(), []
         if owner.options.get("reuse_port"):
             self.shared = owner.broker.shared_ports.join(self)
         else:
@@ -379,7 +378,7 @@ class Listener(Acceptor):
         if accepted is None:
             return False
         accepted.options, accepted.origin = self.owner.options, self
-        self.travelling.append(accepted)
+        self.travelling.add(accepted)
         accepted.adopt(handle)
         accepted.splice.heard(news, error)
         return True
@@ -393,10 +392,10 @@ class Listener(Acceptor):
         theirs: End
         accepted: StreamSocket
         if self.spares:
-            identity, ours = self.spares[0]
+            identity, ours = spare = self.spares.pop()
             if not owner.end.offer(identity + ends):
+                self.spares.append(spare)
                 return None         # full: another is taken before there is room; or gone: epoll tells
-            self.spares.popleft()
             accepted = StreamSocket(broker, identity, ours, owner.pid, owner.family, owner.subject)
             broker.enter(identity, accepted)
             return accepted
@@ -440,7 +439,7 @@ class Listener(Acceptor):
                 accepted.splice.abort()
                 accepted.close()
         while self.spares:
-            self.owner.broker.let_spare_go(self.owner.pid, self.spares.popleft()[1])
+            self.owner.broker.let_spare_go(self.owner.pid, self.spares.pop()[1])
         self.network.kick()
 
     @cython.cfunc

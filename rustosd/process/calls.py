@@ -46,12 +46,14 @@ class Calls:
         count: cython.int
         k: cython.int
         while True:
-            count = epoll_wait(self.epoll, events, EVENTS_MOST, 0)      # the next call is often there by now
+            count = 0
+            if self.threads.kept.fd >= 0:       # the next call is often there by now, and about the same socket
+                count = epoll_wait(self.epoll, events, EVENTS_MOST, 0)
+                if count > 0 and self.awake is not None:
+                    self.awake.paused(0)
             if count == 0:
                 self.threads.let_go()
                 count = self.sleep(events, until)
-            elif self.awake is not None:
-                self.awake.paused(0)
             if count < 0:
                 if c_errno != EINTR:
                     raise OSError(c_errno, os.strerror(c_errno))

@@ -146,7 +146,7 @@ class GuestSocket(ABC):
         ...
 
     def held_by_somebody(self, probe: socket.socket) -> bool:
-        """Whether a program still has it, as far as can be told; `probe` is a datagram socket to try with."""
+        """Whether a program still has it, as far as that is easily told; `probe` is a datagram socket to try with."""
         return True
 
     @abstractmethod
@@ -157,7 +157,7 @@ class GuestSocket(ABC):
 class Table:
     """All sockets of a group of programs."""
 
-    SWEEP_AT: Final = 256
+    SWEEP_AT: Final = 1024
 
     def __init__(self, held: Callable[[], set[int]]) -> None:
         """`held`: the inodes of all sockets that the programs hold."""
@@ -196,10 +196,10 @@ class Table:
                 one.close()
         self._sweep_at = max(self.SWEEP_AT, 2 * len(self.sockets))
 
-    def forget_datagrams(self, probe: socket.socket) -> None:
-        """Forget datagram sockets that nobody holds: the stack does not see their program's end."""
+    def forget_closed(self, probe: socket.socket) -> None:
+        """Forget what says that nobody holds it: datagrams' sockets, whose ends the stack does not see, and what keeps spares."""
         for one in list(self.sockets.values()):
-            if one.kind == socket.SOCK_DGRAM and not one.held_by_somebody(probe):
+            if not isinstance(one, Accepted) and not one.held_by_somebody(probe):
                 self.remove(one)
                 one.close()
 

@@ -329,6 +329,10 @@ class StreamSocket(GuestSocket):
 
     receive_message = send_messages = receive_messages = send_message
 
+    def held_by_somebody(self, probe: socket.socket) -> bool:
+        """The daemon lets go of what a listening socket has ahead when that is closed."""
+        return not self._spares or not _gone(next(iter(self._spares.values())))
+
     def close(self) -> None:
         if self._watched is not None:
             self.loop.forget(self._watched.fileno())
@@ -344,6 +348,13 @@ def _peer_name(ends: bytes, family: cython.int) -> bytes:
     if family == _AF_INET:
         return _FAMILY_4 + ends[24:26] + ends[20:24] + bytes(8)
     return _FAMILY_6 + ends[24:26] + bytes(4) + ends[8:24] + bytes(4)
+
+
+def _gone(end: int) -> bool:
+    """Whether nobody has the other end of a pair."""
+    look = select.poll()
+    look.register(end, 0)
+    return any(events & select.POLLHUP for _, events in look.poll(0))
 
 
 def _non_blocking(end: socket.socket) -> bool:

@@ -357,7 +357,7 @@ class Supervisor:
         self.monitor.tidy()
         self.exceptions.tidy()
         self._tell_handled()
-        self.table.forget_datagrams(self._probe)
+        self.table.forget_closed(self._probe)
         self._threads.tidy()
 
     # the end
