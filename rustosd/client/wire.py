@@ -15,7 +15,7 @@ HEADER = struct.Struct("!16sHH16s")         # address, port, errno, our address
 ACCEPTED = struct.Struct("!8s16sH16sH")     # id; remote address and port; local address and port
 TAKEN = b"\1"
 MORE_MOST = 7                               # sockets that may come along with the one that was asked for
-SPARES_MOST = 64                            # ends that a listening socket may have ahead
+SPARES_MOST = 128                           # ends that a listening socket may have ahead
 REQUEST_MOST = 4096                         # octets of one request on a session, and of its answer
 _V4 = bytes(10) + b"\xff\xff"
 

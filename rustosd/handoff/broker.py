@@ -191,8 +191,11 @@ class Handoff(SocketTable):
         if listener is None:
             raise OSError(errors.EINVAL, "the socket does not listen")
         spares: list[tuple[bytes, End]] = []
+        limits = self.limits
         with contextlib.suppress(OSError):
-            while len(spares) < request.count and self.held(listener.owner.pid) < self.limits.sockets_per_process // 2:
+            # They are no sockets yet: neither their process nor all others may miss them.
+            while (len(spares) < request.count and self.held(listener.owner.pid) < limits.sockets_per_process // 2
+                   and self.usage()["sockets"] < limits.sockets // 2):
                 spares.append(listener.lay_by())
         return {"ids": [identity.hex() for identity, _ in spares]}, [end for _, end in spares]
 

@@ -197,7 +197,7 @@ class Table:
         self._sweep_at = max(self.SWEEP_AT, 2 * len(self.sockets))
 
     def forget_closed(self, probe: socket.socket) -> None:
-        """Forget what says that nobody holds it: datagrams' sockets, whose ends the stack does not see, and what keeps spares."""
+        """Forget what says that nobody holds it: sockets of datagrams, whose end nobody sees, and who has spares."""
         for one in list(self.sockets.values()):
             if not isinstance(one, Accepted) and not one.held_by_somebody(probe):
                 self.remove(one)
