@@ -327,6 +327,61 @@ asyncio.run(main())
     assert done.stdout == "b'HELLO'\n", done.stderr
 
 
+ACCEPTING = """
+import socket, sys, time
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+listener = socket.create_server((sys.argv[1], 8095), backlog=64, family=family)
+print("ready")
+for number in range(int(sys.argv[2])):
+    one, peer = listener.accept()
+    assert one.getpeername() == peer and one.getsockname()[:2] == (sys.argv[1], 8095)
+    if heard := one.recv(100):
+        one.sendall(b"%s from %d" % (heard, peer[1]))
+    one.close()
+listener.close()
+print("closed")
+time.sleep(60)
+"""
+CONNECTING = """
+import socket, sys
+where, several = (sys.argv[1], 8095), int(sys.argv[2])
+for number in range(0, int(sys.argv[3]), several):
+    many = [socket.create_connection(where, 30) for _ in range(several)]
+    for one in many:
+        one.sendall(b"hello")
+    for one in many:
+        expected = b"hello from %d" % one.getsockname()[1]
+        while expected:
+            part = one.recv(100)
+            assert part and expected.startswith(part), (part, expected)
+            expected = expected[len(part):]
+        assert one.recv(100) == b""
+"""
+
+
+@pytest.mark.parametrize(("host", "several"), [(V4, 1), (V4, 30), (V6, 30)])
+def test_descriptors_that_are_ahead_of_many_connections_go_with_their_listener(peer: Peer, host: str, several: int) -> None:
+    def held() -> int:
+        return len(os.listdir(f"/proc/{server.pid}/fd"))
+
+    def connect() -> None:
+        peer.netns.run(sys.executable, "-c", CONNECTING, host, str(several), "300", timeout=LIMIT_S)
+
+    server = peer.netns.popen(*command(peer, sys.executable, "-u", "-c", ACCEPTING, host, "600"), stdout=subprocess.PIPE,
+                              text=True)
+    try:
+        assert server.stdout.readline() == "ready\n"
+        few = held()
+        connect()
+        assert held() > few + 20
+        connect()
+        assert server.stdout.readline() == "closed\n"
+        wait_for(lambda: held() <= few, "they are let go of")
+    finally:
+        server.terminate()
+        server.communicate(timeout=LIMIT_S)
+
+
 def test_redis_cli_talks_to_linux(peer: Peer) -> None:
     server = peer.netns.popen(need("redis-server"), "--port", "6401", "--save", "", "--protected-mode", "no",
                               stdout=subprocess.DEVNULL)

@@ -11,6 +11,7 @@ import pytest
 import rustosd.client as ours
 from rustosd.client import Daemon
 from tests.peers.conftest import V4, V6, Peer, need
+from tests.rustosd.handoff.host import Host
 from tests.support.netns import unavailable
 
 KERNEL_HOSTS = {kernel.AF_INET: "127.0.0.1", kernel.AF_INET6: "::1"}
@@ -149,5 +150,13 @@ def net(request, pairing, sides):
     """Each pairing of client and server in each family; the kernel's with itself says what to expect."""
     client, server = pairing.split("-")
     made = Net(sides[client], sides[server], request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def host():
+    """The daemon's half alone."""
+    made = Host()
     yield made
     made.close()

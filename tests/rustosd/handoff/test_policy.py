@@ -8,7 +8,8 @@ import pytest
 from rustosd.client.wire import HEADER
 from rustosd.policy import Destination, Policies, PolicyConfig, Ports, Subject
 from tests.netstack.sockets.conftest import until
-from tests.rustosd.handoff.test_splice import Host, packet, readable
+from tests.rustosd.handoff.host import Host, readable
+from tests.rustosd.handoff.test_splice import packet
 
 USER = Subject(1000)
 OWN = PolicyConfig(name="own", users=("1000",), connect=(Destination("127.0.0.1 9000-9999"),),

@@ -4,79 +4,21 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import gc
-import json
 import os
 import random
 import select
 import socket
 import struct
 import termios
-import time
 
 import pytest
 import structlog
 
-from netstack.sockets import AsyncStack
-from netstack.stack import Stack
 from rustosd import open_files
 from rustosd.client.wire import HEADER, pack_address, unpack_address
-from rustosd.handoff import Handoff, Limits, stream
-from rustosd.policy import Subject
-from rustosd.pump import Pump
+from rustosd.handoff import Limits, stream
 from tests.netstack.sockets.conftest import Recorder, until
-
-
-class Host:
-    """A stack with its pump, and a session of a client that is this test."""
-
-    def __init__(self, limits=None):
-        loop = asyncio.get_running_loop()
-        self.stack = Stack(os.urandom(32), now=time.monotonic_ns())
-        self.network = AsyncStack(self.stack, loop, lambda: self.pump.kick())
-        self.pump = Pump(loop, self.stack, self._on_events, busy_poll_us=0)
-        self.handoff = Handoff(self.network, limits, pump=self.pump)
-        self.session = self.handoff.open_session(1)
-        self.dispatched = 0
-
-    def _on_events(self):
-        self.dispatched += 1
-        self.network.dispatch()
-
-    async def ask(self, op, **fields):
-        """(answer, the sockets that came along)."""
-        self.session.send(json.dumps({"op": op, **fields}).encode())
-        await until(lambda: readable(self.session))
-        octets, fds, _, _ = socket.recv_fds(self.session, 5000, 8)
-        return json.loads(octets), [socket.socket(fileno=fd) for fd in fds]
-
-    async def stream(self):
-        answer, (end,) = await self.ask("open", type="stream", family=4)
-        end.setblocking(False)
-        return answer["id"], end
-
-    async def connected(self, port):
-        identity, end = await self.stream()
-        answer, _ = await self.ask("connect", id=identity, host="127.0.0.1", port=port)
-        assert "errno" not in answer
-        return identity, end
-
-    def close(self):
-        self.handoff.close()
-        self.network.abort()
-        self.session.close()
-        self.pump.close()
-
-
-def readable(sock):
-    try:
-        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) is not None
-    except BlockingIOError:
-        return False
-
-
-def writable(sock):
-    return bool(select.select([], [sock], [], 0)[1])
+from tests.rustosd.handoff.host import Host, readable, writable
 
 
 def pending(end):
@@ -85,13 +27,6 @@ def pending(end):
 
 
 PENDING_OF_ONE = 1024       # a message of one octet, with the kernel's bookkeeping
-
-
-@pytest.fixture
-async def host():
-    made = Host()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -257,29 +192,6 @@ async def test_limits_are_for_all_and_for_each(monkeypatch):
     host.close()
 
 
-async def test_connections_wait_while_their_process_may_have_no_more_sockets():
-    host = Host(Limits(sockets=50, sockets_per_process=3))
-    identity, end = await host.stream()
-    _, other_end = await host.stream()
-    answer, _ = await host.ask("listen", id=identity, backlog=5)
-    _, client = await host.network.create_connection(Recorder, "127.0.0.1", answer["local"][1])
-    client.transport.write(b"patience")
-    await asyncio.sleep(0.05)
-    assert not readable(end) and host.handoff.refused
-    assert host.stack.listeners()[0]["waiting"] == 1
-    other_end.close()
-    await until(lambda: readable(end))
-    _, (fd,), _, _ = socket.recv_fds(end, 44, 1)
-    with socket.socket(fileno=fd) as accepted:
-        accepted.send(b"\1")
-        accepted.setblocking(False)
-        await until(lambda: readable(accepted))
-        assert accepted.recv(100) == b"patience"
-    assert await client.lost is None
-    end.close()
-    host.close()
-
-
 async def test_closing_the_daemon_resets_and_ends_everything(host):
     server = await host.network.create_server(Recorder, "127.0.0.1", 0)
     _, end = await host.connected(server.sockets[0].getsockname()[1])
@@ -294,97 +206,6 @@ async def test_closing_the_daemon_resets_and_ends_everything(host):
     for one in (end, listener):
         one.close()
     server.close()
-
-
-async def test_the_backlog_counts_what_the_client_has_not_taken(host):
-    identity, end = await host.stream()
-    answer, _ = await host.ask("listen", id=identity, backlog=3)
-    port = answer["local"][1]
-    clients = [await host.network.create_connection(Recorder, "127.0.0.1", port) for _ in range(3)]
-    (row,) = host.stack.listeners()
-    assert (row["backlog"], row["waiting"]) == (3, 3)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(host.network.create_connection(Recorder, "127.0.0.1", port), 0.3)
-    octets, fds, _, _ = socket.recv_fds(end, 44, 1)
-    assert len(octets) == 44
-    assert host.stack.listeners()[0]["waiting"] == 3        # not before it says so
-    os.write(fds[0], b"\1")
-    await until(lambda: host.stack.listeners()[0]["waiting"] == 2)
-    os.close(fds[0])
-    assert await clients[0][1].lost is None
-    end.close()
-    assert isinstance(await clients[1][1].lost, ConnectionResetError)
-    assert isinstance(await clients[2][1].lost, ConnectionResetError)
-
-
-async def test_new_connections_pass_by_whoever_asks_for_news(host, monkeypatch):
-    monkeypatch.delattr(type(host.network), "_accept")
-    end = await listening(host, 4000, 8, share=0)
-    clients = [(await host.connected(4000))[1] for _ in range(3)]
-    await until(lambda: all(writable(one) for one in clients))
-    await until(lambda: readable(end))
-    assert accepted_on(end) == 3
-    for one in (end, *clients):
-        one.close()
-
-
-async def test_a_connection_that_was_reset_before_anybody_heard_of_it_is_accepted_with_the_error(host):
-    end = await listening(host, 4000, 8, share=0)
-    tcp, now = host.stack.tcp, time.monotonic_ns()
-    handle = tcp.connect(now, "127.0.0.1", 4000)
-    while host.stack.loop(now):
-        pass
-    tcp.abort(handle)
-    while host.stack.loop(now):
-        pass
-    host.pump.kick()
-    await until(lambda: readable(end))
-    _, (fd,), _, _ = socket.recv_fds(end, 44, 1)
-    os.write(fd, b"\1")
-    with socket.socket(fileno=fd) as accepted, pytest.raises(ConnectionResetError):
-        await until(lambda: readable(accepted))
-    await until(lambda: host.stack.listeners()[0]["waiting"] == 0 and len(host.handoff.sockets) == 1)
-    end.close()
-
-
-async def test_connections_that_are_over_leave_nothing_to_collect(host):
-    def sockets():
-        return sum(isinstance(one, stream.StreamSocket) for one in gc.get_objects())
-
-    end = await listening(host, 4000, 8, share=0)
-    gc.collect()
-    gc.disable()
-    try:
-        before = sockets()
-        for _ in range(3):
-            _, client = await host.connected(4000)
-            await until(lambda: readable(end))
-            assert accepted_on(end) == 1
-            client.close()
-        await until(lambda: len(host.handoff.sockets) == 1)
-        await asyncio.sleep(0.05)
-        assert sockets() == before
-    finally:
-        gc.enable()
-    end.close()
-
-
-async def test_a_listener_that_is_closed_while_it_waits_for_room_is_not_asked_again():
-    host = Host(Limits(sockets=50, sockets_per_process=3))
-    failures = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
-    identity, end = await host.stream()
-    _, other_end = await host.stream()
-    answer, _ = await host.ask("listen", id=identity, backlog=5)
-    _, client = await host.network.create_connection(Recorder, "127.0.0.1", answer["local"][1])
-    await until(lambda: host.handoff.starved)
-    end.close()
-    other_end.close()
-    assert isinstance(await client.lost, ConnectionResetError)
-    await until(lambda: not host.handoff.sockets)
-    await asyncio.sleep(0.01)
-    assert not failures
-    host.close()
 
 
 async def test_a_receive_buffer_bounds_what_the_peer_may_send(host):
@@ -555,55 +376,3 @@ async def test_a_packet_of_nothing_holds_up_no_other(host, closed):
     for data in b"first", b"second":
         await until(lambda: readable(other))
         assert other.recv(100)[HEADER.size:] == data
-
-
-async def listening(host, port, backlog=4, share=1):
-    """A client's listening socket on a port that may be shared; its end, or the errno."""
-    identity, end = await host.stream()
-    for op, fields in (("bind", {"host": "127.0.0.1", "port": port, "options": {"reuse_port": share}}),
-                       ("listen", {"backlog": backlog})):
-        answer, _ = await host.ask(op, id=identity, **fields)
-        if "errno" in answer:
-            end.close()
-            return answer["errno"]
-    return end
-
-
-def accepted_on(listener):
-    """How many connections wait to be taken from it; they are taken."""
-    count = 0
-    while readable(listener):
-        _, fds, _, _ = socket.recv_fds(listener, 100, 1)
-        os.write(fds[0], b"\1")
-        os.close(fds[0])
-        count += 1
-    return count
-
-
-async def test_a_shared_ports_connections_go_to_each_in_turn_and_past_who_is_full(host):
-    both = [await listening(host, 4000, backlog) for backlog in (2, 6)]
-    assert await listening(host, 4000, share=0) == errno.EADDRINUSE
-    clients = [(await host.connected(4000))[1] for _ in range(8)]
-    await until(lambda: all(writable(one) for one in clients))
-    await until(lambda: sum(len(one.listener.travelling) for one in host.handoff.sockets.values() if one.listener) == 8)
-    assert [accepted_on(one) for one in both] == [2, 6]
-    both.pop().close()
-    clients += [(await host.connected(4000))[1] for _ in range(2)]
-    await until(lambda: all(writable(one) for one in clients))
-    await until(lambda: readable(both[0]))
-    assert accepted_on(both[0]) == 2
-    both.pop().close()
-    await until(lambda: not host.network.servers)
-    alone = await listening(host, 4000, share=0)
-    assert await listening(host, 4000) == errno.EADDRINUSE
-    for one in (alone, *clients):
-        one.close()
-
-
-async def test_a_port_is_shared_with_its_own_user_only(host):
-    ours = await listening(host, 4000)
-    host.handoff.end_session(next(iter(host.handoff.sessions)))
-    host.session.close()
-    host.session = host.handoff.open_session(2, Subject(1000, frozenset()))
-    assert await listening(host, 4000) == errno.EADDRINUSE
-    ours.close()
