@@ -292,7 +292,8 @@ class Handoff(SocketTable):
         for one in tuple(self.sockets.values()):
             if one.splice is not None:
                 one.splice.abort()
-            one.close()
+            else:
+                one.close()
         if self._pump is None:
             self.network.loop.remove_reader(self.ends.fileno())
         else:

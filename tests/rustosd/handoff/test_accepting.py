@@ -223,6 +223,7 @@ async def test_connections_that_are_reset_while_they_wait_make_room_for_others(h
     assert len(host.handoff.sockets) == 1 + 16          # as many travel, the others wait
     for one in clients[:16]:
         one.transport.abort()
+    await until(lambda: all(one.splice is None for one in host.handoff.sockets.values()))
     for _ in range(16):
         _, taken = announced(end)
         taken.send(b"\1")
@@ -283,6 +284,18 @@ async def test_ends_that_are_ahead_go_with_the_listening_socket(host):
         one.close()
     answer, _ = await host.ask("spare", id=identity, count=1)
     assert answer["errno"] == errno.EINVAL and "does not listen" in answer["error"]
+
+
+async def test_one_that_nobody_took_from_a_listening_socket_leaves_though_its_end_was_ahead(host):
+    identity, end, port, _ = await listener_with_clients(host, 0)
+    _, (spare,) = await host.ask("spare", id=identity, count=1)
+    _, client = await host.network.create_connection(Recorder, "127.0.0.1", port)
+    await until(lambda: readable(end))
+    end.close()
+    assert isinstance(await client.lost, ConnectionResetError)
+    await until(lambda: host.handoff.usage()["sockets"] == 1)
+    assert spare.recv(1) == b""
+    spare.close()
 
 
 async def test_an_end_ahead_that_its_client_has_closed_resets_the_connection_it_was_for(host):
