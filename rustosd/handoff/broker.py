@@ -129,6 +129,7 @@ class Handoff(SocketTable):
     def statistics(self) -> Iterator[Sample]:
         """Samples for Prometheus."""
         yield Sample("rustos_handoff_sockets", "gauge", "Sockets that other processes have.", len(self.sockets), {})
+        yield Sample("rustos_handoff_spares", "gauge", "Ends that their listening sockets have ahead.", self.spares, {})
         yield Sample("rustos_handoff_sessions", "gauge", "Sessions on which they ask for them.", len(self.sessions), {})
         yield Sample("rustos_handoff_opened_total", "counter", "Sockets opened by or accepted for them.", self.opened, {})
         yield Sample("rustos_handoff_refused_total", "counter", "Sockets that a limit did not let be.", self.refused, {})

@@ -101,7 +101,10 @@ class StreamSplice:
     def wake(self, told: uint32_t) -> cython.void:
         """What epoll tells of our end."""
         if self.flags & UNTAKEN and self.taken():
-            self.owner.was_taken()
+            try:
+                self.owner.was_taken()
+            except Exception:
+                log.exception("handoff_failed", descriptor=self.fd)
         self.flags |= C_NEWS
         if told & EPOLLOUT:
             self.flags &= ~cython.cast(uint32_t, C_FULL)

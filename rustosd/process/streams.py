@@ -45,7 +45,7 @@ if not cython.compiled:
 _CHAFF: Final = bytes(32768)
 _ACCEPTED_OCTETS = cython.declare(cython.int, ACCEPTED.size)
 _ID_OCTETS = cython.declare(cython.int, 8)
-_SPARES_LEAST = cython.declare(cython.int, 24)
+_SPARES_LEAST: Final = 24                   # more than travel at a time
 _MANY: Final = 8                            # connections within this time make it worth while to have descriptors ahead
 _MANY_WITHIN_NS: Final = 250_000_000
 _NON_BLOCKING = cython.declare(cython.int, NON_BLOCKING)
@@ -66,6 +66,7 @@ class StreamSocket(GuestSocket):
     _untold = False                                         # ... and it is over since, and no other connect was told
     _returned: tuple[tuple[bytes, int], ...] = ()           # accepted for a call that was over by then
     _spares: dict[bytes, int] | None = None                 # descriptors for the next connections, by their ids
+    _spares_least = _SPARES_LEAST                           # with fewer more are asked for
     _came = 0                                               # connections whose descriptor came with them, since ...
     _came_since = 0                                         # ... then (monotonic, ns)
 
@@ -246,8 +247,6 @@ class StreamSocket(GuestSocket):
             raise
         if answered:
             close_descriptor(number)
-            if self._spares is None or len(self._spares) < _SPARES_LEAST:
-                self._stock_up()
         else:
             self._accept_later(call, number, flags)
 
@@ -278,6 +277,8 @@ class StreamSocket(GuestSocket):
             self._table.remove(accepted)
             call.refuse(failed.errno or errno.EFAULT)
         close_descriptor(fd)
+        if self._spares is None or len(self._spares) < self._spares_least:
+            self._stock_up()
         return True
 
     def _take(self, end: cython.int) -> tuple[bytes, int] | None:
@@ -285,12 +286,12 @@ class StreamSocket(GuestSocket):
         fd: cython.int
         while (received := receive_with(end, _ACCEPTED_OCTETS)) is not None:
             octets, fd = received
+            if len(octets) < _ACCEPTED_OCTETS or (fd < 0 and self._spares is None):
+                raise error(errno.EINVAL)
             if fd >= 0:
                 self._came += 1
-            elif len(octets) == _ACCEPTED_OCTETS and self._spares is not None:
-                fd = self._spares.pop(octets[:_ID_OCTETS], -1)
             else:
-                raise error(errno.EINVAL)
+                fd = self._spares.pop(octets[:_ID_OCTETS], -1)
             if fd >= 0:
                 try:
                     send_now(fd, TAKEN)
@@ -309,8 +310,9 @@ class StreamSocket(GuestSocket):
             self._came, before, self._came_since = 0, self._came_since, now
             if now - before > _MANY_WITHIN_NS:
                 return
-        with contextlib.suppress(OSError):      # there may be no more sockets
+        with contextlib.suppress(OSError):
             self._spares = {**(self._spares or {}), **self.loop.link.spares(self.identity)}
+            self._spares_least = _SPARES_LEAST if len(self._spares) >= _SPARES_LEAST else 1     # there may be no more sockets
 
     def _take_returned(self) -> tuple[bytes, int]:
         first, self._returned = self._returned[0], self._returned[1:]
