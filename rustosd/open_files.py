@@ -1,5 +1,6 @@
 """How many descriptors a process of ours may have open: it needs some for each program that it looks after."""
 
+import os
 import resource
 
 
@@ -12,3 +13,9 @@ def raise_limit(wanted: int) -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft
+
+
+def room() -> int:
+    """How many more we may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(0, soft - len(os.listdir("/proc/self/fd"))) if soft != resource.RLIM_INFINITY else 1 << 20

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from typing import Any
 
+from rustosd import open_files
 from rustosd.client.session import DEFAULT_SOCKET, Answer, Door, checked
 from rustosd.client.wire import MORE_MOST, SPARES_MOST
 from rustosd.process.threads import inode_of
@@ -69,9 +70,15 @@ class Link:
         return stock.popleft()
 
     def spares(self, identity: str) -> dict[bytes, int]:
-        """Descriptors for the next connections of a listening socket, by their ids. Raises OSError."""
-        answer = self.ask("spare", id=identity, count=SPARES_MOST)
-        return dict(zip(map(bytes.fromhex, answer["ids"]), answer.fds, strict=False))     # some may not have found room here
+        """Descriptors for the next connections of a listening socket, by their ids: as many as fit. Raises OSError.
+
+        A connection for one that found no room here would be lost.
+        """
+        count = min(SPARES_MOST, open_files.room() // 4)
+        if count == 0:
+            return {}
+        answer = self.ask("spare", id=identity, count=count)
+        return dict(zip(map(bytes.fromhex, answer["ids"]), answer.fds, strict=True))
 
     def close(self) -> None:
         """The sockets live on, but for those that nobody has asked for."""

@@ -382,6 +382,18 @@ def test_descriptors_that_are_ahead_of_many_connections_go_with_their_listener(p
         server.communicate(timeout=LIMIT_S)
 
 
+def test_connections_are_not_lost_where_there_is_room_for_few_descriptors(peer: Peer) -> None:
+    server = peer.netns.popen("prlimit", "--nofile=60:60", *command(peer, sys.executable, "-u", "-c", ACCEPTING, V4, "600"),
+                              stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout.readline() == "ready\n"
+        peer.netns.run(sys.executable, "-c", CONNECTING, V4, "10", "600", timeout=LIMIT_S)
+        assert server.stdout.readline() == "closed\n"
+    finally:
+        server.terminate()
+        server.communicate(timeout=LIMIT_S)
+
+
 def test_redis_cli_talks_to_linux(peer: Peer) -> None:
     server = peer.netns.popen(need("redis-server"), "--port", "6401", "--save", "", "--protected-mode", "no",
                               stdout=subprocess.DEVNULL)
