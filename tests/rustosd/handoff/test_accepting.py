@@ -13,7 +13,30 @@ from rustosd.client.wire import ACCEPTED, SPARES_MOST
 from rustosd.handoff import Limits, stream
 from rustosd.policy import Subject
 from tests.netstack.sockets.conftest import Recorder, until
-from tests.rustosd.handoff.host import Host, accepted_on, listening, readable, writable
+from tests.rustosd.handoff.host import Host, readable, writable
+
+
+async def listening(host, port, backlog=4, share=1):
+    """A client's listening socket on a port that may be shared; its end, or the errno."""
+    identity, end = await host.stream()
+    for op, fields in (("bind", {"host": "127.0.0.1", "port": port, "options": {"reuse_port": share}}),
+                       ("listen", {"backlog": backlog})):
+        answer, _ = await host.ask(op, id=identity, **fields)
+        if "errno" in answer:
+            end.close()
+            return answer["errno"]
+    return end
+
+
+def accepted_on(listener):
+    """How many connections wait to be taken from it; they are taken."""
+    count = 0
+    while readable(listener):
+        _, fds, _, _ = socket.recv_fds(listener, 100, 1)
+        os.write(fds[0], b"\1")
+        os.close(fds[0])
+        count += 1
+    return count
 
 
 async def test_connections_wait_while_their_process_may_have_no_more_sockets():
