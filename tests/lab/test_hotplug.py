@@ -290,7 +290,8 @@ def test_plugging_and_unplugging_leaves_nothing_behind(served, rounds):
     for what in ("fds", "maps", "threads", "tasks", "interfaces", "held"):
         assert last[what] == first[what], what
     assert last["all_maps"] <= first["all_maps"] + 8
-    assert last["rss_kib"] <= first["rss_kib"] + 2048
+    assert last["objects"] <= first["objects"] + 1000
+    assert last["rss_kib"] <= first["rss_kib"] + 4096       # the allocator takes 2 MiB at a time now and then, once for good
     served.end()
 
 

@@ -19,7 +19,7 @@ TAKE = 'interface = []\n[[device]]\n{}\n'
 KERNEL_MADE = ("fe80::/64", "ff00::/8")
 DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "e1000-45": "e1000"}
 RUNNING = []
-"""Daemons of the test that runs now."""
+"""Daemons of the test that runs now, each with the guest it is in: that of another module may be gone."""
 DAEMON = f"{sys.executable} -c 'from rustosd.cli.daemon import main; main()'"
 
 
@@ -98,7 +98,9 @@ class Nic:
 def clean(guest):
     """Whatever went wrong, the next test finds the cards where they belong."""
     while RUNNING:
-        RUNNING.pop().kill()
+        where, call = RUNNING.pop()
+        if where is guest:
+            call.kill()
     guest.call(inside.recover)
 
 
@@ -119,7 +121,7 @@ def linux_uses(guest):
 def start(guest, text):
     """A daemon in the guest and what it says once it is up."""
     call = guest.start(inside.daemon, text, timeout=400)
-    RUNNING.append(call)
+    RUNNING.append((guest, call))
     return call, call.next(150)
 
 
@@ -199,7 +201,7 @@ def test_the_programs_themselves(guest, linux_uses):
     guest.put("/tmp/take.toml", TAKE.format(f'mac = "{nic.card.mac}"\nname = "wan0"').encode())
     run = f"cd {inside.__file__.rpartition('/tests/')[0]} && exec {DAEMON} run --config /tmp/take.toml"
     call = guest._begin({"run": run, "timeout": 300}, "rustosd run", 300)
-    RUNNING.append(call)
+    RUNNING.append((guest, call))
     nic.serves(240)
     call.kill()
     assert call.finished().status == -9
