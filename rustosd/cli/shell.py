@@ -1,6 +1,7 @@
 """How a command ends: one clear line on stderr for what went wrong, and an exit status that scripts can rely on."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -57,7 +58,17 @@ def coloured(text: str, code: str) -> str:
 def _complain(name: str, message: str, status: int, error: Exception | None = None) -> int:
     line = " ".join(message.split()).removesuffix(".").removeprefix("Invalid value: ")
     context = getattr(error, "ctx", None)
+    line += _elsewhere(line, getattr(context, "command", None))
     if status == USAGE and error is not None:
         line += f" (see {context.command_path if context is not None else name} --help)"
     print(f"{name}: {line}", file=sys.stderr)
     return status
+
+
+def _elsewhere(line: str, group: object) -> str:
+    """Where the command is that was not found in `group`: below others of it, as ", but: process fds"."""
+    if (missing := re.fullmatch(r"No such command '([^']*)'", line)) is None:
+        return ""
+    places = [f"{name} {missing[1]}" for name, other in getattr(group, "commands", {}).items()
+              if missing[1] in getattr(other, "commands", ())]
+    return f", but: {', '.join(places)}" if places else ""

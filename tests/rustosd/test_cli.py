@@ -119,6 +119,8 @@ def test_changes_are_silent_and_done(rustosctl, core):
 
 @pytest.mark.parametrize(("words", "status", "message"), [
     (("nci",), 2, "No such command 'nci'"),
+    (("fds", "4711"), 2, "No such command 'fds', but: process fds (see rustosctl --help)"),
+    (("process", "fsd"), 2, "Did you mean 'fds'?"),
     (("nic", "--jsn"), 2, "No such option"),
     (("addr", "add", "rustos0"), 2, "Missing argument"),
     (("addr", "add", "rustos0", "10.0.0.1"), 2, "'10.0.0.1' lacks its prefix length, for example 10.0.0.1/24"),
