@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import time
 
 import pytest
@@ -291,7 +292,9 @@ def test_plugging_and_unplugging_leaves_nothing_behind(served, rounds):
         assert last[what] == first[what], what
     assert last["all_maps"] <= first["all_maps"] + 8
     assert last["objects"] <= first["objects"] + 1000
-    assert last["rss_kib"] <= first["rss_kib"] + 4096       # the allocator takes 2 MiB at a time now and then, once for good
+    # Now and then the allocator takes 2 MiB at a time; a leak comes in each round.
+    steps = [after["rss_kib"] - before["rss_kib"] for before, after in itertools.pairwise(seen[5:])]
+    assert sum(step for step in steps if abs(step) < 512) <= 1024 and sum(steps) <= 4096
     served.end()
 
 
